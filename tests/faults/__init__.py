@@ -1,1 +1,1 @@
-"""Faults on purpose, and the proof that they lose or double no cent: `make faults`."""
+"""Deliberate faults, and the proof that they lose or double no cent: `make faults`."""

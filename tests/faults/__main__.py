@@ -1,4 +1,4 @@
-"""Plays the faults one after the other, each on a durable database and with a seed, and reports.
+"""Plays the faults one after the other, each with a seed on a durable database, and reports.
 
 `make faults` plays all; `make faults ARGS="--seed 7 --only F14,F15"` repeats two of them exactly;
 `--short` plays a little of each.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc
 from grpc import aio
 
-from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Answer, Contents, Journal, Reply
+from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Call, Contents, Journal, Reply
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 KNOWN_SECONDS = 60.0
@@ -48,8 +48,8 @@ class Caller:
 
     async def send(
         self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 30.0
-    ) -> Answer:
-        """One call of IngestEvent. A cancelled caller has recorded that it does not know."""
+    ) -> Call:
+        """Makes one call of IngestEvent. A cancelled caller records that the outcome is unknown."""
         self._journal.intend(event)
         sent_at = time.monotonic()
         reply, code, transaction_id = Reply.UNKNOWN, grpc.StatusCode.CANCELLED, ""
@@ -68,22 +68,22 @@ class Caller:
             code = error.code()
             reply = _meaning(code)
         finally:
-            answer = self._record(event, sent_at, reply, code, transaction_id)
-        return answer
+            call = self._record(event, sent_at, reply, code, transaction_id)
+        return call
 
-    async def send_until_known(self, event: ledger_pb2.ProcessorEvent) -> Answer:
-        """Sends the event until a reply is definite, and returns that. Raises TimeoutError."""
+    async def send_until_known(self, event: ledger_pb2.ProcessorEvent) -> Call:
+        """Sends the event until a call has a definite outcome. Raises TimeoutError."""
         async with asyncio.timeout(KNOWN_SECONDS):
             while True:
-                answer = await self.send(event, timeout_seconds=ATTEMPT_SECONDS)
-                if answer.reply.is_definite:
-                    return answer
+                call = await self.send(event, timeout_seconds=ATTEMPT_SECONDS)
+                if call.reply.is_definite:
+                    return call
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def send_batch(
         self, events: Sequence[ledger_pb2.ProcessorEvent], *, timeout_seconds: float | None = 30.0
-    ) -> list[Answer]:
-        """One call of BatchIngestEvents; an answer for each event, in their order."""
+    ) -> list[Call]:
+        """Makes one call of BatchIngestEvents. Returns a record for each event, in their order."""
         for event in events:
             self._journal.intend(event)
         sent_at = time.monotonic()
@@ -97,12 +97,12 @@ class Caller:
                 self._record(event, sent_at, _meaning(error.code()), error.code(), "")
                 for event in events
             ]
-        answers = []
+        calls = []
         for event, result in zip(events, response.results, strict=True):
             code = next(code for code in grpc.StatusCode if code.value[0] == result.error.code)
             reply = _reply_of(result.status) if code is grpc.StatusCode.OK else _meaning(code)
-            answers.append(self._record(event, sent_at, reply, code, result.transaction_id))
-        return answers
+            calls.append(self._record(event, sent_at, reply, code, result.transaction_id))
+        return calls
 
     async def close(self) -> None:
         await self.channel.close()
@@ -114,9 +114,9 @@ class Caller:
         reply: Reply,
         code: grpc.StatusCode,
         transaction_id: str,
-    ) -> Answer:
+    ) -> Call:
         contents = Contents.of(event)
-        answer = Answer(
+        call = Call(
             event.event_id,
             contents,
             self.address,
@@ -126,8 +126,8 @@ class Caller:
             code,
             transaction_id,
         )
-        self._journal.record(answer)
-        return answer
+        self._journal.record(call)
+        return call
 
 
 def _reply_of(status: ledger_pb2.IngestStatus.ValueType) -> Reply:

@@ -19,7 +19,7 @@ Play = Callable[[Stage], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `missing` names what the service lacks to pass it; until then it must fail."""
+    """One fault. `missing` names what the service lacks to pass it; such a fault must fail."""
 
     number: str
     title: str
@@ -133,7 +133,7 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
 def _judged(outcome: Outcome, fault: Fault, failures: list[str], seconds: float) -> Outcome:
     status, notes = Status.FAILED if failures else Status.PASSED, outcome.notes
     if fault.missing:
-        # Once the service has it, the catalogue must not list it as missing.
+        # Once the service passes, the catalogue must not list the fault as missing.
         status = Status.MISSING if failures else Status.FAILED
         notes += (
             f"missing: {fault.missing}" if failures else f"not missing any more: {fault.missing}",

@@ -27,7 +27,7 @@ from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 TEMPLATE = "ledger_template"
 RESTART_SECONDS = 90.0
-# Kills do not lose what the kernel has, so such clusters need no fsync.
+# A kill loses nothing that the kernel has, so these clusters need no fsync.
 FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -54,7 +54,7 @@ class Cluster:
 
     @property
     def socket(self) -> Path:
-        """The directory of its socket."""
+        """The path of its socket."""
         return Path(self._pid_file()[4]) / f".s.PGSQL.{self._pid_file()[3]}"
 
     @property
@@ -63,7 +63,7 @@ class Cluster:
         return int(self._pid_file()[0])
 
     def children(self, kind: str = "") -> list[int]:
-        """The pids of the server's other processes; those whose title has `kind` in it."""
+        """The pids of the postmaster's children whose title contains `kind`."""
         postmaster = self.postmaster
         found = []
         for process in Path("/proc").iterdir():
@@ -140,10 +140,10 @@ class Cluster:
 def run_as_owner(data_dir: Path, account: Account | None, command: Sequence[str | Path]) -> str:
     """Runs a program in a data directory. Returns its output. Raises RuntimeError with it."""
     with (data_dir / "programs.lock").open("w") as lock:
-        status, said = Launcher(data_dir, account, lock.fileno()).run(command)
+        status, output = Launcher(data_dir, account, lock.fileno()).run(command)
     if status != 0:
-        raise RuntimeError(f"{command[0]} ended with {status}: {said}")
-    return said
+        raise RuntimeError(f"{command[0]} ended with {status}: {output}")
+    return output
 
 
 @contextmanager

@@ -19,14 +19,14 @@ from ledger.v1 import ledger_pb2
 MIB = 1024 * 1024
 PATHS = "/ledger.v1.LedgerService/"
 UNFINISHED_BYTES = int(3.9 * MIB)
-# Before a refused call is repeated: honest callers share the machine.
+# The pause before a refused call is repeated: honest callers share the machine.
 PAUSE_SECONDS = 0.05
 FLOODING = b"flooding\n"
 NEW_ID_PREFIX = "flood_"
 
 
 def _message(size_bytes: int) -> bytes:
-    """The start of a message of so many bytes."""
+    """The frame that precedes a message of `size_bytes`."""
     return b"\0" + size_bytes.to_bytes(4, "big")
 
 
@@ -87,7 +87,7 @@ def new_event(event_id: str) -> ledger_pb2.ProcessorEvent:
 
 
 async def _new_batches(address: str, headers: Headers, calls: int) -> None:
-    """Complete batches of 4 MiB of new events, so many at once."""
+    """Complete batches of 4 MiB of new events, `calls` at once."""
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
     ) as channel:
@@ -105,7 +105,7 @@ async def _new_batches(address: str, headers: Headers, calls: int) -> None:
 
 
 async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
-    """So many complete batches of 4 MiB at once."""
+    """Complete batches of 4 MiB, `calls` at once."""
     raw = ledger_pb2.BatchIngestEventsRequest(events=large_events()).SerializeToString()
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
@@ -155,7 +155,7 @@ BATCH, SINGLE, OPEN = (
     PATHS + "IngestEvent",
     "/grpc.health.v1.Health/Check",
 )
-# Each a connection.
+# Each flood uses one connection.
 KINDS: dict[str, tuple[Flood, ...]] = {
     "two-connections": (lambda to, headers: _unfinished(to, headers, BATCH, 100),) * 2,
     "one-connection": (lambda to, headers: _unfinished(to, headers, BATCH, 120),),
@@ -169,7 +169,10 @@ KINDS: dict[str, tuple[Flood, ...]] = {
 
 
 async def flood(kinds: str, address: str, token: str) -> None:
-    """Some kinds at once, joined by commas, until standard input ends. Writes FLOODING at first."""
+    """Runs floods until standard input ends.
+
+    `kinds` are joined by commas. Writes FLOODING at first.
+    """
     headers = [("authorization", f"Bearer {token}")] if token else []
     floods = [each for kind in kinds.split(",") for each in KINDS[kind]]
     tasks = [

@@ -143,18 +143,18 @@ class Group:
         self._start_other([program("haproxy", "package haproxy"), "-db", "-f", str(configuration)])
 
     async def reported_members(self) -> list[dict[str, Any]]:
-        """The members by Patroni, from the first member that responds."""
+        """The members as Patroni reports them, from the first member that responds."""
         for member in self.members:
             with suppress(OSError, ValueError, TimeoutError):
-                answer = await self._http(member, "GET", "/cluster")
-                return list(json.loads(answer)["members"])
+                response = await self._http(member, "GET", "/cluster")
+                return list(json.loads(response)["members"])
         return []
 
     async def leader(self) -> Member:
         """The member that is the primary, with a synchronous standby beside it."""
         names: list[str] = []
 
-        async def whole() -> bool:
+        async def is_whole() -> bool:
             reported = await self.reported_members()
             names[:] = [
                 one["name"]
@@ -166,7 +166,7 @@ class Group:
             ]
             return len(names) == 1 and bool(standbys)
 
-        await until(whole, START_SECONDS)
+        await until(is_whole, START_SECONDS)
         return next(member for member in self.members if member.name == names[0])
 
     async def switchover(self, leader: Member) -> None:
@@ -183,7 +183,7 @@ class Group:
         )
 
     async def writes_elsewhere(self, than: Member) -> float:
-        """When another member first took a commit, by the loop's clock: the gap ends."""
+        """The instant of the first commit on another member, by the monotonic clock."""
         tasks = [
             asyncio.create_task(_writes(member)) for member in self.members if member is not than
         ]
@@ -278,17 +278,17 @@ class Group:
                     f"Content-Length: {len(body)}\r\n\r\n"
                 )
                 writer.write((head + body).encode())
-                answer = (await reader.read()).decode()
+                response = (await reader.read()).decode()
             finally:
                 writer.close()
-        status, _, rest = answer.partition("\r\n")
+        status, _, rest = response.partition("\r\n")
         if " 200 " not in f"{status} ":
-            raise ValueError(f"{member.name} answered {answer}")
+            raise ValueError(f"{member.name} responded with {response}")
         return rest.partition("\r\n\r\n")[2]
 
 
 async def _writes(member: Member) -> float:
-    """When a member took a commit, tried over and over."""
+    """Tries to commit until a member takes it. Returns the instant, by the monotonic clock."""
     while True:
         try:
             async with asyncio.timeout(2):

@@ -72,8 +72,8 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One call for one event, as its caller saw it; seconds of a monotonic clock."""
+class Call:
+    """One call for one event, as its caller saw it. Instants are of the monotonic clock."""
 
     event_id: str
     contents: Contents
@@ -90,21 +90,19 @@ class Journal:
     """The evidence of all callers. Events are recorded before they are sent."""
 
     intents: dict[str, set[Contents]] = field(default_factory=dict)
-    events: list[ledger_pb2.ProcessorEvent] = field(
-        default_factory=list
-    )  # each intent's first, for repeats
-    answers: list[Answer] = field(default_factory=list)
+    # The first event with each id, for repeats.
+    events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     sent_at: dict[str, float] = field(default_factory=dict)
     acknowledged_at: dict[str, float] = field(default_factory=dict)
     ack_instants: list[float] = field(default_factory=list)
-    load_spans: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # in which a server could always acknowledge
-    violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
+    # The times in which a server could always acknowledge.
+    load_spans: list[tuple[float, float]] = field(default_factory=list)
+    # What readers must not see, and saw.
+    violations: list[str] = field(default_factory=list)
     reads: int = 0
-    forgiven_codes: set[grpc.StatusCode] = field(
-        default_factory=set
-    )  # forbidden ones that one fault may bring about
+    # Forbidden codes that the fault may cause.
+    forgiven_codes: set[grpc.StatusCode] = field(default_factory=set)
 
     def intend(self, event: ledger_pb2.ProcessorEvent) -> None:
         """Records that an event is about to be sent."""
@@ -114,16 +112,16 @@ class Journal:
             self.sent_at[event.event_id] = time.monotonic()
         contents.add(Contents.of(event))
 
-    def record(self, answer: Answer) -> None:
-        """Records a reply."""
-        self.answers.append(answer)
-        if answer.reply in (Reply.CREATED, Reply.DUPLICATE):
-            self.acknowledged_at.setdefault(answer.event_id, answer.ended_at)
-            self.ack_instants.append(answer.ended_at)
+    def record(self, call: Call) -> None:
+        """Records an ended call."""
+        self.calls.append(call)
+        if call.reply in (Reply.CREATED, Reply.DUPLICATE):
+            self.acknowledged_at.setdefault(call.event_id, call.ended_at)
+            self.ack_instants.append(call.ended_at)
 
     @property
     def longest_gap_seconds(self) -> float:
-        """The longest time between two acknowledgements under load, of any caller."""
+        """The longest time under load without an acknowledgement to any caller."""
         gaps = [0.0]
         for first, last in self.load_spans:
             instants = sorted(instant for instant in self.ack_instants if first <= instant <= last)
@@ -136,20 +134,20 @@ class Journal:
         for event in self.events:
             journal.intend(event)
         journal.intents = {event_id: set(contents) for event_id, contents in self.intents.items()}
-        for answer in self.answers:
-            if answer.event_id in event_ids:
-                journal.record(answer)
+        for call in self.calls:
+            if call.event_id in event_ids:
+                journal.record(call)
         return journal
 
     @property
     def forbidden_codes(self) -> set[grpc.StatusCode]:
-        """Replies that no caller may get."""
+        """The codes that no caller may get during this fault."""
         return FORBIDDEN_CODES - self.forgiven_codes
 
     @property
     def codes(self) -> Counter[str]:
         """How often each status was returned."""
-        return Counter(answer.code.name for answer in self.answers)
+        return Counter(call.code.name for call in self.calls)
 
 
 @dataclass(slots=True)

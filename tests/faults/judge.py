@@ -12,7 +12,7 @@ from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, query, running_ledger
 from support.seals import seal_everything
 
-from faults.journal import Answer, Contents, Journal, Reply
+from faults.journal import Call, Contents, Journal, Reply
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
@@ -75,27 +75,28 @@ class Verdict:
     lost: int
     doubled: int
     reads: int
-    seals: int  # that servers made during the fault
+    # Those that servers made during the fault.
+    seals: int
     gap_seconds: float
     violations: tuple[str, ...]
 
 
 async def judge(database: Database, journal: Journal) -> Verdict:
-    """Reads all rows, and asks a new server for every balance. No one else may write."""
+    """Reads all rows, and every balance from a new server. No other session may write."""
     stored = await stored_events(database)
-    answers = defaultdict[str, list[Answer]](list)
-    for answer in journal.answers:
-        answers[answer.event_id].append(answer)
+    calls = defaultdict[str, list[Call]](list)
+    for call in journal.calls:
+        calls[call.event_id].append(call)
     lost = sorted(event_id for event_id in journal.acknowledged_at if event_id not in stored)
-    doubled = sorted(_doubled(stored, answers))
+    doubled = sorted(_doubled(stored, calls))
     violations = list(dict.fromkeys(journal.violations))
     violations += [f"H1: {event_id} was acknowledged and is not stored" for event_id in lost]
     violations += [f"H3: {event_id} is booked twice, or was CREATED twice" for event_id in doubled]
     violations += _unsent(stored, journal)
-    for event_id, replies in answers.items():
+    for event_id, replies in calls.items():
         violations += _wrong_replies(replies, stored.get(event_id))
     violations += [
-        f"it was answered {code.name}"
+        f"a call ended with {code.name}"
         for code in journal.forbidden_codes
         if code.name in journal.codes
     ]
@@ -109,9 +110,9 @@ async def judge(database: Database, journal: Journal) -> Verdict:
         violations.append("the audit checked nothing")
     ((seals,),) = await query(database.migration_url, "SELECT count(*) FROM ledger_seals")
     violations += await wrong_seals(database)
-    unknown = sum(answer.reply is Reply.UNKNOWN for answer in journal.answers)
+    unknown = sum(call.reply is Reply.UNKNOWN for call in journal.calls)
     return Verdict(
-        len(journal.answers),
+        len(journal.calls),
         unknown,
         len(journal.acknowledged_at),
         len(lost),
@@ -132,9 +133,9 @@ async def stored_events(database: Database) -> dict[str, StoredEvent]:
     }
 
 
-def _doubled(stored: dict[str, StoredEvent], answers: dict[str, list[Answer]]) -> Iterator[str]:
-    for event_id in stored.keys() | answers.keys():
-        created = sum(answer.reply is Reply.CREATED for answer in answers.get(event_id, ()))
+def _doubled(stored: dict[str, StoredEvent], calls: dict[str, list[Call]]) -> Iterator[str]:
+    for event_id in stored.keys() | calls.keys():
+        created = sum(call.reply is Reply.CREATED for call in calls.get(event_id, ()))
         event = stored.get(event_id)
         booked_twice = event is not None and (
             event.entries > event.entries_expected or event.transactions > 1
@@ -154,23 +155,23 @@ def _unsent(stored: dict[str, StoredEvent], journal: Journal) -> Iterator[str]:
             )
 
 
-def _wrong_replies(answers: list[Answer], event: StoredEvent | None) -> Iterator[str]:
+def _wrong_replies(calls: list[Call], event: StoredEvent | None) -> Iterator[str]:
     """Replies about one event that cannot be true."""
-    event_id = answers[0].event_id
-    counts = Counter(answer.reply for answer in answers)
+    event_id = calls[0].event_id
+    counts = Counter(call.reply for call in calls)
     if counts[Reply.DUPLICATE] and not counts[Reply.CREATED] and not counts[Reply.UNKNOWN]:
         yield f"H4: {event_id} is a duplicate without an earlier call"
     if event is not None and not any(
         counts[known] for known in (Reply.CREATED, Reply.DUPLICATE, Reply.CONFLICT, Reply.UNKNOWN)
     ):
         yield f"H4: {event_id} is stored, and every call for it was refused"
-    for answer in answers:
-        if answer.reply is Reply.CONFLICT and (event is None or answer.contents == event.contents):
+    for call in calls:
+        if call.reply is Reply.CONFLICT and (event is None or call.contents == event.contents):
             yield f"H7: {event_id} was a conflict with its own contents"
-        if answer.reply in (Reply.CREATED, Reply.DUPLICATE) and event is not None:
-            if answer.contents != event.contents:
+        if call.reply in (Reply.CREATED, Reply.DUPLICATE) and event is not None:
+            if call.contents != event.contents:
                 yield f"H7: {event_id} was acknowledged with contents that are not stored"
-            if answer.transaction_id != event.transaction_id:
+            if call.transaction_id != event.transaction_id:
                 yield f"H1: {event_id} was acknowledged with another transaction id than it has"
 
 
@@ -194,16 +195,18 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
 
     async def read(restaurant_id: str, currency: str) -> tuple[ModelBalance, int]:
         async with room:
-            answer = await ledger.balance(restaurant_id, currency)
-        balance = ModelBalance(answer.available_minor, answer.pending_minor, answer.disputed_minor)
-        return balance, answer.reserved_minor
+            response = await ledger.balance(restaurant_id, currency)
+        balance = ModelBalance(
+            response.available_minor, response.pending_minor, response.disputed_minor
+        )
+        return balance, response.reserved_minor
 
     wrong = []
     balances = await asyncio.gather(*(read(*account) for account in model))
     for account, expected, (balance, reserved_minor) in zip(
         model, model.values(), balances, strict=True
     ):
-        # In this model payout events are no restaurant's latest event.
+        # The model has no payout events, which may be a restaurant's latest.
         expected.last_event_at = None
         if (balance, reserved_minor) != (expected, reserved[account]):
             wrong.append(

@@ -15,7 +15,7 @@ from support.events import OCCURRED_AT, event_message
 from support.waiting import until
 
 from faults.callers import Caller
-from faults.journal import Answer, DigitAccounts, Journal
+from faults.journal import Call, DigitAccounts, Journal
 from ledger.v1 import ledger_pb2
 
 SETTLE_SECONDS = 120.0
@@ -29,19 +29,20 @@ _OTHER_TYPES = [
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What a load is made of."""
+    """The composition of a load."""
 
     callers: int = 16
     timeout_seconds: float | None = 5.0
-    timeout_range_seconds: tuple[float, float] | None = (
-        None  # drawn for each first attempt, instead
-    )
-    cancel_range_seconds: tuple[float, float] | None = (
-        None  # the seconds after which each first attempt is cancelled
-    )
-    repeat_share: float = 0.15  # repeats an event of any caller
-    altered_share: float = 0.1  # of the repeats: with other contents
-    read_share: float = 0.2  # reads the balance after its event is acknowledged
+    # If set, the timeout of each first attempt is drawn from this range instead.
+    timeout_range_seconds: tuple[float, float] | None = None
+    # If set, each first attempt is cancelled after a time drawn from this range.
+    cancel_range_seconds: tuple[float, float] | None = None
+    # The share of events that repeat an event of any caller; of those, the share with other
+    # contents.
+    repeat_share: float = 0.15
+    altered_share: float = 0.1
+    # The share of acknowledged events after which the caller reads a balance.
+    read_share: float = 0.2
     restaurants: int = 8
 
 
@@ -60,7 +61,8 @@ class Load:
     ) -> None:
         self.mix = mix
         self.journal = journal
-        self.attempts_max = 0  # that any event needed
+        # The most attempts that any event needed.
+        self.attempts_max = 0
         self._digits = digits
         self._addresses = addresses
         self._seed = seed
@@ -89,13 +91,13 @@ class Load:
             )
 
     async def abandon(self) -> None:
-        """Ends at once, without waiting for outcomes."""
+        """Ends the callers at once, without waiting for outcomes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def acknowledged(self, events: int, *, timeout_seconds: float = 60.0) -> None:
-        """Waits until so many further events have been acknowledged."""
+        """Waits until `events` further events have been acknowledged."""
         wanted = len(self.journal.ack_instants) + events
 
         def enough() -> bool:
@@ -127,24 +129,24 @@ class Load:
         for attempt in count():
             self.attempts_max = max(self.attempts_max, attempt + 1)
             caller = callers[(first + attempt) % len(callers)]
-            answer = await (
+            call = await (
                 self._first_attempt(caller, event, chance)
                 if attempt == 0
                 else self._attempt(caller, event)
             )
-            if answer is not None and answer.reply.is_definite:
+            if call is not None and call.reply.is_definite:
                 return caller
             await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))
         raise RuntimeError("unreachable")
 
     def _attempt(
         self, caller: Caller, event: ledger_pb2.ProcessorEvent
-    ) -> "asyncio.Future[Answer | None]":
+    ) -> "asyncio.Future[Call | None]":
         return asyncio.ensure_future(caller.send(event, timeout_seconds=self.mix.timeout_seconds))
 
     async def _first_attempt(
         self, caller: Caller, event: ledger_pb2.ProcessorEvent, chance: random.Random
-    ) -> Answer | None:
+    ) -> Call | None:
         if self.mix.timeout_range_seconds is not None:
             return await caller.send(
                 event, timeout_seconds=chance.uniform(*self.mix.timeout_range_seconds)
@@ -212,7 +214,7 @@ class Load:
             balance_minor = balance.available_minor
         except aio.AioRpcError as error:
             if error.code() in self.journal.forbidden_codes:
-                self.journal.violations.append(f"a read was answered {error.code().name}")
+                self.journal.violations.append(f"a read ended with {error.code().name}")
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 return
             balance_minor = 0

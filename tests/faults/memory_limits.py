@@ -1,4 +1,4 @@
-"""A memory limit as of a container, by control groups of Linux, version 1 or 2."""
+"""A memory limit like a container's, by control groups of Linux, version 1 or 2."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class MemoryLimit:
 
     @property
     def killed(self) -> int:
-        """How many processes were killed as there was no memory left."""
+        """How many processes the kernel has killed for lack of memory."""
         events = self.folder / "memory.events"
         if not events.exists():
             events = self.folder / "memory.oom_control"
@@ -77,7 +77,7 @@ def _own_group() -> tuple[Path, tuple[str, ...]]:
 
 
 def _remove(folder: Path) -> None:
-    """Its processes were killed; the system needs a moment to see that they are gone."""
+    """Removes the group. The kernel notices the end of its processes a moment late."""
     ends_at = time.monotonic() + _GONE_SECONDS
     while True:
         try:

@@ -8,7 +8,7 @@ from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.journal import Answer, Reply
+from faults.journal import Call, Reply
 from faults.load import Mix, load_on
 from faults.servers import ServerProcess
 from faults.stage import Stage
@@ -37,12 +37,12 @@ async def _impatient(stage: Stage, mix: Mix) -> None:
     async with load_on(stage.load(server, mix=mix)) as load:
         await load.acknowledged(stage.size(5_000, 200), timeout_seconds=120)
 
-    async def nobody_idle() -> bool:
+    async def no_session_is_idle() -> bool:
         return await stage.query(_IDLE_IN_TRANSACTION) == [(0,)]
 
-    await until(nobody_idle, 30)
-    unknown = {answer.event_id for answer in stage.journal.answers if answer.reply is Reply.UNKNOWN}
-    created = {answer.event_id for answer in stage.journal.answers if answer.reply is Reply.CREATED}
+    await until(no_session_is_idle, 30)
+    unknown = {call.event_id for call in stage.journal.calls if call.reply is Reply.UNKNOWN}
+    created = {call.event_id for call in stage.journal.calls if call.reply is Reply.CREATED}
     booked = len((unknown & stage.journal.acknowledged_at.keys()) - created)
     assert unknown
     stage.note(f"{len(unknown)} events left half-way, {booked} of them had been booked")
@@ -61,12 +61,12 @@ async def overload(stage: Stage) -> None:
         peak = (len(stage.journal.ack_instants) - acked) / (time.monotonic() - began)
     rss_bytes = server.rss_bytes
     seconds = stage.size(20, 2)
-    answers = await _flood(stage, server, calls_per_second=10 * peak, seconds=seconds)
+    calls = await _flood(stage, server, calls_per_second=10 * peak, seconds=seconds)
     grown_bytes = server.rss_bytes - rss_bytes
-    booked = [answer for answer in answers if answer.reply is Reply.CREATED]
-    span = max(answer.ended_at for answer in booked) - min(answer.sent_at for answer in booked)
+    booked = [call for call in calls if call.reply is Reply.CREATED]
+    span = max(call.ended_at for call in booked) - min(call.sent_at for call in booked)
     stage.note(
-        f"best {peak:.0f} calls/s; {len(answers) / seconds:.0f}/s came, "
+        f"best {peak:.0f} calls/s; {len(calls) / seconds:.0f}/s came, "
         f"{len(booked) / span:.0f}/s booked, "
         f"memory grew by {max(grown_bytes, 0) >> 20} MiB; replies: {dict(stage.journal.codes)}"
     )
@@ -77,21 +77,21 @@ async def overload(stage: Stage) -> None:
 
 async def _flood(
     stage: Stage, server: ServerProcess, *, calls_per_second: float, seconds: float
-) -> list[Answer]:
-    """Sends at a rate, whatever becomes of the calls before."""
+) -> list[Call]:
+    """Sends at a rate, without waiting for earlier calls."""
     callers = [Caller(server.address, stage.journal) for _ in range(8)]
     loop = asyncio.get_running_loop()
     began, number = loop.time(), 0
-    calls: list[asyncio.Task[Answer]] = []
+    tasks: list[asyncio.Task[Call]] = []
     while loop.time() < began + seconds:
         while number < (loop.time() - began) * calls_per_second:
             event = event_message(event_id=f"flood_{number}", restaurant_id=f"flood_{number % 50}")
-            calls.append(asyncio.create_task(callers[number % 8].send(event, timeout_seconds=5)))
+            tasks.append(asyncio.create_task(callers[number % 8].send(event, timeout_seconds=5)))
             number += 1
             if number % 100 == 0:
                 break
         await asyncio.sleep(0)
-    answers = await asyncio.gather(*calls)
+    calls = await asyncio.gather(*tasks)
     for caller in callers:
         await caller.close()
-    return answers
+    return calls

@@ -28,7 +28,7 @@ from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
 from ledger.v1 import ledger_pb2
 
-TOLD_SECONDS = 30.0
+DEADLINE_SECONDS = 30.0
 CLOCKS = "SELECT clock_timestamp(), ledger_now()"
 IN_FLIGHT = """
 SELECT p.payout_id::text, a.restaurant_id, p.amount_minor
@@ -43,7 +43,7 @@ WHERE payout_run_id = :run GROUP BY 1
 
 @contextmanager
 def running_by_clock(cluster: Cluster, library: Path, step: Path) -> Iterator[None]:
-    """Runs the files of a stopped cluster by the clock that `step` sets, until the block ends."""
+    """Runs a stopped cluster by the clock that the file `step` sets, until the block ends."""
     settings = {
         **cluster.parameters,
         "listen_addresses": "",
@@ -75,25 +75,25 @@ def running_by_clock(cluster: Cluster, library: Path, step: Path) -> Iterator[No
 
 
 class DatabaseClock:
-    """The clock of the stage's cluster, set by so many seconds against the true time."""
+    """The clock of the stage's cluster, which runs ahead of or behind the true time."""
 
     def __init__(self, stage: Stage, step: Path) -> None:
         self._stage = stage
         self._step = step
 
     async def set(self, seconds: float) -> None:
-        """Sets it; returns when a new session goes by it."""
+        """Sets the clock `seconds` ahead. Returns when a new session sees it."""
         # Replaced whole: a reader must not find it empty.
         written = self._step.with_suffix(".new")
         written.write_text(f"{seconds:+g}")
         written.chmod(0o644)
         written.replace(self._step)
 
-        async def goes_by_it() -> bool:
+        async def is_seen() -> bool:
             ((database_at, _),) = await self._stage.query(CLOCKS)
             return bool(abs((database_at - datetime.now(UTC)).total_seconds() - seconds) < 1)
 
-        await until(goes_by_it, TOLD_SECONDS)
+        await until(is_seen, DEADLINE_SECONDS)
 
 
 async def cluster_by_clock(stage: Stage) -> DatabaseClock:
@@ -116,7 +116,7 @@ async def cluster_by_clock(stage: Stage) -> DatabaseClock:
         pid_file = first.pgdata / "postmaster.pid"
         return pid_file.is_file() and pid_file.read_text().splitlines()[-1].strip() == "ready"
 
-    await until(accepting, TOLD_SECONDS)
+    await until(accepting, DEADLINE_SECONDS)
     # Attaches to it: it runs already.
     stage.cluster = Cluster(first.data_dir, first.parameters)
     stage.database = stage.cluster.database(name)
@@ -130,7 +130,7 @@ async def _books_at(stage: Stage) -> datetime:
 
 
 async def _book_true_now(caller: Caller, name: str) -> None:
-    """Books an event of the true time, by whatever clock the server goes."""
+    """Books an event that occurred now by the true time, whatever the clock of the server."""
     event = event_message(
         event_id=f"now_{name}", occurred_at=datetime.now(UTC).replace(microsecond=0)
     )
@@ -138,7 +138,7 @@ async def _book_true_now(caller: Caller, name: str) -> None:
 
 
 async def _pay(stage: Stage, caller: Caller, request_id: str) -> str:
-    """Runs payouts of the date of the books."""
+    """Runs payouts as of the date that the books have."""
     days_ago = (datetime.now(UTC).date() - (await _books_at(stage)).date()).days
     run_id = await start_run(caller, days_ago=days_ago, request_id=request_id)
     await finished(caller, run_id)
@@ -180,18 +180,18 @@ async def _charge(caller: Caller, restaurants: int, round_: int) -> None:
         )
         for number in range(restaurants)
     ]
-    async with asyncio.timeout(TOLD_SECONDS):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not await _are_booked(caller, events):  # noqa: ASYNC110  # it asks each time
             await asyncio.sleep(0.1)
 
 
 async def _are_booked(caller: Caller, events: list[ledger_pb2.ProcessorEvent]) -> bool:
-    answers = await caller.send_batch(events)
-    return {answer.reply for answer in answers} <= {Reply.CREATED, Reply.DUPLICATE}
+    calls = await caller.send_batch(events)
+    return {call.reply for call in calls} <= {Reply.CREATED, Reply.DUPLICATE}
 
 
 async def _fail_payouts(stage: Stage, caller: Caller) -> int:
-    """Has the bank fail all that is in flight."""
+    """Books a failure of every payout in flight. Returns how many there were."""
     in_flight = await stage.query(IN_FLIGHT)
     for payout_id, restaurant_id, amount_minor in in_flight:
         failed = event_message(
@@ -207,7 +207,10 @@ async def _fail_payouts(stage: Stage, caller: Caller) -> int:
 
 
 async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> None:
-    """Business around each step of the clock: past balances stay, failed money is paid again."""
+    """Books and pays around each step of the clock.
+
+    Past balances stay the same, and failed payouts are paid again.
+    """
     restaurants = stage.size(200, 20)
     clock = await cluster_by_clock(stage)
     server = await stage.server(env={"LEDGER_LOG_LEVEL": "warning"})
@@ -217,13 +220,13 @@ async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> N
         await load.acknowledged(stage.size(1_000, 100))
         await _pay(stage, caller, "before")
         for place, seconds in enumerate(steps):
-            # Everything that is past for the books is recorded: no older transaction is open.
+            # Afterwards no transaction is open that could still record at this instant.
             final_at = await _books_at(stage)
             await load.acknowledged(20)
             final = await _past(caller, restaurants, final_at)
             await clock.set(seconds)
             if line and place == 0:
-                await until(partial(_is_logged, server, line), TOLD_SECONDS)
+                await until(partial(_is_logged, server, line), DEADLINE_SECONDS)
             await _book_true_now(caller, f"{place}")
             await _charge(caller, restaurants, place + 1)
             assert await _fail_payouts(stage, caller) == restaurants
@@ -245,19 +248,19 @@ async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> N
 
 @fault("F66", "the database's clock is set back 2 hours")
 async def set_back(stage: Stage) -> None:
-    """Under load. The books stand still until the clock has passed; present events are booked."""
+    """The time of the books stands still until the clock has caught up; new events are booked."""
     await _changed_clock(stage, (-7200,), "the database's clock jumped back")
 
 
 @fault("F67", "the database's clock is set 2 hours ahead, and right again")
 async def set_ahead(stage: Stage) -> None:
-    """Under load. A jump ahead is logged at once, as later records stay ahead."""
+    """A jump ahead is logged at once, because later records stay ahead."""
     await _changed_clock(stage, (7200, 0), "the database's clock jumped ahead")
 
 
 @fault("F68", "the database's clock is slewed back 3 seconds")
 async def slewed_back(stage: Stage) -> None:
-    """In load, by a tenth of a second at a time, and then all at once to the true time again."""
+    """Under load, in tenths of a second, and then at once to the true time."""
     await _changed_clock(
         stage, (*(-tenths / 10 for tenths in stage.chance.sample(range(5, 30), 2)), -3.0, 0), ""
     )
@@ -265,7 +268,7 @@ async def slewed_back(stage: Stage) -> None:
 
 @fault("F69", "the database's clock has been behind for hours")
 async def behind_from_the_start(stage: Stage) -> None:
-    """Only the host's clock knows the true time: present events are booked, by a new server too."""
+    """Only the host's clock is right: new events are booked, by a new server too."""
     clock = await cluster_by_clock(stage)
     await clock.set(-7200)
     server = await stage.server()

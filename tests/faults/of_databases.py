@@ -1,4 +1,4 @@
-"""The database that dies, is shut down at once, or stands still."""
+"""The database dies, is shut down at once, or stands still."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from faults.stage import Stage
 
 
 async def _restarted(stage: Stage, load: Load, number: signal.Signals) -> None:
-    """Hits the postmaster under load and starts it again, round after round."""
+    """Sends a signal to the postmaster under load and starts it again, in several rounds."""
     rounds = stage.size(3, 1)
     restart_seconds = []
     for _ in range(rounds):
@@ -30,7 +30,7 @@ async def _restarted(stage: Stage, load: Load, number: signal.Signals) -> None:
 
 @fault("F3", "kill -9 the postmaster")
 async def kill_postmaster(stage: Stage) -> None:
-    """It is started again as soon as its orphans are gone; the server finds it by itself."""
+    """It is started again as soon as its orphans have ended; the server reconnects by itself."""
     server = await stage.server()
     async with load_on(stage.load(server)) as load:
         await _restarted(stage, load, signal.SIGKILL)
@@ -39,18 +39,18 @@ async def kill_postmaster(stage: Stage) -> None:
 
 @fault("F4", "kill -9 one backend")
 async def kill_backend(stage: Stage) -> None:
-    """PostgreSQL resets every session then, and recovers; the pool finds it again by itself."""
+    """PostgreSQL resets every session and recovers; the pool reconnects by itself."""
     server = await stage.server()
     rounds = stage.size(5, 1)
     back_seconds = []
 
-    async def database_answers() -> bool:
+    async def database_responds() -> bool:
         with suppress(DBAPIError, OSError):
             return await stage.query("SELECT 1") == [(1,)]
         return False
 
     def killed() -> bool:
-        """Whether there was one to be killed."""
+        """Kills a backend. Returns whether there was one."""
         with suppress(ProcessLookupError, IndexError):
             os.kill(stage.chance.choice(stage.cluster.children("ledger_app")), signal.SIGKILL)
             return True
@@ -68,7 +68,7 @@ async def kill_backend(stage: Stage) -> None:
             began = time.monotonic()
             await until(killed, 60)
             await sessions_reset(checkpointers)
-            await until(database_answers, 60)
+            await until(database_responds, 60)
             back_seconds.append(time.monotonic() - began)
             await load.acknowledged(100)
     stage.note(
@@ -79,7 +79,7 @@ async def kill_backend(stage: Stage) -> None:
 
 @fault("F5", "immediate shutdown of the database")
 async def immediate_shutdown(stage: Stage) -> None:
-    """SIGQUIT: nothing is written down any more, the next start recovers."""
+    """SIGQUIT: the database writes nothing more, and the next start recovers."""
     server = await stage.server()
     async with load_on(stage.load(server)) as load:
         await _restarted(stage, load, signal.SIGQUIT)
@@ -88,7 +88,7 @@ async def immediate_shutdown(stage: Stage) -> None:
 
 @fault("F6", "SIGSTOP the database")
 async def freeze_database(stage: Stage) -> None:
-    """Some processes, then all for a second, then all for longer than callers wait."""
+    """Freezes some processes, then all for a second, then all for longer than callers wait."""
     server = await stage.server()
     long_seconds = stage.size(12, 3)
     async with load_on(stage.load(server, mix=Mix(callers=64, timeout_seconds=2))) as load:
@@ -121,7 +121,7 @@ async def freeze_database(stage: Stage) -> None:
 
 @fault("F41", "sequences that jump after a crash")
 async def sequence_jump(stage: Stage) -> None:
-    """A crash wastes numbers of balance accounts; nothing depends on them following each other."""
+    """A crash leaves a gap in the ids of balance accounts, and nothing depends on gaps."""
     caller = stage.caller(await stage.server())
     numbers: list[int] = []
     for name in ("before", "after"):
@@ -141,5 +141,5 @@ async def sequence_jump(stage: Stage) -> None:
     assert len(numbers) == 10
     assert numbers == sorted(numbers)
     stage.note(f"account numbers {numbers[4]} before and {numbers[5]} after the crash")
-    # Otherwise nothing was tried.
+    # Otherwise there was no gap to test.
     assert numbers[5] > numbers[4] + 1

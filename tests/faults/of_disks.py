@@ -1,4 +1,4 @@
-"""Disks that fill up, and a cluster that is carried to another place."""
+"""Disks that fill up, and books that are restored into another cluster."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ def small_disk(place: Path, size_mib: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all the room there is."""
+    """Fills a disk. Returns the file that takes the room."""
     ballast = disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
@@ -70,7 +70,7 @@ def move(directory: Path, target: Path) -> None:
     directory.symlink_to(target)
 
 
-async def cluster_of_its_own(
+async def cluster_with_moved_directory(
     stage: Stage, folder: Path, parameters: dict[str, str], moved: tuple[str, Path]
 ) -> ServerProcess:
     """Moves the stage to another cluster with one directory elsewhere. Returns its server."""
@@ -90,7 +90,7 @@ async def data_disk_full(stage: Stage) -> None:
     """The tables' disk is full: calls fail and may be repeated; with room all works again."""
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
-    server = await cluster_of_its_own(
+    server = await cluster_with_moved_directory(
         stage, folder / "cluster", {"max_wal_size": "256MB"}, ("base", disk / "base")
     )
     async with load_on(stage.load(server)) as load:
@@ -111,7 +111,7 @@ async def log_disk_full(stage: Stage) -> None:
     """The log's disk is full: PostgreSQL panics and stays down until there is room."""
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 100))
-    server = await cluster_of_its_own(
+    server = await cluster_with_moved_directory(
         stage,
         folder / "cluster",
         {"max_wal_size": "32MB", "min_wal_size": "32MB"},
@@ -122,7 +122,7 @@ async def log_disk_full(stage: Stage) -> None:
         ballast = fill(disk)
 
         async def not_serving() -> bool:
-            # Goes through the rest of the log faster than the load does.
+            # Uses up the rest of the log faster than the load does.
             with suppress(Exception):
                 await asyncio.wait_for(stage.query("SELECT pg_switch_wal()"), 2)
             return await server.health() == "NOT_SERVING"
@@ -203,7 +203,7 @@ def _connection(cluster: Cluster, url: str) -> list[str]:
 
 
 async def _run(program: str, *arguments: str) -> None:
-    """Runs one of PostgreSQL's programs to its end. Raises RuntimeError with what it said."""
+    """Runs one of PostgreSQL's programs to its end. Raises RuntimeError with its output."""
     process = await asyncio.create_subprocess_exec(
         find_bin_dir() / program,
         *arguments,
@@ -211,6 +211,6 @@ async def _run(program: str, *arguments: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"{program}: {said.decode(errors='replace')}")
+        raise RuntimeError(f"{program}: {output.decode(errors='replace')}")

@@ -1,4 +1,4 @@
-"""Events that come too often, altered, out of order, poisoned, or against foreign locks."""
+"""Events that are repeated, altered, out of order, refused by the database, or locked out."""
 
 import asyncio
 from contextlib import suppress
@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 from support.events import OCCURRED_AT, event_message
 
 from faults.catalogue import fault
-from faults.journal import Answer, Reply
+from faults.journal import Call, Reply
 from faults.load import load_on
 from faults.stage import Stage
 from ledger.v1 import ledger_pb2
@@ -40,8 +40,8 @@ CREATE TRIGGER refuse_poison BEFORE INSERT ON processor_events
 """
 
 
-def _p99_ms(answers: list[Answer]) -> float:
-    times = sorted(answer.ended_at - answer.sent_at for answer in answers)
+def _p99_ms(calls: list[Call]) -> float:
+    times = sorted(call.ended_at - call.sent_at for call in calls)
     return 1000 * times[int(len(times) * 0.99)]
 
 
@@ -55,17 +55,17 @@ async def duplicate_storm(stage: Stage) -> None:
             for place in range(64)
         ),
     )
-    storm: list[Answer] = []
+    storm: list[Call] = []
     for number in range(stage.size(50, 3)):
         event = event_message(
             event_id=f"storm_{number}", restaurant_id=f"storm_{number % 3}", fee_minor=7
         )
-        answers = await asyncio.gather(
+        calls = await asyncio.gather(
             *(callers[place % 2].send(event, timeout_seconds=30) for place in range(64))
         )
-        assert sum(answer.reply is Reply.CREATED for answer in answers) == 1
-        assert sum(answer.reply is Reply.DUPLICATE for answer in answers) == 63
-        storm += answers
+        assert sum(call.reply is Reply.CREATED for call in calls) == 1
+        assert sum(call.reply is Reply.DUPLICATE for call in calls) == 63
+        storm += calls
     for number in range(stage.size(20, 2)):
         events = [
             event_message(event_id=f"batch_{number}_{place}", restaurant_id=f"storm_{place % 5}")
@@ -76,9 +76,7 @@ async def duplicate_storm(stage: Stage) -> None:
             callers[1].send_batch(events[::-1]),
             callers[0].send_batch(events[100:]),
         )
-        assert (
-            sum(answer.reply is Reply.CREATED for answers in replies for answer in answers) == 300
-        )
+        assert sum(call.reply is Reply.CREATED for calls in replies for call in calls) == 300
     assert await stage.query(_DEADLOCKS) == [(0,)]
     stage.note(f"p99 {_p99_ms(storm):.0f} ms, without duplicates {_p99_ms(list(normal)):.0f} ms")
 
@@ -108,8 +106,8 @@ async def conflict_storm(stage: Stage) -> None:
             stage.chance.choice(
                 [_alter_amount, _alter_restaurant, _alter_instant, _alter_reference]
             )(event)
-        answer = await callers[place % len(callers)].send(event, timeout_seconds=30)
-        assert answer.reply is (Reply.CONFLICT if is_altered else Reply.DUPLICATE)
+        call = await callers[place % len(callers)].send(event, timeout_seconds=30)
+        assert call.reply is (Reply.CONFLICT if is_altered else Reply.DUPLICATE)
 
     for start in range(0, repeats, 64):
         await asyncio.gather(*(repeat(place) for place in range(start, start + 64)))
@@ -122,7 +120,7 @@ def _alter_amount(event: ledger_pb2.ProcessorEvent) -> None:
 
 
 def _alter_restaurant(event: ledger_pb2.ProcessorEvent) -> None:
-    event.restaurant_id = "somebody_else"
+    event.restaurant_id = "another"
 
 
 def _alter_instant(event: ledger_pb2.ProcessorEvent) -> None:
@@ -135,7 +133,7 @@ def _alter_reference(event: ledger_pb2.ProcessorEvent) -> None:
 
 @fault("F16", "one id several times in one batch")
 async def repeated_in_batch(stage: Stage) -> None:
-    """The first is created, its repeat a duplicate, another of its id a conflict."""
+    """The first is created, its repeat a duplicate, and other contents with its id a conflict."""
     (server,) = await stage.servers(1)
     caller = stage.caller(server)
     for number in range(stage.size(20, 3)):
@@ -144,7 +142,7 @@ async def repeated_in_batch(stage: Stage) -> None:
         other = event_message(event_id=event_id, amount_minor=1)
         crowd = [event_message(event_id=f"crowd_{number}_{place}") for place in range(20)]
         events = [*crowd[:7], first, *crowd[7:14], again, other, *crowd[14:], again]
-        replies = [answer.reply for answer in await caller.send_batch(events)]
+        replies = [call.reply for call in await caller.send_batch(events)]
         expected = (
             [Reply.CREATED] * 15
             + [Reply.DUPLICATE, Reply.CONFLICT]
@@ -174,10 +172,10 @@ async def out_of_order(stage: Stage) -> None:
     assert balance.last_event_at.ToDatetime(tzinfo=UTC) == OCCURRED_AT
     for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED):
         payout_id = "01a1f8be-74aa-7783-afee-90352b67cd09"
-        answer = await caller.send(
+        call = await caller.send(
             event_message(kind, event_id=f"payout_{kind}", payout_id=payout_id)
         )
-        assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
+        assert call.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
         assert (
             await stage.query(
                 "SELECT 1 FROM processor_events WHERE event_id = :id", id=f"payout_{kind}"
@@ -200,15 +198,15 @@ async def poison(stage: Stage) -> None:
             for at in range(256)
         ]
         events[place].reference = "poison"
-        answers = await caller.send_batch(events)
-        assert answers[place].code is grpc.StatusCode.INVALID_ARGUMENT
-        assert sum(answer.reply is Reply.CREATED for answer in answers) == 255
+        calls = await caller.send_batch(events)
+        assert calls[place].code is grpc.StatusCode.INVALID_ARGUMENT
+        assert sum(call.reply is Reply.CREATED for call in calls) == 255
     await stage.query("DROP FUNCTION refuse_poison CASCADE")
 
 
 @fault("F13", "deadlock storm")
 async def deadlock_storm(stage: Stage) -> None:
-    """The service's writers never deadlock; a foreign writer in reverse order makes them repeat."""
+    """Servers never deadlock with each other; with a foreign writer in reverse order they retry."""
     servers = await stage.servers(2)
     async with load_on(stage.load(*servers)) as load:
         await load.acknowledged(stage.size(2_000, 300))
@@ -228,11 +226,11 @@ async def deadlock_storm(stage: Stage) -> None:
             callers[1].send_batch(events),
             _reversed_writer(stage, ids),
         )
-        # Whatever became of them, now they are known.
-        answers = await callers[0].send_batch(events)
-        assert {answer.reply for answer in answers} <= {Reply.CREATED, Reply.DUPLICATE}
+        # Whatever happened to them before, the service now books them or knows them.
+        calls = await callers[0].send_batch(events)
+        assert {call.reply for call in calls} <= {Reply.CREATED, Reply.DUPLICATE}
     ((deadlocks,),) = await stage.query(_DEADLOCKS)
-    unknown = sum(answer.reply is Reply.UNKNOWN for answer in stage.journal.answers)
+    unknown = sum(call.reply is Reply.UNKNOWN for call in stage.journal.calls)
     stage.note(f"none among servers, {deadlocks} with foreign writers, {unknown} events unknown")
 
 

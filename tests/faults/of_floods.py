@@ -33,7 +33,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 
 @asynccontextmanager
-async def beside_us(module: str, *arguments: str, begun: bytes) -> AsyncIterator[None]:
+async def separate_process(module: str, *arguments: str, begun: bytes) -> AsyncIterator[None]:
     """Runs a module in another process during the block, once it has written `begun`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
@@ -56,21 +56,21 @@ def flooded(
     server: ServerProcess, *kinds: str, token: str = ""
 ) -> AbstractAsyncContextManager[None]:
     """Floods a server while the block runs."""
-    return beside_us("faults.floods", ",".join(kinds), server.address, token, begun=FLOODING)
+    return separate_process("faults.floods", ",".join(kinds), server.address, token, begun=FLOODING)
 
 
 def strangers(
     address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES
 ) -> AbstractAsyncContextManager[None]:
     """Connections that send `first` and no more, during the block; closed ones are opened again."""
-    return beside_us(
+    return separate_process(
         "faults.strangers", address, str(number), first.hex(), str(addresses), begun=THERE
     )
 
 
 @fault("F76", "floods of large messages, in 512 MB of memory")
 async def floods_in_little_memory(stage: Stage) -> None:
-    """The server lives and books for honest callers under each flood, then under all, twice.
+    """The server survives and serves honest callers under each flood, then under all, twice.
 
     Then under floods of known callers and of strangers, on a server with authentication.
     """
@@ -98,7 +98,7 @@ async def floods_in_little_memory(stage: Stage) -> None:
     for (event_id,) in await stage.query(
         "SELECT event_id FROM processor_events WHERE restaurant_id = 'flooded'"
     ):
-        # Of what a flood sent anew, it alone knew which. What was booked must be whole.
+        # Only the flood knew which new events it sent. Those that were booked must be whole.
         stage.journal.intend(new_event(event_id))
 
 
@@ -111,7 +111,7 @@ async def _serves_beside(
     token: str = "",
 ) -> None:
     """Notes the latency of honest callers during these floods, and the server's memory."""
-    before = len(stage.journal.answers)
+    before = len(stage.journal.calls)
     server.forget_rss_max()
     async with (
         flooded(server, *kinds, token=token),
@@ -119,7 +119,7 @@ async def _serves_beside(
     ):
         await asyncio.sleep(stage.size(8, 2))
         await load.acknowledged(stage.size(50, 10), timeout_seconds=ACKNOWLEDGED_SECONDS)
-    seconds = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[before:])
+    seconds = sorted(call.ended_at - call.sent_at for call in stage.journal.calls[before:])
     name = kinds[0] if len(kinds) == 1 else "all at once"
     stage.note(
         f"{name}{f' with {token}' if token else ''}: {len(seconds)} calls,"
@@ -149,7 +149,7 @@ async def slow_senders(stage: Stage) -> None:
     stage.note(f"replies: {dict(stage.journal.codes)}")
 
 
-@fault("F80", "more connections than a server takes, of clients that say nothing, then one byte")
+@fault("F80", "more connections than a server takes, of clients that send nothing, then one byte")
 async def silent_connections(stage: Stage) -> None:
     """Silent connections keep no caller out. Those that send a byte keep new callers out.
 
@@ -175,10 +175,10 @@ async def silent_connections(stage: Stage) -> None:
                     )
                 await load.acknowledged(stage.size(500, 50), timeout_seconds=ACKNOWLEDGED_SECONDS)
             assert first or len(seconds) == tries, (
-                f"{len(seconds)} of {tries} new callers were answered"
+                f"{len(seconds)} of {tries} new callers were served"
             )
             longest = f", within {max(seconds):.2f} s" if seconds else ""
-            stage.note(f"{number} {name}: {len(seconds)} of {tries} new callers answered{longest}")
+            stage.note(f"{number} {name}: {len(seconds)} of {tries} new callers served{longest}")
 
         async def is_open() -> bool:
             return await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING"
@@ -186,7 +186,7 @@ async def silent_connections(stage: Stage) -> None:
         await until(is_open, ACKNOWLEDGED_SECONDS)
 
 
-@fault("F82", "connections that say nothing, or one byte, to the documented HAProxy")
+@fault("F82", "connections that send nothing, or one byte, to the documented HAProxy")
 async def strangers_before_haproxy(stage: Stage) -> None:
     """Each new caller's event is booked at its first call, whatever the strangers' addresses."""
     number = stage.size(5_000, 400)
@@ -211,12 +211,12 @@ async def strangers_before_haproxy(stage: Stage) -> None:
                 for place in range(stage.size(100, 10)):
                     event = event_message(event_id=f"newcomer_{addresses}_{first.hex()}_{place}")
                     newcomer = Caller(address, stage.journal, credentials)
-                    answer = await newcomer.send(event, timeout_seconds=ACKNOWLEDGED_SECONDS)
+                    call = await newcomer.send(event, timeout_seconds=ACKNOWLEDGED_SECONDS)
                     await newcomer.close()
-                    assert answer.reply is Reply.CREATED, (
-                        f"{name} from {addresses} addresses: {answer.code}"
+                    assert call.reply is Reply.CREATED, (
+                        f"{name} from {addresses} addresses: {call.code}"
                     )
-                    seconds.append(answer.ended_at - answer.sent_at)
+                    seconds.append(call.ended_at - call.sent_at)
             stage.note(
                 f"{number} {name} from {addresses} addresses:"
                 f" all {len(seconds)} within {max(seconds):.2f} s"

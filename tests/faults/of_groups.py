@@ -13,7 +13,7 @@ from faults.stage import GAP_FACTOR, Stage
 
 # What a server may add to the gap of the group itself.
 ADDED_SECONDS = 1.0
-# HAProxy itself learns of a new primary by two checks.
+# HAProxy needs two checks to notice a new primary.
 ADDED_BY_HAPROXY_SECONDS = 4.0
 
 
@@ -29,7 +29,7 @@ async def _servers(stage: Stage, group: Group, *, haproxy: bool) -> list[ServerP
 
 
 async def _kill(group: Group, leader: Member) -> None:
-    """The host is gone at once, and comes back once another one has taken over."""
+    """The host dies at once, and comes back once another one has taken over."""
     leader.signal(signal.SIGKILL)
 
 
@@ -69,7 +69,7 @@ async def _play(stage: Stage, way: str, *, haproxy: bool = False) -> None:
             )
             allowed = ADDED_BY_HAPROXY_SECONDS if haproxy else ADDED_SECONDS
             assert added <= GAP_FACTOR * allowed
-            # Both take themselves for the primary now, until Patroni has looked around.
+            # Now both act as the primary, until Patroni has noticed.
             leader.signal(signal.SIGCONT)
             if way == "kill":
                 group.start_member(leader)
@@ -91,17 +91,17 @@ async def killed(stage: Stage) -> None:
 
 @fault("F62", "Patroni: the primary's host stands still and wakes up")
 async def frozen(stage: Stage) -> None:
-    """When it wakes up it takes itself for the primary, until Patroni has looked around."""
+    """When it wakes up it acts as the primary, until Patroni has noticed."""
     await _play(stage, "freeze")
 
 
 @fault("F63", "Patroni behind HAProxy: the primary's host stands still and wakes up")
 async def frozen_behind_haproxy(stage: Stage) -> None:
-    """Servers know HAProxy alone."""
+    """Servers know only the address of HAProxy."""
     await _play(stage, "freeze", haproxy=True)
 
 
 @fault("F64", "Patroni behind HAProxy: a switchover")
 async def switchover_behind_haproxy(stage: Stage) -> None:
-    """As above."""
+    """Servers know only the address of HAProxy."""
     await _play(stage, "switchover", haproxy=True)

@@ -49,7 +49,7 @@ async def servers_of_hosts(
 
 @asynccontextmanager
 async def asking(stage: Stage, servers: Sequence[ServerProcess]) -> AsyncIterator[None]:
-    """Asks every server for what was acknowledged, and plans runs, as long as the block takes."""
+    """Reads acknowledged events from every server and plans runs, until the block ends."""
     tasks = [asyncio.create_task(_ask_on(stage, stage.caller(server))) for server in servers]
     try:
         yield
@@ -75,7 +75,7 @@ async def _ask_on(stage: Stage, caller: Caller) -> None:
         except aio.AioRpcError as error:
             if error.code() not in PASSING:
                 stage.journal.violations.append(
-                    f"{caller.address} answered {error.code().name}: {error.details()}"
+                    f"a call to {caller.address} ended with {error.code().name}: {error.details()}"
                 )
         await asyncio.sleep(ASK_SECONDS)
 

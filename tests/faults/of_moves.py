@@ -223,7 +223,7 @@ async def by_subscription(stage: Stage) -> None:
 async def _paid_anew(stage: Stage, restaurants: int) -> None:
     """A run pays no restaurant twice, and pays the new ones."""
     caller = stage.caller(await stage.server())
-    answers = await caller.send_batch(
+    calls = await caller.send_batch(
         [
             event_message(
                 event_id=f"moved_{number}",
@@ -234,7 +234,7 @@ async def _paid_anew(stage: Stage, restaurants: int) -> None:
             for number in range(restaurants // 10)
         ]
     )
-    assert {answer.reply for answer in answers} == {Reply.CREATED}
+    assert {call.reply for call in calls} == {Reply.CREATED}
     run = await finished(caller, await start_run(caller, request_id=str(uuid4())))
     assert run.payouts_created == restaurants // 10
     await paid_once(stage, restaurants + restaurants // 10)

@@ -1,4 +1,4 @@
-"""A network between the server and its database that cuts, swallows, delays and cuts up."""
+"""A network between server and database that resets, swallows, delays and splits."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ async def lost_reply(stage: Stage) -> None:
     network = await stage.network()
     server = await stage.server(through=network)
     caller = stage.caller(server)
-    tries, stored_unanswered = stage.size(10, 3), 0
+    tries, stored_without_reply = stage.size(10, 3), 0
     for number in range(tries):
         # With a known restaurant and a prepared statement the booking is one message.
         first = [
@@ -32,13 +32,13 @@ async def lost_reply(stage: Stage) -> None:
         )
         network.condition = REPLIES_SWALLOWED
         call = asyncio.create_task(caller.send(event, timeout_seconds=30))
-        stored_unanswered += await _stored(stage, event.event_id)
+        stored_without_reply += await _stored(stage, event.event_id)
         assert network.reset() > 0
         network.condition = CLEAR
         assert (await call).reply is Reply.CREATED
         assert (await caller.send(event)).reply is Reply.DUPLICATE
     # Where the statement had to be prepared first, it was not stored either.
-    assert stored_unanswered > 0
+    assert stored_without_reply > 0
     rounds = stage.size(20, 2)
     async with load_on(stage.load(server)) as load:
         for _ in range(rounds):
@@ -48,14 +48,14 @@ async def lost_reply(stage: Stage) -> None:
             network.reset()
             network.condition = CLEAR
     stage.note(
-        f"{stored_unanswered} of {tries} stored without a reply and then CREATED;"
+        f"{stored_without_reply} of {tries} stored without a reply and then CREATED;"
         f" {rounds} resets under load"
     )
     stage.gap_within(2)
 
 
 async def _stored(stage: Stage, event_id: str) -> bool:
-    """Whether an event is stored before long."""
+    """Waits up to 10 seconds for an event. Returns whether it is stored."""
 
     async def stored() -> bool:
         return (
@@ -106,13 +106,13 @@ async def blackhole(stage: Stage) -> None:
         stage.note(
             f"200 acknowledged {time.monotonic() - healed_at:.1f} s after the network was back"
         )
-    answer = await asyncio.wait_for(lonely, 60)
+    call = await asyncio.wait_for(lonely, 60)
     stage.note(
-        f"a call without deadline ended after {answer.ended_at - answer.sent_at:.1f} s"
-        f" as {answer.code.name}"
+        f"a call without deadline ended after {call.ended_at - call.sent_at:.1f} s"
+        f" as {call.code.name}"
     )
     longest = max(
-        one.ended_at - one.sent_at for one in stage.journal.answers if one.event_id != "no_deadline"
+        one.ended_at - one.sent_at for one in stage.journal.calls if one.event_id != "no_deadline"
     )
     assert longest < timeout_seconds + 5, (
         f"a call with a deadline of {timeout_seconds} s took {longest:.1f} s"
@@ -134,11 +134,9 @@ async def slow_network(stage: Stage) -> None:
         for name, condition in conditions.items():
             await load.acknowledged(100)
             network.condition = condition
-            began, places = time.monotonic(), len(stage.journal.answers)
+            began, places = time.monotonic(), len(stage.journal.calls)
             await load.acknowledged(stage.size(300, 50), timeout_seconds=120)
-            times = sorted(
-                answer.ended_at - answer.sent_at for answer in stage.journal.answers[places:]
-            )
+            times = sorted(call.ended_at - call.sent_at for call in stage.journal.calls[places:])
             p99_ms = 1000 * times[int(len(times) * 0.99)]
             stage.note(
                 f"{name}: {len(times) / (time.monotonic() - began):.0f} calls/s,"

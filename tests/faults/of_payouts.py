@@ -1,4 +1,4 @@
-"""Payouts whose servers die, and runs and answers that race each other."""
+"""Servers that die while they pay; runs, and answers of the bank, that race."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ async def killed_while_paying(stage: Stage) -> None:
 
 @fault("F23", "the same run many times at once")
 async def same_run(stage: Stage) -> None:
-    """24 calls through two servers for one date, equal and different: each is paid once."""
+    """24 calls of two servers start three runs of one date: each restaurant is paid once."""
     restaurants = stage.size(2_000, 300)
     callers = [stage.caller(server) for server in await stage.servers(2)]
     await charge_restaurants(callers[0], restaurants)
@@ -110,13 +110,13 @@ async def answers_race(stage: Stage) -> None:
             )
             for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
         ]
-        answers = await asyncio.gather(
+        calls = await asyncio.gather(
             *(
                 callers[place % 2].send(events[stage.chance.randrange(2)], timeout_seconds=30)
                 for place in range(64)
             )
         )
-        # A call for each once more, when all is over: from then on it is what it is.
+        # Once more for each, in case no call sent it before.
         paid, failed = [await callers[0].send(event) for event in events]
         request = ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
         state = ledger_pb2.PayoutState.Name(
@@ -125,7 +125,7 @@ async def answers_race(stage: Stage) -> None:
         # Whichever comes first, the two end in the same state.
         assert state == "RETURNED", (state, paid, failed)
         assert {paid.reply, failed.reply} <= {Reply.DUPLICATE, Reply.CREATED}
-        assert {answer.reply for answer in answers} <= {
+        assert {call.reply for call in calls} <= {
             Reply.DUPLICATE,
             Reply.CREATED,
             Reply.UNKNOWN,

@@ -1,4 +1,4 @@
-"""Servers of ours that die, stop, freeze, run out of room, or have a wrong clock."""
+"""Servers that die, stop, freeze, run out of room, or have a wrong clock."""
 
 import asyncio
 import os
@@ -19,13 +19,13 @@ from faults.load import Mix, load_on
 from faults.paying import charge_restaurants, finished, paid_once, start_run
 from faults.stage import Skipped, Stage
 
-# Of callers whose server is not to keep them waiting, on a busy machine either.
+# The timeout of callers that a server must not keep waiting, generous for a busy machine.
 PATIENCE_SECONDS = 30.0
 
 
 @fault("F1", "kill -9 a server under load")
 async def kill_server(stage: Stage) -> None:
-    """Round after round the only server is killed at any instant and started anew."""
+    """The only server is killed at random instants and started again, in several rounds."""
     server = await stage.server()
     ready_seconds = []
     rounds = stage.size(20, 1)
@@ -43,7 +43,7 @@ async def kill_server(stage: Stage) -> None:
     stage.gap_within(3)
 
 
-@fault("F2", "SIGTERM in load: drain")
+@fault("F2", "SIGTERM under load: drain")
 async def drain(stage: Stage) -> None:
     """Two servers stop in turn: accepted calls get a response; one repeat elsewhere is enough."""
     servers = await stage.servers(2)
@@ -140,7 +140,7 @@ async def wrong_clocks(stage: Stage) -> None:
     await paid_once(stage, 20)
     refused = await start_run_refused(stage.caller(ahead), days_ahead=1)
     stage.note(
-        "clocks of servers -1 day, +1 day, -1 h in load;"
+        "clocks of servers -1 day, +1 day, -1 h under load;"
         f" a run for tomorrow by a server a day ahead: {refused}"
     )
     assert refused == "INVALID_ARGUMENT"
@@ -174,7 +174,7 @@ async def limits(stage: Stage) -> None:
     """No more descriptors, then no memory: the server refuses or ends; the next start is clean."""
     if not hasattr(resource, "prlimit"):
         raise Skipped("this system cannot change the limits of a running process")
-    # What it says of a call for which it had no memory: that something unexpected happened.
+    # The status of a call for which the server has no memory.
     stage.journal.forgiven_codes.add(grpc.StatusCode.INTERNAL)
     server = await stage.server()
     mix = Mix(callers=64)

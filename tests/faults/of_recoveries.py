@@ -85,7 +85,7 @@ def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
 
 
 def promote(pgdata: Path) -> None:
-    """Has a standby take over; its primary is not asked."""
+    """Promotes a standby, whatever its primary does."""
     run_as_owner(
         pgdata.parent,
         account_for(pgdata),
@@ -94,7 +94,7 @@ def promote(pgdata: Path) -> None:
 
 
 async def promoted(stage: Stage) -> None:
-    """Waits until the stage's cluster takes writes; reads it takes earlier."""
+    """Waits until the stage's cluster takes writes, which is later than reads."""
 
     async def writable() -> bool:
         return await stage.query("SELECT pg_is_in_recovery()") == [(False,)]
@@ -107,14 +107,14 @@ def database_name(stage: Stage) -> str:
 
 
 async def sealed_early(stage: Stage, server: ServerProcess) -> None:
-    """Has the chain of seals begin before the load does."""
+    """Makes the chain of seals begin before the load."""
     caller = stage.caller(server)
     await caller.send_until_known(event_message(event_id="evt_early"))
     await stage.sealed_more()
 
 
 async def chain_of(stage: Stage, expected_hash: bytes) -> ChainReport:
-    """What checking the chain says, asked for a head that was kept elsewhere."""
+    """Verifies the chain against a head that was kept elsewhere."""
     engine = create_engine(stage.database.url, pool_size=1)
     try:
         return await verify_chain(engine, expected_hash)
@@ -176,7 +176,7 @@ async def point_in_time(stage: Stage) -> None:
     assert acknowledged <= kept
     assert not later & kept
     assert (await chain_of(stage, head)).audit.errors == ()
-    # Who kept a head from after that moment learns that books went back.
+    # A head from after that moment shows that the books went back.
     assert [finding.check for finding in (await chain_of(stage, later_head)).audit.errors] == [
         EXPECTED
     ]
@@ -229,8 +229,8 @@ async def synchronous_standby(stage: Stage) -> Path:
     copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
     ((max_connections,),) = await query(primary.superuser_url, "SHOW max_connections")
     stage.exits.enter_context(running_standby(primary, copied, max_connections=max_connections))
-    # By way of one that is not there, so that commits are known to wait before the load begins.
-    await primary.configure(synchronous_standby_names="nobody")
+    # First a standby that does not exist: it proves that commits wait before the load begins.
+    await primary.configure(synchronous_standby_names="absent")
     await commits_wait(stage)
     await primary.configure(synchronous_standby_names=STANDBY)
 
@@ -370,7 +370,7 @@ async def business(stage: Stage) -> None:
     caller = stage.caller(server)
 
     async def has_snapshots() -> bool:
-        # A read of a long tail is what has a snapshot made.
+        # A read of a long tail makes the server take a snapshot.
         ((restaurant_id,),) = await stage.query(LONGEST)
         await _balance(caller, restaurant_id)
         return bool((await stage.query(SNAPSHOTS_OF_STAY))[0][0] > 0)
@@ -436,10 +436,12 @@ async def damaged_page(stage: Stage) -> None:
     assert reads.total() > reads["right"]
     stage.note(f"balances: {dict(reads)}")
     for arguments in ((), ("--chain",)):
-        status, said = await _verify(stage, *arguments)
+        status, output = await _verify(stage, *arguments)
         assert status != 0
         # PostgreSQL 18 has quotation marks around the relation.
-        assert f"invalid page in block {block} of relation {path}" in said.replace('"', ""), said
+        assert f"invalid page in block {block} of relation {path}" in output.replace('"', ""), (
+            output
+        )
     stage.note("verify and verify --chain failed and named the block")
     stage.cluster.stop()
     with pytest.raises(RuntimeError, match=r"Bad checksums: +1\b"):
@@ -463,7 +465,7 @@ def _turn(path: Path, place: int, bit: int) -> None:
 
 
 async def _verify(stage: Stage, *arguments: str) -> tuple[int | None, str]:
-    """The exit status of the command, and what it said."""
+    """Runs `ledger verify`. Returns its exit status and its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ledger", "verify", *arguments),
         cwd=stage.folder,
@@ -472,5 +474,5 @@ async def _verify(stage: Stage, *arguments: str) -> tuple[int | None, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    return process.returncode, said.decode()
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()

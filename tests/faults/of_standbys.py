@@ -1,4 +1,4 @@
-"""Synchronous standbys that do not respond: no event is acknowledged that one machine has alone."""
+"""Missing synchronous standbys: no event is acknowledged that only one machine has."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ WHERE datname = current_database() AND query LIKE '%''probe''%' AND pid <> pg_ba
 @asynccontextmanager
 async def standby_gone(stage: Stage) -> AsyncIterator[None]:
     """Commits wait for a standby that does not exist, from the block's beginning to its end."""
-    await stage.cluster.configure(synchronous_standby_names="nobody")
+    await stage.cluster.configure(synchronous_standby_names="absent")
     try:
         await commits_wait(stage)
         yield
@@ -53,7 +53,7 @@ async def commits_wait(stage: Stage) -> None:
             probe = group.create_task(execute_alone(stage.database.migration_url, _PROBE))
             while not probe.done():
                 if await stage.query(_PROBES_WAITING):
-                    # Its wait ends, the commit stays where it is.
+                    # This ends the wait; the commit itself stays.
                     await stage.query(
                         f"SELECT pg_cancel_backend(pid) FROM ({_PROBES_WAITING}) AS probes"
                     )
@@ -71,13 +71,12 @@ async def sync_standby_gone(stage: Stage) -> None:
         await load.acknowledged(200)
         async with standby_gone(stage):
             began = time.monotonic()
-            await until(lambda: _somebody_waits(stage), 30)
+            await until(lambda: _a_booking_waits(stage), 30)
             seconds = stage.size(8, 3)
             await asyncio.sleep(seconds)
             # Commits under way when the setting arrived may still be acknowledged.
             silently = sum(
-                answer.sent_at >= began and answer.reply in _ACKED
-                for answer in stage.journal.answers
+                call.sent_at >= began and call.reply in _ACKED for call in stage.journal.calls
             )
             late = stage.journal.codes
         await load.acknowledged(200)
@@ -89,14 +88,14 @@ async def sync_standby_gone(stage: Stage) -> None:
     stage.gap_within(seconds + 5)
 
 
-async def _somebody_waits(stage: Stage) -> bool:
+async def _a_booking_waits(stage: Stage) -> bool:
     return await stage.query(_WAITING) != []
 
 
 async def _code_of_showing(
     caller: Caller, event_id: str, *, timeout_seconds: float
 ) -> grpc.StatusCode:
-    """How a call ends that asks for an event."""
+    """The status of a call of GetEvent."""
     try:
         await caller.stub.GetEvent(
             ledger_pb2.GetEventRequest(event_id=event_id), timeout=timeout_seconds
@@ -115,8 +114,8 @@ async def duplicate_of_unsafe(stage: Stage) -> None:
     server = await stage.server()
     caller = stage.caller(server)
     await caller.send_until_known(event_message(event_id="before"))
-    # As in a failover, or by an administrator: the session ends, or only its wait, which PostgreSQL
-    # reports as a success with a warning.
+    # In a failover, or by an administrator, the session ends, or only its wait. PostgreSQL reports
+    # the end of the wait as a success with a warning.
     ways = ["pg_terminate_backend", "pg_cancel_backend"]
     stage.chance.shuffle(ways)
     for way in ways[: stage.size(2, 1)]:
@@ -127,8 +126,8 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
     event = event_message(event_id=f"unsafe_{way}")
     async with standby_gone(stage):
         call = asyncio.create_task(caller.send(event, timeout_seconds=60))
-        await until(lambda: _somebody_waits(stage), 30)
-        assert not call.done(), "acknowledged while one machine alone has it"
+        await until(lambda: _a_booking_waits(stage), 30)
+        assert not call.done(), "acknowledged while only one machine has it"
         await stage.query(f"SELECT {way}(pid) FROM ({_WAITING}) AS waiting")
 
         async def visible() -> bool:
@@ -142,11 +141,11 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
         await until(visible, 30)
         shown = asyncio.create_task(_code_of_showing(caller, event.event_id, timeout_seconds=5))
         repeat = await caller.send(event, timeout_seconds=5)
-        assert repeat.reply is Reply.UNKNOWN, f"{repeat.reply.value} while one machine alone has it"
+        assert repeat.reply is Reply.UNKNOWN, f"{repeat.reply.value} while only one machine has it"
         assert await shown is grpc.StatusCode.DEADLINE_EXCEEDED, (
-            "shown while one machine alone has it"
+            "shown while only one machine has it"
         )
-        assert not call.done(), "acknowledged while one machine alone has it"
+        assert not call.done(), "acknowledged while only one machine has it"
     # The server has tried again by now, and may have given up.
     assert (await call).reply in (Reply.CREATED, Reply.UNKNOWN)
     assert await _code_of_showing(caller, event.event_id, timeout_seconds=30) is grpc.StatusCode.OK

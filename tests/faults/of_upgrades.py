@@ -71,9 +71,9 @@ async def rolling_upgrade(stage: Stage) -> None:
 
 @fault("F70", "`ledger migrate` killed anywhere")
 async def killed_migration(stage: Stage) -> None:
-    """Killed over and over on books of an early revision, it continues each time.
+    """Killed again and again on books of an early revision, it continues each time.
 
-    It ends with the same schema as in one go.
+    The schema at the end is the one that an undisturbed migration makes.
     """
     await own_cluster(stage)
     server = await stage.server()
@@ -86,15 +86,16 @@ async def killed_migration(stage: Stage) -> None:
     newest = head_revision()
     while revisions[-1] != newest:
         process = await _migration(stage)
-        # Anywhere between two looks at a revision that it has come by.
-        newest = revisions[-1]
-        while process.returncode is None and await _revision(stage) == newest:  # noqa: ASYNC110
+        before = revisions[-1]
+        while process.returncode is None and await _revision(stage) == before:  # noqa: ASYNC110
             await asyncio.sleep(0)
+        # Then at any instant within the steps that follow.
         await asyncio.sleep(stage.chance.uniform(0, 0.02))
         if process.returncode is None:
             process.kill()
             kills += 1
-        await process.communicate()
+        output, _ = await process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), output.decode()
         revisions.append(await _revision(stage))
     await _migrate(stage)
     assert _schema(stage) == made_at_once
@@ -111,7 +112,7 @@ async def _revision(stage: Stage) -> str:
 
 
 def _schema(stage: Stage) -> list[str]:
-    """What pg_dump says of the schema, but for the words that it draws by lot."""
+    """The lines of pg_dump about the schema, without the random key of each dump."""
     host = f"--host={stage.cluster.socket.parent}"
     name = stage.database.url.partition("?")[0].rpartition("/")[2]
     dump = stage.cluster.run(
@@ -140,10 +141,10 @@ async def _change(stage: Stage, statement: str) -> int:
 
 
 async def _migrate(stage: Stage, *arguments: str) -> None:
-    """The command, as an administrator runs it, to its end."""
+    """Runs `ledger migrate` to its end."""
     process = await _migration(stage, *arguments)
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 async def _migration(stage: Stage, *arguments: str) -> asyncio.subprocess.Process:

@@ -1,12 +1,12 @@
 """A primary and its standby, for tests in which the standby takes over."""
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.folders import folder_for_all
 
 from faults.clusters import FORGETFUL, Cluster, new_cluster
 from faults.of_recoveries import copy_while_running, promote, running_standby
@@ -36,7 +36,7 @@ class Pair:
         return f"postgresql+asyncpg://{user}@/ledger_template?host={sockets}&port={ports}{options}"
 
     def freeze(self) -> None:
-        """Freezes the primary without a signal to anyone."""
+        """Freezes the primary. Its peers notice only that it is silent."""
         self.primary.signal_all(signal.SIGSTOP)
         self.is_frozen = True
 
@@ -56,19 +56,14 @@ class Pair:
 
 @contextmanager
 def primary_and_standby() -> Iterator[Pair]:
-    """Both, running, without a database; stopped at the end. From the main thread only."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with new_cluster(folder / "first", FORGETFUL) as primary:
-            copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
-            with ExitStack() as standby:
-                standby.enter_context(running_standby(primary, copied, max_connections="200"))
-                pair = Pair(primary, copied, standby)
-                try:
-                    yield pair
-                finally:
-                    if pair.is_frozen:
-                        pair.thaw()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Runs both, without the schema of the books, until the block ends. In the main thread only."""
+    with folder_for_all() as folder, new_cluster(folder / "first", FORGETFUL) as primary:
+        copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
+        with ExitStack() as standby:
+            standby.enter_context(running_standby(primary, copied, max_connections="200"))
+            pair = Pair(primary, copied, standby)
+            try:
+                yield pair
+            finally:
+                if pair.is_frozen:
+                    pair.thaw()

@@ -17,7 +17,7 @@ CURRENCY = "EUR"
 async def charge_restaurants(caller: Caller, restaurants: int, *, round_: int = 0) -> None:
     """Gives as many restaurants a matured charge each, of different amounts."""
     for start in range(0, restaurants, 500):
-        answers = await caller.send_batch(
+        calls = await caller.send_batch(
             [
                 event_message(
                     event_id=f"paid_{round_}_{number:05d}",
@@ -29,7 +29,7 @@ async def charge_restaurants(caller: Caller, restaurants: int, *, round_: int = 
                 for number in range(start, min(start + 500, restaurants))
             ]
         )
-        assert {answer.reply for answer in answers} == {Reply.CREATED}
+        assert {call.reply for call in calls} == {Reply.CREATED}
 
 
 async def start_run(caller: Caller, *, days_ago: int = 0, request_id: str = "") -> str:
@@ -57,7 +57,7 @@ async def finished(
 
 
 async def paid_once(stage: Stage, restaurants: int) -> None:
-    """Fails unless every restaurant has one payout, of all that it was owed."""
+    """Asserts that every restaurant has one payout, of all that it was owed."""
     rows = await stage.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts")
     assert rows == [(restaurants, restaurants)], rows
     unpaid = await stage.query(

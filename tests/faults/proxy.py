@@ -1,4 +1,4 @@
-"""A network that fails on purpose: a proxy whose condition can change at any time."""
+"""A network that fails on command: a proxy whose condition can change at any time."""
 
 import asyncio
 import random
@@ -23,10 +23,8 @@ class Condition:
     Held bytes arrive late, as from a network that retransmits; only a reset loses them.
     """
 
-    delay_seconds: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # for each chunk, each way; drawn between the two
+    # The delay of each chunk is drawn from this range, in both directions.
+    delay_seconds: tuple[float, float] = (0.0, 0.0)
     fragment_bytes: int = CHUNK_BYTES
     passes_requests: bool = True
     passes_replies: bool = True
@@ -56,7 +54,7 @@ class FaultProxy:
     """Listens on a TCP port and passes on to `target`: host and port, or a unix socket's path."""
 
     def __init__(self, target: tuple[str, int] | Path, *, seed: int) -> None:
-        # Kept while it refuses: no other process may get it.
+        # Held also while the proxy refuses: no other process may get it.
         self._port = held_port()
         self._target = target
         self._chance = random.Random(seed)
@@ -82,7 +80,7 @@ class FaultProxy:
         self._changed = asyncio.Event()
 
     def lead_to(self, target: tuple[str, int] | Path) -> None:
-        """The target of new connections."""
+        """Changes the target of new connections."""
         self._target = target
 
     @property

@@ -32,7 +32,7 @@ class Limit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DescriptorLimit:
-    """So many files and connections."""
+    """A limit on open files and connections."""
 
     descriptors: int
 
@@ -52,7 +52,7 @@ class ServerProcess:
         env: Mapping[str, str],
         within: Limit | None = None,
     ) -> None:
-        # Kept while it does not run: no other process may get it before the next start.
+        # Held also while the server is down: no other process may get it before the next start.
         self._port = held_port()
         self.address = f"127.0.0.1:{port_of(self._port)}"
         self.log = log
@@ -64,7 +64,7 @@ class ServerProcess:
             "LEDGER_GRPC_ADDRESS": self.address,
             "LEDGER_LOG_LEVEL": "warning",
             "LEDGER_SHUTDOWN_GRACE_SECONDS": "10",
-            # Short, so that it seals whatever happens.
+            # Short, so that it seals during each fault.
             "LEDGER_SEAL_INTERVAL_SECONDS": "0.5",
             **env,
         }
@@ -158,7 +158,7 @@ class ServerProcess:
 
 
 async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
-    """Its health on a new connection; empty without a response."""
+    """The health of the server at an address, on a new connection; empty without a response."""
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
     ) as channel:
@@ -169,10 +169,10 @@ async def _health(channel: aio.Channel, timeout_seconds: float) -> str:
     health: Any = health_pb2_grpc.HealthStub(channel)  # typed for synchronous channels only
     request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
     try:
-        answer = await health.Check(request, timeout=timeout_seconds)
+        response = await health.Check(request, timeout=timeout_seconds)
     except aio.AioRpcError:
         return ""
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
 
 @asynccontextmanager
@@ -185,9 +185,9 @@ async def new_server(
     env: Mapping[str, str] = {},
     within: Limit | None = None,
 ) -> AsyncIterator[ServerProcess]:
-    """A server on a database, at `url` if that is given; killed at the end if it still runs."""
-    port_log = folder / f"server-{time.monotonic_ns()}.log"
-    server = ServerProcess(url or database.url, port_log, durable=durable, env=env, within=within)
+    """Runs a server on a database, at `url` if given. Kills it at the end if it still runs."""
+    log = folder / f"server-{time.monotonic_ns()}.log"
+    server = ServerProcess(url or database.url, log, durable=durable, env=env, within=within)
     try:
         await server.start()
         yield server

@@ -21,7 +21,7 @@ from faults.servers import Limit, ServerProcess, new_server
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.migrations import database_url
 
-# Generous, for shared machines; the report has the figure.
+# Generous, for shared machines; the report has the real figure.
 GAP_FACTOR = 30
 SEALED_SECONDS = 60.0
 ENDED_SECONDS = 60.0
@@ -48,7 +48,7 @@ class Stage:
     journal: Journal = field(default_factory=Journal)
     digits: DigitAccounts = field(default_factory=DigitAccounts)
     notes: list[str] = field(default_factory=list)
-    # Of callers; empty for none.
+    # The token of callers; empty for none.
     token: str = ""
     plain_servers: list[ServerProcess] = field(default_factory=list)
     chance: random.Random = field(init=False)
@@ -67,7 +67,7 @@ class Stage:
         self.notes.append(text)
 
     def gap_within(self, seconds: float) -> None:
-        """Fails if the gap was far longer than expected; the report has the figure."""
+        """Asserts that the longest gap is not far longer than `seconds`."""
         gap_seconds = self.journal.longest_gap_seconds
         assert gap_seconds <= GAP_FACTOR * seconds, (
             f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
@@ -148,13 +148,13 @@ class Stage:
         caller = self.caller(await self.server())
         events = self.journal.events
         for start in range(0, len(events), 500):
-            for answer in await caller.send_batch(events[start : start + 500]):
-                assert answer.reply is not Reply.CREATED or answer.event_id not in kept
+            for call in await caller.send_batch(events[start : start + 500]):
+                assert call.reply is not Reply.CREATED or call.event_id not in kept
 
     async def sealed_more(self) -> None:
         """Waits until a server has added a seal, or has nothing left to seal.
 
-        For when callers rest: under load a sealer takes its time.
+        Call it without a load: under load a sealer takes its time.
         """
         counted = "SELECT count(*) FROM ledger_seals"
         before = await self.query(counted)
@@ -167,7 +167,7 @@ class Stage:
         await until(grown, SEALED_SECONDS)
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query by the superuser, around all faults."""
+        """The rows of a query by the superuser, past the faulty network."""
         return await query(self.database.migration_url, statement, **parameters)
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from itertools import cycle, islice
 
-# A limit for each address does not hit them all.
+# Several, so that a limit for one address does not stop them all.
 ADDRESSES = 16
 _FIRST_ADDRESS = IPv4Address("127.0.0.2")
 THERE = b"there\n"
@@ -21,7 +21,7 @@ PAUSE_SECONDS = 0.05
 
 
 class Strangers:
-    """So many connections to one address, from several."""
+    """Connections to one address, from several addresses."""
 
     def __init__(self, address: str, number: int, first: bytes, addresses: int) -> None:
         self._host, _, self._port = address.rpartition(":")
@@ -52,7 +52,7 @@ class Strangers:
                     )
                 if is_new:
                     is_new = False
-                    self._one_is_there()
+                    self._count_connected()
                 try:
                     writer.write(self._first)
                     while await reader.read(65_536):
@@ -61,7 +61,7 @@ class Strangers:
                     writer.close()
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _one_is_there(self) -> None:
+    def _count_connected(self) -> None:
         self._missing -= 1
         if not self._missing:
             sys.stdout.buffer.write(THERE)

@@ -1,4 +1,4 @@
-"""The judge finds what it must: each kind of false reply, loss and doubling is planted once."""
+"""The judge finds each kind of false reply, loss and doubling that a test plants."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from support.seals import seal_everything
 
 from faults import judge as judge_module
 from faults.callers import Caller
-from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Reply
+from faults.journal import CHARGES_PER_ACCOUNT, Call, Contents, DigitAccounts, Journal, Reply
 from faults.judge import judge
 from faults.load import Load, Mix
 
@@ -42,18 +42,18 @@ async def evidence(ledger: RunningLedger) -> Journal:
     return journal
 
 
-def answer_of(journal: Journal, event_id: str) -> Answer:
-    return next(answer for answer in journal.answers if answer.event_id == event_id)
+def call_of(journal: Journal, event_id: str) -> Call:
+    return next(call for call in journal.calls if call.event_id == event_id)
 
 
 async def test_honest_books_pass(ledger: RunningLedger) -> None:
-    """Nothing planted, nothing found."""
+    """The judge finds nothing where nothing was planted."""
     verdict = await judge(ledger.database, await evidence(ledger))
     assert verdict.violations == ()
     assert (verdict.calls, verdict.acked, verdict.lost, verdict.doubled) == (5, 3, 0, 0)
 
 
-async def test_event_that_is_booked_meanwhile_has_its_entries(
+async def test_event_that_is_booked_between_two_queries_has_its_entries(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server may book between two queries of the judge: an event never lacks its entries."""
@@ -85,11 +85,11 @@ async def change_what_is_sealed(ledger: RunningLedger, journal: Journal) -> None
 
 async def lose(ledger: RunningLedger, journal: Journal) -> None:
     journal.intend(event_message(event_id="evt_lost"))
-    journal.record(replace(answer_of(journal, "evt_a"), event_id="evt_lost"))
+    journal.record(replace(call_of(journal, "evt_a"), event_id="evt_lost"))
 
 
-async def tell_created_twice(ledger: RunningLedger, journal: Journal) -> None:
-    journal.record(answer_of(journal, "evt_a"))
+async def record_created_twice(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(call_of(journal, "evt_a"))
 
 
 async def post_twice(ledger: RunningLedger, journal: Journal) -> None:
@@ -104,69 +104,69 @@ async def store_other_contents(ledger: RunningLedger, journal: Journal) -> None:
     journal.intents["evt_c"] = {Contents.of(event_message(event_id="evt_c", amount_minor=1))}
 
 
-async def tell_duplicate_of_nothing(ledger: RunningLedger, journal: Journal) -> None:
-    created = answer_of(journal, "evt_c")
-    journal.answers[journal.answers.index(created)] = replace(created, reply=Reply.DUPLICATE)
+async def record_duplicate_of_nothing(ledger: RunningLedger, journal: Journal) -> None:
+    created = call_of(journal, "evt_c")
+    journal.calls[journal.calls.index(created)] = replace(created, reply=Reply.DUPLICATE)
 
 
-async def refuse_what_is_stored(ledger: RunningLedger, journal: Journal) -> None:
-    created = answer_of(journal, "evt_c")
-    journal.answers[journal.answers.index(created)] = replace(created, reply=Reply.NOT_NOW)
+async def record_refusal_of_stored(ledger: RunningLedger, journal: Journal) -> None:
+    created = call_of(journal, "evt_c")
+    journal.calls[journal.calls.index(created)] = replace(created, reply=Reply.NOT_NOW)
 
 
-async def reply_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> None:
-    journal.record(replace(answer_of(journal, "evt_a"), reply=Reply.CONFLICT))
+async def record_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(replace(call_of(journal, "evt_a"), reply=Reply.CONFLICT))
 
 
-async def acknowledge_other_contents(ledger: RunningLedger, journal: Journal) -> None:
+async def record_other_contents(ledger: RunningLedger, journal: Journal) -> None:
     event = event_message(event_id="evt_a", amount_minor=1)
     journal.intend(event)
     journal.record(
-        replace(answer_of(journal, "evt_a"), reply=Reply.DUPLICATE, contents=Contents.of(event))
+        replace(call_of(journal, "evt_a"), reply=Reply.DUPLICATE, contents=Contents.of(event))
     )
 
 
-async def tell_another_transaction(ledger: RunningLedger, journal: Journal) -> None:
+async def record_another_transaction(ledger: RunningLedger, journal: Journal) -> None:
     journal.record(
-        replace(answer_of(journal, "evt_a"), reply=Reply.DUPLICATE, transaction_id="another")
+        replace(call_of(journal, "evt_a"), reply=Reply.DUPLICATE, transaction_id="another")
     )
 
 
-async def answer_internal(ledger: RunningLedger, journal: Journal) -> None:
+async def record_internal(ledger: RunningLedger, journal: Journal) -> None:
     journal.record(
-        replace(answer_of(journal, "evt_a"), reply=Reply.UNKNOWN, code=grpc.StatusCode.INTERNAL)
+        replace(call_of(journal, "evt_a"), reply=Reply.UNKNOWN, code=grpc.StatusCode.INTERNAL)
     )
 
 
-# What is planted, and words of what must be found.
+# What is planted, and words of what the judge must find.
 PLANTED: dict[str, tuple[Callable[[RunningLedger, Journal], Awaitable[None]], list[str]]] = {
     "lost": (lose, ["H1: evt_lost was acknowledged and is not stored"]),
-    "created twice": (tell_created_twice, ["H3: evt_a"]),
+    "created twice": (record_created_twice, ["H3: evt_a"]),
     "posted twice": (post_twice, ["H3: evt_a", "H6: ('res_001', 'PEN')", "audit: "]),
     "no caller sent it": (store_what_no_caller_sent, ["H2: evt_forged"]),
     "other contents": (store_other_contents, ["H2: evt_c"]),
-    "duplicate of nothing": (tell_duplicate_of_nothing, ["H4: evt_c is a duplicate"]),
-    "refused and stored": (refuse_what_is_stored, ["H4: evt_c is stored"]),
-    "conflict with itself": (reply_conflict_with_itself, ["H7: evt_a was a conflict"]),
+    "duplicate of nothing": (record_duplicate_of_nothing, ["H4: evt_c is a duplicate"]),
+    "refused and stored": (record_refusal_of_stored, ["H4: evt_c is stored"]),
+    "conflict with itself": (record_conflict_with_itself, ["H7: evt_a was a conflict"]),
     "other contents acknowledged": (
-        acknowledge_other_contents,
+        record_other_contents,
         ["H7: evt_a was acknowledged with contents"],
     ),
     "another transaction id": (
-        tell_another_transaction,
+        record_another_transaction,
         ["H1: evt_a was acknowledged with another transaction id"],
     ),
     "changed after it was sealed": (
         change_what_is_sealed,
         [f"chain: event evt_{name} was changed" for name in "abc"],
     ),
-    "internal": (answer_internal, ["it was answered INTERNAL"]),
+    "internal": (record_internal, ["a call ended with INTERNAL"]),
 }
 
 
 @pytest.mark.parametrize("planted", PLANTED)
 async def test_planted_damage_is_found(ledger: RunningLedger, planted: str) -> None:
-    """One thing is wrong, and it is named."""
+    """The judge names what was planted."""
     journal = await evidence(ledger)
     plant, expected = PLANTED[planted]
     await plant(ledger, journal)
@@ -213,7 +213,7 @@ async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> N
     journal, digits = Journal(), DigitAccounts()
     load = Load([ledger.address], journal, digits, seed="1", mix=Mix(timeout_seconds=30))
     caller = Caller(ledger.address, journal)
-    for name in ("evt_told", "evt_forged"):
+    for name in ("evt_sent", "evt_forged"):
         restaurant_id, amount_minor, fee_minor = digits.next_charge(name)
         event = event_message(
             event_id=name,
@@ -221,7 +221,7 @@ async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> N
             amount_minor=amount_minor,
             fee_minor=fee_minor,
         )
-        if name == "evt_told":
+        if name == "evt_sent":
             await caller.send(event)
             await load.read(caller, Random(1))
             assert (journal.reads, journal.violations) == (1, [])

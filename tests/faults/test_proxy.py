@@ -11,12 +11,12 @@ from support.waiting import until
 from faults.proxy import BLACKHOLE, CLEAR, REPLIES_SWALLOWED, Condition, FaultProxy, fault_proxy
 
 PATIENCE_SECONDS = 30.0
-# Long enough for what would arrive to arrive.
+# Long enough for a byte that is not held back to arrive, on an idle machine.
 SILENCE_SECONDS = 0.1
 
 
 class Echo:
-    """Answers every byte with itself, and keeps the sizes of what it was given."""
+    """Sends every byte back, and records what it received and in which pieces."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -65,7 +65,7 @@ async def test_passes_both_ways_and_ends_with_either_side() -> None:
         await until(lambda: proxy.connections == 0, PATIENCE_SECONDS)
 
 
-async def test_swallowed_replies() -> None:
+async def test_swallowed_replies_arrive_when_the_condition_ends() -> None:
     """The request arrives, the response does not: it comes late, when the condition ends."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = REPLIES_SWALLOWED
@@ -78,7 +78,7 @@ async def test_swallowed_replies() -> None:
         assert await asyncio.wait_for(reader.readexactly(5), PATIENCE_SECONDS) == b"hello"
 
 
-async def test_blackhole() -> None:
+async def test_blackhole_passes_nothing() -> None:
     """Nothing arrives, and neither side notices."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = BLACKHOLE
@@ -101,7 +101,7 @@ async def test_reset_loses_what_was_held_back() -> None:
         assert echo.received == b"hello"
 
 
-async def test_refused_connections() -> None:
+async def test_proxy_refuses_new_connections_and_keeps_open_ones() -> None:
     """New connections fail while it refuses, then work on the same port; open ones stay."""
     async with echo_behind_proxy() as (_, proxy), calling(proxy) as (reader, writer):
         writer.write(b"a")
@@ -117,7 +117,7 @@ async def test_refused_connections() -> None:
             assert await asyncio.wait_for(again.readexactly(1), PATIENCE_SECONDS) == b"c"
 
 
-async def test_fragments_and_delays() -> None:
+async def test_fragments_arrive_in_order_after_their_delays() -> None:
     """Each fragment waits its time; all of them arrive, in order."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = Condition(delay_seconds=(0.005, 0.005), fragment_bytes=7)
@@ -130,7 +130,7 @@ async def test_fragments_and_delays() -> None:
         assert asyncio.get_running_loop().time() - began >= 0.05
 
 
-async def test_target_behind_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
-    """A caller is cut off when the target does not let the proxy in."""
+async def test_caller_of_a_missing_target_is_cut_off(tmp_path: Path) -> None:
+    """The proxy closes the connection when it cannot reach the target."""
     async with fault_proxy(tmp_path / "nowhere", seed=1) as proxy, calling(proxy) as (reader, _):
         assert await asyncio.wait_for(reader.read(1), PATIENCE_SECONDS) == b""
