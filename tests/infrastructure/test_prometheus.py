@@ -28,12 +28,12 @@ INGEST = "/ledger.v1.LedgerService/IngestEvent"
 
 
 def samples_of(registry: CollectorRegistry) -> dict[str, float]:
-    """The values on its page, by names with labels."""
+    """The values on the page of a registry, by names with labels."""
     with (
         MetricsPage("127.0.0.1:0", registry) as page,
-        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as response,
     ):
-        families = list(text_string_to_metric_families(answer.read().decode()))
+        families = list(text_string_to_metric_families(response.read().decode()))
     return {
         "".join(
             [sample.name, *(f" {name}={value}" for name, value in sorted(sample.labels.items()))]
@@ -45,7 +45,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
 
 @needs_proc
 def test_calls_are_counted_by_method_and_status() -> None:
-    """Counts, times in buckets, and what is under way."""
+    """Counts, times in buckets, and the calls under way."""
     registry = own_registry()
     calls = PrometheusCallMetrics(registry)
     for code, seconds in (
@@ -72,7 +72,7 @@ def test_calls_are_counted_by_method_and_status() -> None:
 
 
 def test_refused_calls_are_counted_by_reason() -> None:
-    """Each reason begins with 0 at the first call of a method: else rates miss its first count."""
+    """The first call of a method sets each reason to 0: else rates would miss its first count."""
     registry = CollectorRegistry()
     calls = PrometheusCallMetrics(registry)
     calls.started(INGEST)
@@ -93,8 +93,8 @@ def test_refused_calls_are_counted_by_reason() -> None:
     assert [samples[series + reason] for reason in shown] == [1, 2, 3]
 
 
-def test_work_is_counted() -> None:
-    """Every instrument of the work behind the calls."""
+def test_background_work_is_counted() -> None:
+    """Every metric of the work behind the calls."""
     registry = CollectorRegistry()
     work = PrometheusLedgerMetrics(registry)
     work.group("ingest", 30, 0.004)
@@ -138,14 +138,14 @@ def test_page_is_served_over_ipv6() -> None:
     """The address in brackets, as in a URL."""
     with (
         MetricsPage("[::1]:0", CollectorRegistry()) as page,
-        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as response,
     ):
-        assert answer.status == 200
+        assert response.status == 200
 
 
 @needs_proc
-def test_worker_that_ended_is_shown_no_more(tmp_path: Path) -> None:
-    """But its end is counted."""
+def test_ended_worker_is_no_longer_shown(tmp_path: Path) -> None:
+    """Its end is counted."""
     metrics = SummedMetrics(tmp_path)
     metrics.started("1", 1)
     assert samples_of(metrics.registry)["process_start_time_seconds worker=1"] > 0

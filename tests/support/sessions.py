@@ -1,7 +1,7 @@
 """Database sessions in tests: holds locks, and waits until sessions block or end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from sqlalchemy import text
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from support.running import query
 from support.waiting import POLL_SECONDS, until
 
@@ -39,6 +40,19 @@ async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConne
             await connection.execute(text(statement))
             yield connection
             await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+async def settings_of(url: str, names: Iterable[str]) -> dict[str, str]:
+    """The values of these settings in a new session of a server."""
+    engine = create_engine(url, pool_size=1)
+    try:
+        async with autocommit(engine) as connection:
+            return {
+                name: await connection.fetchval("SELECT current_setting($1)", name)
+                for name in names
+            }
     finally:
         await engine.dispose()
 

@@ -1,6 +1,7 @@
 """Takes balance snapshots and makes statement marks whenever a test needs them."""
 
 import asyncio
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,6 +33,21 @@ async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
         # Another process ends the transactions, so no event in this one can signal it.
         while not await connection.fetchval(REACHED, txid):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
+
+
+class ReportedTails:
+    """Implements `Tails`: keeps the long tails that reads report, and lets no read wait."""
+
+    entries_max = 3
+
+    def __init__(self) -> None:
+        self.tails: dict[int | None, int] = {}
+
+    def report(self, tails: Any) -> None:
+        self.tails.update(tails)
+
+    async def shortened(self, balance_account_id: int) -> None:
+        raise AssertionError("a read waits for a shorter tail")
 
 
 async def take_snapshots(

@@ -12,7 +12,7 @@ from ledger.infrastructure.postgres.sessions.engine import create_engine
 
 @pytest.fixture
 async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
-    """An engine whose pool is so small that a connection that is lost is soon missed."""
+    """An engine whose pool is so small that a lost connection is soon noticed."""
     engine = create_engine(shared_database.url, pool_size=SMALL_POOL)
     yield engine
     await engine.dispose()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on, superuser
 from support.events import unique
-from support.snapshots import make_marks, until_final
+from support.snapshots import ReportedTails, make_marks, until_final
 
 from ledger.application.list_entries import list_entries
 from ledger.application.ports.statements import StatementPlace, StatementQuery
@@ -188,7 +188,7 @@ def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_reach")
 @pytest.mark.parametrize("book", range(6))
-async def test_statement_is_what_reading_everything_says(
+async def test_statement_equals_a_read_of_everything(
     shared_database: Database, book: int, seed: int
 ) -> None:
     """For any order of instants and numbers, and marks of any density, some missing.
@@ -370,7 +370,7 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
         "of another stay",
         "ahead of this cluster",
         "written elsewhere",
-        "written nobody knows where",
+        "written in an unknown cluster",
     ],
 )
 async def test_only_marks_of_this_stay_are_used(
@@ -405,21 +405,6 @@ async def test_only_marks_of_this_stay_are_used(
         )
 
 
-class Told:
-    """Keeps the long tails that were reported."""
-
-    entries_max = 3
-
-    def __init__(self) -> None:
-        self.tails: dict[int | None, int] = {}
-
-    def report(self, tails: Any) -> None:
-        self.tails.update(tails)
-
-    async def shortened(self, balance_account_id: int) -> None:
-        raise AssertionError("so few entries are not worth a wait")
-
-
 async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
     """The first page then reads none of the entries that they count."""
     restaurant_id = unique("res")
@@ -430,12 +415,12 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
         account = await open_account(connection, restaurant_id)
         asked: list[int] = []
 
-        class Marked(Told):
+        class MarkedTails(ReportedTails):
             async def shortened(self, balance_account_id: int) -> None:
                 asked.append(balance_account_id)
                 await make_marks(engine, restaurant_id)
 
-        tails = Marked()
+        tails = MarkedTails()
         books = PostgresStatements(partial(autocommit, engine), tails, tail_entries_max=3)
         for number in range(1, 5):
             await connection.execute(INSERT_NOW, account, 1)
@@ -445,7 +430,7 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
         assert tails.tails[account] == 0
 
 
-async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: Database) -> None:
+async def test_statement_reports_how_many_entries_no_mark_counts(shared_database: Database) -> None:
     """All entries without a mark; with one, those since."""
     restaurant_id = unique("res")
     whole = StatementQuery(
@@ -454,20 +439,20 @@ async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: 
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
 
-        async def got() -> int:
-            tails = Told()
+        async def reported() -> int:
+            tails = ReportedTails()
             await PostgresStatements(partial(autocommit, engine), tails).first_page(whole, 1)
             return tails.tails[account]
 
         for _ in range(4):
             await connection.execute(INSERT_NOW, account, 1)
-        assert await got() == 4
+        assert await reported() == 4
         await until_final(engine)
         assert not await PostgresStatementMarks(engine).take(account, 5)
         assert await PostgresStatementMarks(engine).take(account, 4)
-        assert await got() == 0
+        assert await reported() == 0
         await connection.execute(INSERT_NOW, account, 1)
-        assert await got() == 1
+        assert await reported() == 1
 
 
 # What a page costs
@@ -501,7 +486,7 @@ async def explained(connection: Connection, statement: str, *values: object) -> 
     return found[0]["Plan"]
 
 
-async def test_page_costs_what_it_holds(database: Database) -> None:
+async def test_cost_of_a_page_does_not_grow_with_the_account(database: Database) -> None:
     """In an account of 20,000 entries, one a transaction, some written late.
 
     A page and the balances read some hundred rows and not the account: as many at its beginning, in
@@ -680,7 +665,7 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
 
 
 async def test_endless_instants_are_the_last_of_the_contract(database: Database) -> None:
-    """Only a manual write can have stored them; the statement shows them all the same."""
+    """Only a manual write can have stored them; the statement still shows them."""
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)

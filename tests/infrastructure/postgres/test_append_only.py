@@ -68,7 +68,7 @@ CHANGES = (
     ("ledger_stays", "UPDATE ledger_stays SET system_identifier = system_identifier"),
     ("ledger_stays", "DELETE FROM ledger_stays"),
     ("ledger_stays", "TRUNCATE ledger_stays"),
-    ("audit_log", "UPDATE audit_log SET identity = 'somebody-else', credential = 'token'"),
+    ("audit_log", "UPDATE audit_log SET identity = 'another', credential = 'token'"),
     ("audit_log", "UPDATE audit_log SET outcome = outcome WHERE false"),
     ("audit_log", "DELETE FROM audit_log"),
     ("audit_log", "TRUNCATE audit_log"),
@@ -184,8 +184,8 @@ SELECT '{OPEN_RUN}', restaurant_id, balance_account_id FROM payout_run_items
 STATES = [state.value for state in PayoutState]
 ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.items()}
 
-# One more payout, whose id is 0...1, with items as given, of the run that is under way, else of the
-# one that has ended; in one statement, as the service writes them.
+# One more payout, with the id 0...1 and the given items, of the run that is under way, else of the
+# one that has ended. One statement, as the service writes it.
 NEW_PAYOUT = """
 WITH paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
@@ -213,7 +213,7 @@ NOT_FOR_THE_APPLICATION = (
     "NULL; END'",
     "SET session_replication_role = replica",
     "DROP TABLE ledger_entries",
-    "CREATE TABLE of_its_own (id bigint)",
+    "CREATE TABLE another (id bigint)",
     "UPDATE restaurants SET restaurant_id = 'res_x'",
     "UPDATE restaurants SET created_at = now()",
     "DELETE FROM restaurants",
@@ -309,7 +309,7 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         assert await take_snapshots(ledger.engine) == 1
         assert await make_marks(ledger.engine) == 1
         await seal_everything(database.url)
-    # Of calls long before these, so that nothing that is there may be removed.
+    # It covers calls long before these, so that no row may be removed.
     await query(
         database.migration_url,
         "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, "
@@ -378,7 +378,7 @@ async def test_owner_may_not_change_what_was_recorded(
 ) -> None:
     """The owner of the tables has every privilege.
 
-    The trigger refuses the statement all the same, even if it touches no row.
+    The trigger still refuses the statement, even if it touches no row.
     """
     async with session(books, role="ledger_owner") as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
@@ -398,7 +398,7 @@ async def test_superuser_may_not_change_what_was_recorded(
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
 @pytest.mark.parametrize("change", CHANGES_TO_PAYOUTS, ids=names)
-async def test_nobody_changes_more_of_a_payout_than_its_state(
+async def test_no_role_changes_more_of_a_payout_than_its_state(
     books: Database, change: str, replication_role: str
 ) -> None:
     """The trigger refuses it to owner and superuser too.
@@ -412,7 +412,7 @@ async def test_nobody_changes_more_of_a_payout_than_its_state(
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
 @pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS, ids=names)
-async def test_nobody_reopens_what_is_done(
+async def test_no_role_reopens_a_finished_run_or_item(
     books: Database, table: str, change: str, replication_role: str
 ) -> None:
     """A finished run and an item with an outcome do not change.
@@ -441,7 +441,7 @@ async def test_run_with_open_items_does_not_succeed(books: Database, role: str) 
 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS[:3] + CHANGES_TO_RUNS[5:8], ids=names)
-async def test_application_reopens_nothing(books: Database, table: str, change: str) -> None:
+async def test_application_reopens_no_run_or_item(books: Database, table: str, change: str) -> None:
     """It may change states and outcomes, but not back."""
     async with session(books, role="ledger_app") as connection:
         with pytest.raises(
@@ -451,7 +451,7 @@ async def test_application_reopens_nothing(books: Database, table: str, change: 
 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES_OF_TERMS, ids=names)
-async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, change: str) -> None:
+async def test_no_role_changes_the_terms_of_a_run(books: Database, table: str, change: str) -> None:
     """An open item may only become closed.
 
     Its identity and the terms of its run do not change, in any session.
@@ -467,10 +467,10 @@ async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, ch
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 @pytest.mark.parametrize("after", [*STATES, "LOST"])
 @pytest.mark.parametrize("before", STATES)
-async def test_a_payout_makes_only_the_moves_there_are(
+async def test_payout_makes_only_the_moves_of_the_domain(
     books: Database, before: str, after: str, role: str
 ) -> None:
-    """Every move of the domain is made, and any other one is refused, also to the same state."""
+    """Any other move is refused, also one to the same state."""
     async with session(books) as connection:
         for state in {
             "CREATED": (),
@@ -516,11 +516,10 @@ async def test_items_add_up_or_no_payout_is_written(
 
 @asynccontextmanager
 async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
-    """A session of `role` with a temporary table for each of the books, and a clock: PostgreSQL
-    looks there first.
+    """A session of `role` with a temporary copy of each table, and a temporary clock.
 
-    They say that everything is in an archive, that no run has anything left to do, and that it is
-    2099.
+    PostgreSQL looks there first. The copies show that everything is in an archive and that no run
+    has open items, and the clock that it is 2099.
     """
     async with session(database) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
@@ -643,10 +642,9 @@ async def test_temporary_clock_is_not_the_books(books: Database, role: str) -> N
 
 
 async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
-    """It begins with the system's catalogue and ends with temporary tables, so that no session
-    decides what a function finds.
+    """The path begins with pg_catalog and ends with pg_temp: no session decides what it finds.
 
-    A function with a body of the SQL standard needs none: its names were looked up when it was
+    A function whose body is SQL of the standard needs none: its names were looked up when it was
     made.
     """
     paths = await query(
@@ -750,7 +748,7 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
         "INSERT INTO restaurants (restaurant_id, created_at) VALUES ('res', '2020-01-01')",
     ],
 )
-async def test_application_cannot_say_when_or_as_what_a_row_was_recorded(
+async def test_application_cannot_set_number_or_instant_of_a_record(
     shared_database: Database, statement: str
 ) -> None:
     """The database sets numbers and instants of recording: past balances depend on them."""

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, tried on the real thing: real processes, real signals, real accounts."""
+"""The embedded PostgreSQL, with real processes, signals and accounts."""
 
 import asyncio
 import os
@@ -81,10 +81,10 @@ class Program:
             extra_groups=[] if account else None,
         )
 
-    def answer(self) -> tuple[bool, str]:
-        """Whether it attached, and the URL to reach its server by."""
+    def started(self) -> tuple[bool, str]:
+        """Waits for the start. Returns whether it attached, and the URL of its server."""
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], PATIENCE_SECONDS)[0], "no answer"
+        assert select.select([self.process.stdout], [], [], PATIENCE_SECONDS)[0], "no output"
         line = self.process.stdout.readline().decode().split()
         if not line:
             pytest.fail(self.process.communicate(timeout=PATIENCE_SECONDS)[1].decode())
@@ -129,7 +129,7 @@ def postmaster_pid(data_dir: Path) -> int:
 def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        # One that nobody has reaped yet counts as gone.
+        # A zombie, which its parent has not reaped yet, counts as gone.
         return (
             Path("/proc").is_dir()
             and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -147,9 +147,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECON
 
 @pytest.fixture
 def place(starts_postgres: None) -> Iterator[Path]:
-    """An empty directory that every account can pass through, which pytest's own below a 0700 one
-    is not.
-    """
+    """An empty directory that every account can enter, unlike pytest's `tmp_path`."""
     path = Path(tempfile.mkdtemp(prefix="ledger-test-"))
     path.chmod(0o711)
     yield path
@@ -158,7 +156,7 @@ def place(starts_postgres: None) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
-    """One server with the default settings for all the tests that only look."""
+    """One server with the default settings, for all tests that change nothing."""
     path = Path(tempfile.mkdtemp(prefix="ledger-test-"))
     with EmbeddedPostgres.start(path) as server:
         yield server
@@ -182,9 +180,7 @@ def running(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
 def test_first_start_creates_a_durable_private_cluster(
     running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
 ) -> None:
-    """A first start creates the cluster and answers SQL, with safe settings and whatever PGPORT
-    says.
-    """
+    """It runs SQL statements, has safe settings, and ignores PGPORT."""
     monkeypatch.setenv("PGPORT", "1")
     assert not running.attached
     assert fetch(url_of(running), f"SHOW {setting}") == value
@@ -200,9 +196,7 @@ def test_url_survives_sqlalchemy(running: EmbeddedPostgres) -> None:
 @needs_root
 @needs_proc
 def test_root_runs_the_server_as_an_unprivileged_account(running: EmbeddedPostgres) -> None:
-    """Started by root, PostgreSQL has neither root's user nor any of root's groups, and owns its
-    files.
-    """
+    """PostgreSQL has neither root's user nor any of root's groups, and owns its files."""
     cluster = Path(fetch(url_of(running), "SHOW data_directory"))
     lines = Path(f"/proc/{postmaster_pid(cluster.parent)}/status").read_text().splitlines()
     status = {key: numbers.split() for key, _, numbers in (line.partition(":") for line in lines)}
@@ -211,7 +205,7 @@ def test_root_runs_the_server_as_an_unprivileged_account(running: EmbeddedPostgr
 
 
 def test_terminal_signals_do_not_reach_the_server(running: EmbeddedPostgres) -> None:
-    """Ctrl-C goes to the service's process group and session, and PostgreSQL is in neither."""
+    """Ctrl-C goes to the service's process group and session; PostgreSQL has separate ones."""
     cluster = Path(fetch(url_of(running), "SHOW data_directory"))
     pid = postmaster_pid(cluster.parent)
     assert os.getsid(pid) != os.getsid(0)
@@ -219,28 +213,23 @@ def test_terminal_signals_do_not_reach_the_server(running: EmbeddedPostgres) -> 
 
 
 def test_rows_survive_stop_and_start(place: Path) -> None:
-    """What was committed is there after a stop and a start.
-
-    Stopping twice is stopping once; the log stays bounded.
-    """
+    """A second stop does nothing, and the log stays bounded."""
     (place / "postgres.log").write_bytes(b"." * 5_000_000)
     server = EmbeddedPostgres.start(place, parameters=FAST)
-    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
+    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS value")
     pid = postmaster_pid(place)
     server.stop()
     server.stop()
     assert is_gone(pid)
     assert (place / "postgres.log").stat().st_size < 100_000
     with EmbeddedPostgres.start(place, parameters=FAST | {"max_connections": "33"}) as server:
-        assert fetch(url_of(server), "SELECT answer FROM kept") == 42
+        assert fetch(url_of(server), "SELECT value FROM kept") == 42
         assert fetch(url_of(server), "SHOW max_connections") == "33"
         assert fetch(url_of(server), "SHOW fsync") == "off"
 
 
-def test_ordinary_user_runs_it_at_home(place: Path) -> None:
-    """Somebody without privileges gets a server below their own home directory, which no other
-    caller can enter.
-    """
+def test_ordinary_user_gets_a_server_in_the_home_directory(place: Path) -> None:
+    """Without privileges, below a home directory that no other account can enter."""
     account = pwd.getpwnam("nobody") if IS_ROOT else None
     home = place / "home"
     home.mkdir(mode=0o700)
@@ -261,10 +250,10 @@ def test_ordinary_user_runs_it_at_home(place: Path) -> None:
             except OSError:
                 continue
         else:
-            pytest.skip("no Python 3.11 here that nobody can execute")
+            pytest.skip("the account `nobody` can execute no Python 3.11 here")
     environment = {"HOME": str(home), "XDG_DATA_HOME": ""}
     program = Program("", python=python, environment=environment, account=account)
-    attached, url = program.answer()
+    attached, url = program.started()
     assert not attached
     assert fetch(url, "SELECT 1") == 1
     cluster = Path(fetch(url, "SHOW data_directory"))
@@ -303,9 +292,7 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(
 
 @needs_root
 def test_data_below_a_closed_directory_is_refused(place: Path) -> None:
-    """Data the account cannot reach is an error that names the closed directory and the setting,
-    and opens nothing.
-    """
+    """The error names the closed directory and the setting, and no permission changes."""
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(EmbeddedPostgresError, match="LEDGER_DATA_DIR") as caught:
@@ -315,7 +302,7 @@ def test_data_below_a_closed_directory_is_refused(place: Path) -> None:
 
 
 def test_two_data_directories_run_side_by_side(place: Path) -> None:
-    """Servers of different data directories know nothing of each other."""
+    """Servers of different data directories share nothing."""
     with (
         EmbeddedPostgres.start(place / "one", parameters=FAST) as one,
         EmbeddedPostgres.start(place / "two", parameters=FAST) as two,
@@ -326,59 +313,58 @@ def test_two_data_directories_run_side_by_side(place: Path) -> None:
 
 
 def test_two_processes_at_once_share_one_server(place: Path) -> None:
-    """Of two that start together on an empty directory one owns the server.
+    """Of two that start together on an empty directory, one owns the server.
 
-    The other attaches and leaves it alone.
+    The other attaches, and its end does not end the server.
     """
     data_dir = place / "data"
     programs = [Program(data_dir), Program(data_dir)]
-    answers = [program.answer() for program in programs]
-    assert sorted(attached for attached, _ in answers) == [False, True]
-    fetch(answers[0][1], "CREATE TABLE shared AS SELECT 7 AS answer")
-    assert fetch(answers[1][1], "SELECT answer FROM shared") == 7
-    owner, guest = sorted(programs, key=lambda program: answers[programs.index(program)][0])
+    starts = [program.started() for program in programs]
+    assert sorted(attached for attached, _ in starts) == [False, True]
+    fetch(starts[0][1], "CREATE TABLE shared AS SELECT 7 AS value")
+    assert fetch(starts[1][1], "SELECT value FROM shared") == 7
+    owner, guest = sorted(programs, key=lambda program: starts[programs.index(program)][0])
     guest.end()
     pid = postmaster_pid(data_dir)
-    assert fetch(answers[0][1], "SELECT answer FROM shared") == 7
+    assert fetch(starts[0][1], "SELECT value FROM shared") == 7
     owner.end()
     assert is_gone(pid)
 
 
 @pytest.mark.parametrize("launcher", ["exec", "keeper"])
-def test_killed_parent_takes_the_server_along(place: Path, launcher: str) -> None:
-    """SIGKILL of the service ends PostgreSQL too, cleanly, and what was committed is there at the
-    next start.
-    """
+def test_server_ends_with_its_killed_parent(place: Path, launcher: str) -> None:
+    """SIGKILL of the service ends PostgreSQL cleanly. The next start has the committed rows."""
     if launcher == "exec" and sys.platform != "linux":
         pytest.skip("only Linux has PR_SET_PDEATHSIG")
     program = Program(place, launcher=launcher)
-    _, url = program.answer()
-    fetch(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    _, url = program.started()
+    fetch(url, "CREATE TABLE kept AS SELECT 42 AS value")
     pid = postmaster_pid(place)
     program.kill()
     wait_until(lambda: is_gone(pid))
     assert "database system is shut down" in (place / "postgres.log").read_text()
     with EmbeddedPostgres.start(place, parameters=FAST) as server:
         assert not server.attached
-        assert fetch(url_of(server), "SELECT answer FROM kept") == 42
+        assert fetch(url_of(server), "SELECT value FROM kept") == 42
 
 
 def test_keeper_stops_the_server_on_request(place: Path) -> None:
     """Where there is no PDEATHSIG, stop() reaches PostgreSQL through the keeper."""
     program = Program(place, launcher="keeper")
-    assert fetch(program.answer()[1], "SELECT 1") == 1
+    assert fetch(program.started()[1], "SELECT 1") == 1
     pid = postmaster_pid(place)
     program.end()
     assert is_gone(pid)
 
 
 def test_start_right_after_a_crash_waits_for_orphans(place: Path) -> None:
-    """A postmaster killed under a busy connection: the next start waits for the orphan and has what
-    was committed.
+    """After a postmaster was killed under a busy session, the next start waits for that session.
+
+    Committed rows are there.
     """
     server = EmbeddedPostgres.start(place, parameters=FAST)
-    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
-    # Busy for as long as a file is there, and so neither done too early nor aware that its
+    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS value")
+    # The session is busy as long as a file exists: it neither ends too early nor notices that its
     # postmaster is gone.
     (cluster,) = place.glob("pg*")
     (cluster / "busy").touch()
@@ -392,28 +378,29 @@ def test_start_right_after_a_crash_waits_for_orphans(place: Path) -> None:
         wait_until(lambda: fetch(url_of(server), active) == 1)
         os.kill(postmaster_pid(place), signal.SIGKILL)
         server.stop()
+        # Long enough for the start to find the orphan.
         threading.Timer(0.5, (cluster / "busy").unlink).start()
         with EmbeddedPostgres.start(place, parameters=FAST) as server:
             assert not server.attached
-            assert fetch(url_of(server), "SELECT answer FROM kept") == 42
+            assert fetch(url_of(server), "SELECT value FROM kept") == 42
         orphan.exception(timeout=PATIENCE_SECONDS)
     assert "automatic recovery in progress" in (place / "postgres.log").read_text()
 
 
 @needs_proc
 def test_pid_file_that_names_another_program_is_no_obstacle(place: Path) -> None:
-    """After a crash, and perhaps a reboot, the pid in the pid file may be anybody's.
+    """After a crash or a reboot, any process may have the pid of the pid file.
 
     The server starts and recovers.
     """
     server = EmbeddedPostgres.start(place, parameters=FAST)
-    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
+    fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS value")
     pid = postmaster_pid(place)
     os.kill(pid, signal.SIGKILL)
     server.stop()
     (path,) = place.glob("pg*/postmaster.pid")
-    # Of the same account: PostgreSQL itself knows that another account's process is none of its
-    # servers.
+    # A process of the same account: PostgreSQL knows by itself that a process of another account is
+    # none of its servers.
     owner = path.stat()
     account = owner.st_uid if IS_ROOT else None
     stranger = subprocess.Popen(["sleep", "600"], cwd="/", user=account)
@@ -421,21 +408,21 @@ def test_pid_file_that_names_another_program_is_no_obstacle(place: Path) -> None
         for stale in (path, path.with_name(".s.PGSQL.5432.lock")):
             stale.write_text(stale.read_text().replace(str(pid), str(stranger.pid), 1))
         with EmbeddedPostgres.start(place, parameters=FAST) as server:
-            assert fetch(url_of(server), "SELECT answer FROM kept") == 42
+            assert fetch(url_of(server), "SELECT value FROM kept") == 42
         assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()
 
 
-def test_long_and_odd_path_keeps_its_socket_elsewhere(place: Path) -> None:
-    """A data directory whose path no socket address can hold works.
+def test_socket_of_a_long_path_is_elsewhere(place: Path) -> None:
+    """The path is too long for a socket's address, and has odd characters.
 
-    Its private socket directory is cleaned up.
+    The private directory of the socket is removed at the end, or at the next start.
     """
     data_dir = place / "a, b:c@d e%f" / ("long" * 30)
     program = Program(data_dir)
-    _, url = program.answer()
+    _, url = program.started()
     left_behind = Path(str(make_url(url).query["host"]))
     assert left_behind.stat().st_mode & 0o777 == 0o700
     pid = postmaster_pid(data_dir)
@@ -449,8 +436,8 @@ def test_long_and_odd_path_keeps_its_socket_elsewhere(place: Path) -> None:
     assert not socket_dir.exists()
 
 
-def test_initdb_cut_short_is_begun_again(place: Path) -> None:
-    """A service killed in the middle of initdb leaves nothing that the next start trips over."""
+def test_interrupted_initdb_is_begun_again(place: Path) -> None:
+    """After a kill in the middle of initdb, the next start makes the cluster anew."""
 
     def is_begun() -> bool:
         """Whether a part of the cluster has been written."""
@@ -459,7 +446,7 @@ def test_initdb_cut_short_is_begun_again(place: Path) -> None:
     def is_whole() -> bool:
         return any(data_dir.glob("pg*/PG_VERSION"))
 
-    # Until one was not faster than the kill.
+    # Repeated if initdb ended before the kill.
     for number in range(10):
         data_dir = place / str(number)
         program = Program(data_dir)
@@ -475,13 +462,13 @@ def test_initdb_cut_short_is_begun_again(place: Path) -> None:
 
 
 def test_server_that_ends_at_once_is_reported_with_its_log(place: Path) -> None:
-    """A server that cannot start fails the start without waiting, in PostgreSQL's own words."""
+    """The start fails without waiting, with the text of PostgreSQL."""
     with pytest.raises(EmbeddedPostgresError, match='invalid value for parameter "shared_buffers"'):
         EmbeddedPostgres.start(place, parameters={"shared_buffers": "much"})
 
 
-def test_cluster_of_another_major_version_is_not_passed_over(place: Path) -> None:
-    """Data that the binaries cannot read is an error, never an empty ledger beside it."""
+def test_cluster_of_another_major_version_is_an_error(place: Path) -> None:
+    """No empty cluster is made beside data that the binaries cannot read."""
     (place / "pg9").mkdir()
     (place / "pg9" / "PG_VERSION").write_text("9\n")
     with pytest.raises(EmbeddedPostgresError, match="pg9 was made by another major version"):
@@ -510,33 +497,33 @@ def test_missing_binaries_are_named_with_the_remedy(
 ) -> None:
     """Without any PostgreSQL the error names the extra and the setting.
 
-    A wrong LEDGER_PG_BIN is not passed over.
+    A wrong LEDGER_PG_BIN is an error too.
     """
     # No site-packages (-S) and no PATH: neither wheel nor pg_config.
     monkeypatch.delenv("LEDGER_PG_BIN", raising=False)
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-S", "-c", PROGRAM, str(place), ""],
         env={"PYTHONPATH": str(SOURCES), "PATH": str(place)},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
     )
-    assert answer.returncode == 1
-    assert "ledger-service[embedded]" in answer.stderr
-    assert "LEDGER_DATABASE_URL" in answer.stderr
+    assert result.returncode == 1
+    assert "ledger-service[embedded]" in result.stderr
+    assert "LEDGER_DATABASE_URL" in result.stderr
     monkeypatch.setenv("LEDGER_PG_BIN", str(place))
     with pytest.raises(EmbeddedPostgresError, match="LEDGER_PG_BIN"):
         EmbeddedPostgres.start(place)
 
 
-def test_directory_that_cannot_be_made_is_an_error_for_people(place: Path) -> None:
-    """What the system refuses is reported with the path, the reason and the setting."""
+def test_directory_that_cannot_be_made_is_named(place: Path) -> None:
+    """The error has the path, the system's reason and the setting."""
     (place / "file").touch()
     with pytest.raises(EmbeddedPostgresError, match=r"file.*Not a directory.*LEDGER_DATA_DIR"):
         EmbeddedPostgres.start(place / "file" / "data")
 
 
 def test_default_data_dir_suits_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root's data is where its unprivileged account can reach it; anybody else's where XDG says."""
+    """Below /var/lib for root, where its unprivileged account can enter, else as XDG names it."""
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert default_data_dir() == Path("/var/lib/ledger" if IS_ROOT else "/somewhere/ledger")

@@ -1,5 +1,6 @@
-"""Databases that cannot keep every text: no server starts there, and what cannot be kept hurts no
-other caller.
+"""Databases whose encoding cannot store every text.
+
+No server starts there, and a text that cannot be stored fails no other caller.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.v1 import ledger_pb2
 
 ENCODINGS = ("LATIN1", "SQL_ASCII")
-# A letter that LATIN1 has not; and PostgreSQL does not know what a byte of SQL_ASCII means.
+# A letter that LATIN1 lacks. SQL_ASCII stores its bytes without knowing their meaning.
 ODD = "漢"
 
 
@@ -27,7 +28,7 @@ ODD = "漢"
 async def encoded(
     request: pytest.FixtureRequest, server_url: str, database: Database
 ) -> AsyncIterator[tuple[str, Database]]:
-    """An encoding, and books that somebody restored into a database of it."""
+    """An encoding, and books that were restored into a database with it."""
     name = f"{make_url(database.migration_url).database}_{request.param.lower()}"
     await execute_alone(
         server_url,
@@ -41,7 +42,7 @@ async def encoded(
 
 
 async def test_encoding_that_lacks_letters_is_refused(encoded: tuple[str, Database]) -> None:
-    """In a line that names it; the doctor does so too."""
+    """One line names it. The doctor refuses it too."""
     encoding, database = encoded
     env = {
         "LEDGER_DATABASE_URL": database.url,
@@ -61,9 +62,12 @@ async def test_encoding_that_lacks_letters_is_refused(encoded: tuple[str, Databa
     assert f"the encoding {encoding}" in examined.stdout
 
 
-async def test_text_that_cannot_be_kept_stands_alone(encoded: tuple[str, Database]) -> None:
-    """Where books are in such a database already: the events beside it are booked, in a batch and
-    in single calls.
+async def test_text_that_cannot_be_stored_fails_no_other_event(
+    encoded: tuple[str, Database],
+) -> None:
+    """For books that are in such a database already.
+
+    The other events of its batch and of its group are booked.
     """
     _, database = encoded
     async with running_ledger(database) as ledger:
@@ -83,9 +87,9 @@ async def test_text_that_cannot_be_kept_stands_alone(encoded: tuple[str, Databas
         calls = (
             ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event)) for event in again
         )
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        responses = await asyncio.gather(*calls, return_exceptions=True)
         assert [
-            place for place, answer in enumerate(answers) if isinstance(answer, BaseException)
+            place for place, response in enumerate(responses) if isinstance(response, BaseException)
         ] in ([], [3])
     assert [finding.check for finding in (await audit_of(database)).errors] == [
         "the_database_keeps_every_text"

@@ -1,4 +1,4 @@
-"""The append-only books: the fake and PostgreSQL keep the same promises."""
+"""The event ledger: the same tests run on the fake and on PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -135,7 +135,7 @@ async def test_event_without_balance_account_is_neither_stored_nor_returned(
     ) == {known.event.event_id}
 
 
-async def test_entries_stand_under_their_event_with_their_maturity(books: EventLedger) -> None:
+async def test_entries_of_an_event_have_its_maturity(books: EventLedger) -> None:
     """A charge's entries mature seven times 24 hours after it occurred, an adjustment's at once."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
@@ -175,8 +175,8 @@ async def test_entries_stand_under_their_event_with_their_maturity(books: EventL
     assert (fee.restaurant_id, fee.currency, fee.payout_id) == (restaurant, "PEN", None)
 
 
-async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> None:
-    """All or none: one event that breaks a constraint fails its whole statement."""
+async def test_rejected_batch_stores_nothing(books: EventLedger) -> None:
+    """One event that breaks a constraint fails the whole statement."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     good = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
@@ -208,10 +208,10 @@ async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLe
     assert await books.insert([refused], batch_id()) == {refused.event.event_id}
 
 
-async def test_thousand_events_with_mixed_entries_land_on_their_own_events(
+async def test_entries_of_a_full_batch_belong_to_their_events(
     books: EventLedger,
 ) -> None:
-    """A full batch of all types: each event has exactly the entries of its posting."""
+    """A thousand events of all types: each has exactly the entries of its posting."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     types = [event_type for event_type in EventType if not event_type.value.startswith("payout")]

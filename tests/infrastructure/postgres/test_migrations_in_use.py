@@ -1,6 +1,4 @@
-"""Migrations of books that are in use: nobody stands still behind them, and what is cut off goes
-on.
-"""
+"""Migrations of books in use: no session stands still behind them, and killed ones continue."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +18,7 @@ from ledger.infrastructure.postgres.schema.failures import CannotMigrate
 from ledger.infrastructure.postgres.schema.migrations import head_revision, migrate_async
 
 TIMEOUT_SECONDS = 60
-# Longer than a migration may stand before others, and shorter than it stood before them once.
+# Longer than a migration may hold up other sessions.
 PATIENCE = "5s"
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = CAST(:table AS regclass)"
 ADD_COLUMN = """
@@ -57,9 +55,10 @@ async def waits_for(url: str, table: str) -> int:
     return found[0]
 
 
-async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> None:
-    """A long reader of snapshots holds up the migration, and no other reader: that one gives way,
-    tries again, and is done when the long reader is.
+async def test_no_reader_waits_behind_a_migration_that_waits(empty_url: str) -> None:
+    """A long reader of snapshots holds up the migration, which holds up no other reader.
+
+    It gives way, tries again, and ends once the long reader has ended.
     """
     await migrate_async(empty_url, "0009")
     async with holding(empty_url, "SELECT count(*) FROM balance_snapshots"):
@@ -75,10 +74,10 @@ async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> Non
     assert await asyncio.wait_for(migrating, TIMEOUT_SECONDS) == ("0009", head_revision())
 
 
-async def test_a_migration_gives_up_in_words(
+async def test_migration_that_gets_no_lock_says_what_to_do(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who holds a lock for too long is to be ended; what has been done by then stays."""
+    """The error names the sessions to end. The revisions that were reached stay."""
     monkeypatch.setattr(migrations, "LOCKS_WAIT_SECONDS", 1)
     await migrate_async(empty_url, "0009")
     async with holding(empty_url, "LOCK TABLE payout_runs IN ACCESS SHARE MODE"):
@@ -87,16 +86,17 @@ async def test_a_migration_gives_up_in_words(
     assert await migrate_async(empty_url) == ("0013", head_revision())
 
 
-async def test_a_migration_that_is_killed_goes_on(empty_url: str) -> None:
-    """Its session is ended between two steps, and while it builds a key without holding writers up:
-    what is done stays, what is half done is made again, and the schema is the one that a migration
-    at once makes.
+async def test_killed_migration_is_continued_by_the_next(empty_url: str) -> None:
+    """Its session is ended while it builds an index concurrently, and between two steps.
+
+    Finished steps stay, and the invalid index is built again. The schema is the one that an
+    undisturbed migration makes.
     """
     await migrate_async(empty_url)
     at_once = await query(empty_url, CATALOG)
     await migrate_async(empty_url, "base")
     await migrate_async(empty_url, "0009")
-    # As the first part leaves it, which waits for a writer as every change of a table does.
+    # The first step of the migration, which would wait for the writer below.
     await query(empty_url, ADD_COLUMN)
     writer = "LOCK TABLE balance_snapshots IN ROW EXCLUSIVE MODE"
     async with holding(empty_url, writer):

@@ -1,4 +1,4 @@
-"""What docs/operations/backup.md says of moving house; `make moves` plays it with real clusters."""
+"""Moves of the books as docs/operations/backup.md shows them; `make moves` plays them in full."""
 
 import re
 from pathlib import Path
@@ -16,20 +16,18 @@ from ledger.infrastructure.postgres.verification.start_checks import (
 )
 
 OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations" / "backup.md"
-# Made by the migration, or of no use in another cluster.
+# Tables that the migration fills, or that have no use in another cluster.
 LEFT_BEHIND = {"alembic_version", "balance_snapshots", "statement_marks"}
 
 
 def test_publication_names_every_table_that_moves() -> None:
-    """A table that is added later has to be thought of."""
-    ((named,),) = (
-        re.findall(r"CREATE PUBLICATION moving FOR TABLE ([^\"]*)\"", OPERATIONS.read_text()),
-    )
+    """A new table must be added there."""
+    (named,) = re.findall(r"CREATE PUBLICATION moving FOR TABLE ([^\"]*)\"", OPERATIONS.read_text())
     assert set(re.split(r",\s+", named)) == set(tables()) - LEFT_BEHIND
 
 
-async def test_books_that_are_coming_are_not_counted(database: Database) -> None:
-    """While a subscription brings rows, no server starts, and one that runs begins no stay."""
+async def test_subscription_prevents_starts_and_stays(database: Database) -> None:
+    """While it brings rows, no server starts, and a running server begins no stay."""
     await execute_alone(
         database.migration_url, "CREATE PUBLICATION moving FOR TABLE restaurants, ledger_entries"
     )
@@ -38,7 +36,7 @@ async def test_books_that_are_coming_are_not_counted(database: Database) -> None
         "CREATE SUBSCRIPTION moving CONNECTION 'dbname=none' PUBLICATION moving"
         " WITH (connect = false, slot_name = NONE, enabled = false)",
     )
-    # Without a connection PostgreSQL has not asked which tables there are.
+    # Without a connection, PostgreSQL does not look up the tables of the publication.
     await query(
         database.migration_url,
         "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate)"

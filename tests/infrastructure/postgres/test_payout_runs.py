@@ -35,10 +35,7 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 
 
 async def test_schema_that_does_not_fit_skips_no_restaurant(database: Database) -> None:
-    """A column that this code does not know is no restaurant's fault.
-
-    The page fails, and all its restaurants stay open.
-    """
+    """The page fails, and all its restaurants stay open."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2")
@@ -365,10 +362,10 @@ async def test_run_that_an_earlier_server_started_is_ended(database: Database) -
     await assert_books_in_order(database)
 
 
-async def test_page_does_not_fail_for_items_that_others_are_writing(database: Database) -> None:
-    """There is nothing to pay at the moment, and the run has not ended.
+async def test_page_without_items_yet_does_not_fail(database: Database) -> None:
+    """Another session is writing the items: the page is empty, and the run has not ended.
 
-    No worker makes its pages smaller for that.
+    A failure would make the worker's next pages smaller.
     """
     await charge(database, "res_1", "res_2")
     async with runs_of(database) as runs:
@@ -382,11 +379,8 @@ async def test_page_does_not_fail_for_items_that_others_are_writing(database: Da
     await assert_books_in_order(database)
 
 
-async def test_run_does_not_end_beside_items_that_are_being_written(database: Database) -> None:
-    """The session that ends it has looked before the last items were written.
-
-    It waits for them, and the run continues.
-    """
+async def test_run_does_not_end_while_its_items_are_written(database: Database) -> None:
+    """The session that would end the run waits for the items, and then the run continues."""
     await charge(database, "res_1", "res_2")
     async with runs_of(database) as runs:
         run = await new_run(runs)

@@ -1,4 +1,4 @@
-"""PgBouncer before the database: refused if it swaps sessions, without effect if it keeps them."""
+"""PgBouncer in front of the database: refused if it swaps sessions, harmless if it keeps them."""
 
 import asyncio
 from pathlib import Path
@@ -12,15 +12,12 @@ from support.events import event_message, unique
 from support.pgbouncer import pgbouncer
 from support.processes import SERVICE, server_process
 from support.running import query
+from support.sessions import settings_of
 from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.sessions.engine import (
-    SESSION_SETTINGS,
-    autocommit,
-    create_engine,
-)
+from ledger.infrastructure.postgres.sessions.engine import SESSION_SETTINGS
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 TIMEOUT_SECONDS = 60.0
@@ -50,23 +47,10 @@ async def command(database: Database, *arguments: str) -> Outcome:
     return await run_process(*arguments, env=env)
 
 
-async def settings_of(url: str) -> dict[str, str]:
-    """The settings of a new session of a server."""
-    engine = create_engine(url, pool_size=1)
-    try:
-        async with autocommit(engine) as connection:
-            return {
-                name: await connection.fetchval("SELECT current_setting($1)", name)
-                for name in SETTINGS
-            }
-    finally:
-        await engine.dispose()
-
-
 async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None:
-    """No server starts; the line says what to set, and so does the doctor.
+    """No server starts, and the line names the setting. The doctor refuses it too.
 
-    Also if both ask at once, so that each meets what the other one has prepared.
+    Both run at once, so that each meets the prepared statements of the other.
     """
     async with pgbouncer(database, "transaction") as pooler:
         served, examined = await asyncio.gather(
@@ -81,7 +65,7 @@ async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None
     assert "pool_mode = session" in examined.stdout
 
 
-async def test_pooler_that_takes_no_transactions_is_refused(database: Database) -> None:
+async def test_pooler_that_allows_no_transactions_is_refused(database: Database) -> None:
     """The error shows PgBouncer's own text."""
     async with pgbouncer(database, "statement") as pooler:
         served = await command(pooler.database, "serve")
@@ -90,17 +74,19 @@ async def test_pooler_that_takes_no_transactions_is_refused(database: Database) 
     assert len(served.stderr.splitlines()) == 1
 
 
-async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_path: Path) -> None:
-    """A server serves, and every session is bound as without the pooler.
+async def test_pooler_that_keeps_sessions_changes_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    """A server serves, and every session has the same settings as without the pooler.
 
-    Also a session that takes over a used one, and those after all were lost. Once the pooler swaps
-    sessions, the server is NOT_SERVING and answers no call with INTERNAL.
+    That holds for a session that reuses a backend, and for sessions after all were lost. Once the
+    pooler swaps sessions, the server is NOT_SERVING, and no call ends with INTERNAL.
     """
-    direct = await settings_of(database.url)
+    direct = await settings_of(database.url, SETTINGS)
     async with pgbouncer(database, "session") as pooler:
-        assert await settings_of(pooler.database.url) == direct
-        # The previous backend, which PgBouncer has reset.
-        assert await settings_of(pooler.database.url) == direct
+        assert await settings_of(pooler.database.url, SETTINGS) == direct
+        # On the same backend, which PgBouncer has reset.
+        assert await settings_of(pooler.database.url, SETTINGS) == direct
         examined = await command(pooler.database, "doctor")
         assert examined.status == ExitStatus.DONE, examined.stdout
         async with (
@@ -123,7 +109,7 @@ async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_p
                 return True
 
             await until(books, TIMEOUT_SECONDS)
-            assert await settings_of(pooler.database.url) == direct
+            assert await settings_of(pooler.database.url, SETTINGS) == direct
             pooler.reload("transaction")
 
             async def not_serving() -> bool:

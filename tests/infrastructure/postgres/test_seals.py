@@ -4,13 +4,9 @@ import asyncio
 import json
 import os
 import random
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -18,9 +14,11 @@ import uuid_utils.compat
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from support.books import engine_on, libpq_url
+from support.books import burn_numbers, engine_on, restore
 from support.events import event_message, processor_event, unique
+from support.folders import folder_for_all
 from support.payout_runs import finished_run
+from support.psql import run_file
 from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.seals import COUNTS, seal, seal_everything
 from support.waiting import until
@@ -32,7 +30,7 @@ from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.domain.seals import ChainReport, Seal, SealContents
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
@@ -43,7 +41,6 @@ from ledger.infrastructure.postgres.verification.seal_audit import (
     ROWS,
     verify_chain,
 )
-from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
 TIMEOUT_SECONDS = 120
@@ -52,15 +49,6 @@ TIMEOUT_SECONDS = 120
 async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
     async with engine_on(url, pool_size=1) as engine:
         return await verify_chain(engine, expected_hash)
-
-
-async def burn_numbers(url: str, count: int) -> None:
-    """Makes the cluster give out transaction numbers."""
-    await execute_alone(
-        url,
-        f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END"
-        " $$",
-    )
 
 
 BATCHES = (
@@ -126,7 +114,7 @@ async def copy_of_sealed(sealed: Database, server_url: str) -> AsyncIterator[str
 
 @dataclass(frozen=True)
 class Tampering:
-    """A change to sealed books, and what must be named.
+    """A change to sealed books, and the findings that must name it.
 
     {evt_…} stands for the transaction id of that event.
     """
@@ -363,7 +351,7 @@ async def test_books_in_order_verify(sealed: Database) -> None:
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=str)
 async def test_tampering_is_named(copy_of_sealed: str, tampering: Tampering) -> None:
-    """By its row and its kind, and no other row is named."""
+    """Findings name the changed rows and the kind of change, and no other row."""
     names = await tamper(copy_of_sealed, tampering.sql)
     found = findings_of(await verify(copy_of_sealed), tampering.check)
     expected = sorted(text.format_map(names) for text in tampering.named)
@@ -433,7 +421,7 @@ async def test_findings_are_bounded(copy_of_sealed: str) -> None:
     assert found[-1] == "more 50 more like these"
 
 
-async def test_what_commits_late_is_sealed_later(database: Database) -> None:
+async def test_late_commit_is_sealed_later(database: Database) -> None:
     """A transaction that took its number early holds the horizon.
 
     Nothing from its number on is sealed until it has ended.
@@ -647,8 +635,8 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
     assert report.unsealed_count == 0
 
 
-async def test_sealer_that_dies_between_leaves_nothing_behind(database: Database) -> None:
-    """The next sealer seals what it had read."""
+async def test_sealer_that_dies_leaves_its_rows_to_the_next(database: Database) -> None:
+    """A sealer that dies between its read and its insert."""
 
     class Dying(PostgresSealedBooks):
         async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
@@ -676,7 +664,7 @@ async def until_sealed(ledger: RunningLedger) -> None:
 
 
 async def test_server_seals_by_itself(database: Database) -> None:
-    """At the interval of its setting."""
+    """At the interval of LEDGER_SEAL_INTERVAL_SECONDS."""
     async with running_ledger(database, seal_interval_seconds=0.01) as ledger:
         await ledger.ingest(event_message())
         await until_sealed(ledger)
@@ -692,7 +680,7 @@ async def test_worker_outlives_failures(database: Database) -> None:
                 raise RuntimeError("not now")
             return await super().seal_next(reads_at_once)
 
-    # This worker alone: the server's might be quicker.
+    # The server's sealer is off: it might be quicker than this one.
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         worker = SealWorker(
             Flaky(PostgresSealedBooks(ledger.engine)),
@@ -707,44 +695,17 @@ async def test_worker_outlives_failures(database: Database) -> None:
 
 
 @pytest.fixture(scope="module")
-def other_server_url() -> Iterator[str]:
+def other_server_url(starts_postgres: None) -> Iterator[str]:
     """Another cluster, with the low numbers of a new one."""
     if os.environ.get("LEDGER_TEST_DATABASE_URL"):
         pytest.skip("needs the programs of the embedded PostgreSQL")
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(
+    with (
+        folder_for_all() as folder,
+        EmbeddedPostgres.start(
             folder, parameters={"fsync": "off", "full_page_writes": "off"}
-        ) as postgres:
-            yield postgres.url(user=postgres.superuser, database="postgres")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-async def restore(source_url: str, target_url: str) -> None:
-    """Dumps a database and restores it, like an operator."""
-
-    def in_thread() -> None:
-        dumped = subprocess.run(
-            [find_bin_dir() / "pg_dump", "--dbname", libpq_url(source_url)],
-            capture_output=True,
-            check=True,
-            timeout=60,
-        )
-        script = resource("sql", "roles.sql").read_bytes() + dumped.stdout
-        psql = [
-            str(find_bin_dir() / "psql"),
-            "-X",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "--dbname",
-            libpq_url(target_url),
-        ]
-        subprocess.run(psql, input=script, capture_output=True, check=True, timeout=60)
-
-    await asyncio.to_thread(in_thread)
+        ) as postgres,
+    ):
+        yield postgres.url(user=postgres.superuser, database="postgres")
 
 
 async def current_number(url: str) -> int:
@@ -761,7 +722,7 @@ async def number_of(url: str, event_id: str) -> int:
     return int(number)
 
 
-async def test_chain_goes_on_after_a_restore_into_another_cluster(
+async def test_chain_continues_after_a_restore_into_another_cluster(
     database: Database, other_server_url: str
 ) -> None:
     """The other cluster's numbers are lower than those of the restored rows.
@@ -780,6 +741,9 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(
         await ledger.ingest(event_message(event_id="evt_old_3"))
     await execute_alone(other_server_url, "CREATE DATABASE restored")
     url = database_url(other_server_url, database="restored")
+    # A dump has no roles.
+    roles = run_file(url, "roles.sql")
+    assert roles.returncode == 0, roles.stderr
     await restore(database.migration_url, url)
     ((published,),) = await query(
         database.url, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1"

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy.engine import make_url
 from support.events import event_message
 from support.running import query, running_ledger
+from support.sessions import settings_of
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.migrations import migrate_async
@@ -29,32 +30,19 @@ LOOSE = {
 }
 
 
-async def settings_of(url: str) -> dict[str, str]:
-    """The settings of a new session of a server."""
-    engine = create_engine(url, pool_size=1)
-    try:
-        async with autocommit(engine) as connection:
-            return {
-                name: await connection.fetchval("SELECT current_setting($1)", name)
-                for name in LOOSE
-            }
-    finally:
-        await engine.dispose()
-
-
 @pytest.mark.parametrize("whose", ["ROLE ledger_app IN DATABASE {name}", "DATABASE {name}"])
 async def test_role_and_database_settings_change_no_session(database: Database, whose: str) -> None:
     """A role may change its defaults.
 
     No acknowledgement, table or timeout of a server depends on them.
     """
-    before = await settings_of(database.url)
+    before = await settings_of(database.url, LOOSE)
     name = make_url(database.url).database
     for setting, value in LOOSE.items():
         await query(
             database.migration_url, f"ALTER {whose.format(name=name)} SET {setting} = {value}"
         )
-    assert await settings_of(database.url) == before
+    assert await settings_of(database.url, LOOSE) == before
     assert before["synchronous_commit"] == "on"
     assert before["search_path"] == "public, pg_temp"
 
@@ -65,7 +53,7 @@ async def test_stricter_commits_are_left_alone(database: Database) -> None:
         database.migration_url,
         f"ALTER DATABASE {make_url(database.url).database} SET synchronous_commit = remote_apply",
     )
-    assert (await settings_of(database.url))["synchronous_commit"] == "remote_apply"
+    assert (await settings_of(database.url, LOOSE))["synchronous_commit"] == "remote_apply"
 
 
 @pytest.mark.parametrize("commits", ["", "remote_apply"], ids=["as configured", "stricter"])
@@ -108,5 +96,5 @@ async def test_books_may_have_a_schema_of_another_name(database: Database, schem
         assert (await ledger.balance("res_001")).available_minor == 700
         # The search path of a role does not matter.
         await query(url, f"ALTER ROLE ledger_app IN DATABASE {name} SET search_path = public")
-        assert (await settings_of(database.url))["search_path"].endswith(", pg_temp")
+        assert (await settings_of(database.url, LOOSE))["search_path"].endswith(", pg_temp")
         assert await query(url, f'SELECT count(*) FROM "{schema}".processor_events') == [(1,)]

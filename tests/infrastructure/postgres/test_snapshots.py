@@ -29,7 +29,7 @@ from support.dates import days_ago
 from support.events import processor_event, unique
 from support.running import query
 from support.sessions import locked
-from support.snapshots import take_snapshots, until_final
+from support.snapshots import ReportedTails, take_snapshots, until_final
 
 from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.statements import StatementQuery
@@ -92,10 +92,10 @@ FROM balance_accounts WHERE restaurant_id = $1
 """
 
 
-async def answers(
+async def balances_and_verdicts(
     connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]
 ) -> list[Any]:
-    """Balances now and as of each instant, verdicts with each as the cut-off, all of one moment."""
+    """Balances now and as of each instant, and verdicts with each instant as the cut-off."""
     asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in (None, *instants)]
     rows = await connection.fetch(
         SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked]
@@ -112,15 +112,15 @@ async def answers(
 async def assert_snapshots_change_nothing(
     connection: Connection, restaurants: Sequence[str], chance: random.Random
 ) -> int:
-    """The same results with the present snapshots and without them, at one moment.
+    """Asserts that results are the same with and without snapshots, in one database snapshot.
 
-    Returns the number of snapshots.
+    Returns how many balance snapshots there were.
     """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
     try:
-        # Instants at which it could go wrong: those that entries and snapshots have, and others
-        # near.
+        # The instants at which a result changes: those of entries and snapshots, and their
+        # neighbors.
         rows = await connection.fetch(
             "SELECT recorded_at AS at FROM ledger_entries UNION SELECT available_at FROM"
             " ledger_entries"
@@ -132,9 +132,9 @@ async def assert_snapshots_change_nothing(
             for row in chance.sample(rows, min(6, len(rows)))
         ]
         taken: int = await connection.fetchval("SELECT count(*) FROM balance_snapshots")
-        with_snapshots = await answers(connection, restaurants, instants)
+        with_snapshots = await balances_and_verdicts(connection, restaurants, instants)
         await connection.execute("DELETE FROM balance_snapshots")
-        assert await answers(connection, restaurants, instants) == with_snapshots
+        assert await balances_and_verdicts(connection, restaurants, instants) == with_snapshots
     finally:
         await transaction.rollback()
     return taken
@@ -201,17 +201,15 @@ class Traffic:
         while await runs.pay(run_id, 2):
             pass
 
-    async def go_on(self, *actions: Any) -> None:
+    async def repeat(self, *actions: Any) -> None:
+        """Runs a random one of the actions again and again, until the traffic is over."""
         while not self.is_over:
             await self.chance.choice(actions)()
             await asyncio.sleep(self.chance.uniform(0, 0.02))
 
 
-async def test_no_answer_depends_on_snapshots(database: Database, seed: int) -> None:
-    """Balances now and past, what payouts count, and statements.
-
-    All are the same without snapshots, under load and at rest.
-    """
+async def test_no_result_depends_on_snapshots(database: Database, seed: int) -> None:
+    """Balances now and past, and what payouts count, under load and at rest."""
     chance = random.Random(seed)
     async with (
         engine_on(database.url) as one,
@@ -222,15 +220,15 @@ async def test_no_answer_depends_on_snapshots(database: Database, seed: int) -> 
         for _ in range(4):
             await traffic.ingest()
         tasks = [
-            asyncio.create_task(traffic.go_on(traffic.ingest)),
-            asyncio.create_task(traffic.go_on(traffic.commit_late)),
-            asyncio.create_task(traffic.go_on(traffic.snapshot)),
-            asyncio.create_task(traffic.go_on(traffic.snapshot, traffic.pay)),
+            asyncio.create_task(traffic.repeat(traffic.ingest)),
+            asyncio.create_task(traffic.repeat(traffic.commit_late)),
+            asyncio.create_task(traffic.repeat(traffic.snapshot)),
+            asyncio.create_task(traffic.repeat(traffic.snapshot, traffic.pay)),
         ]
         ends_at, compared, seen = time.monotonic() + BUDGET_SECONDS, 0, 0
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                # However slow the machine is, until there is something to compare.
+                # On a slow machine too, until there are snapshots to compare.
                 while seen <= 3 or (
                     compared < COMPARISONS and (compared < 3 or time.monotonic() < ends_at)
                 ):
@@ -271,7 +269,7 @@ async def snapshots_of(database: Database, restaurant_id: str) -> list[tuple[Any
     )
 
 
-async def test_what_commits_late_is_counted_once(shared_database: Database) -> None:
+async def test_late_commit_is_counted_once(shared_database: Database) -> None:
     """A transaction takes its number, others commit, a snapshot is taken, and then it commits.
 
     It is in the tail, and in the next snapshot. While it is open no further snapshot is taken.
@@ -297,7 +295,7 @@ async def test_what_commits_late_is_counted_once(shared_database: Database) -> N
     await assert_snapshots_agree(shared_database)
 
 
-async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(
+async def test_earlier_cut_off_leaves_out_what_matured_since(
     shared_database: Database,
 ) -> None:
     """A payout as of yesterday leaves out what matured today, which the snapshot has as matured."""
@@ -367,7 +365,7 @@ async def test_what_matures_after_the_snapshot_becomes_available(shared_database
 
 
 async def test_two_servers_may_take_snapshots_at_once(shared_database: Database) -> None:
-    """The second one takes one too, or none; each of them is right."""
+    """The second one takes the same snapshot or none, and every balance is right."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as one, engine_on(shared_database.url) as other:
         for round_ in range(1, 9):
@@ -481,7 +479,7 @@ async def test_many_balances_are_returned_in_the_order_of_their_queries(
         past = datetime.now(UTC) - timedelta(days=30)
         queries = [
             BalanceQuery(BalanceAccount(one, "PEN"), None),
-            BalanceQuery(BalanceAccount("nobody", "PEN"), None),
+            BalanceQuery(BalanceAccount("res_unknown", "PEN"), None),
             BalanceQuery(BalanceAccount(other, "PEN"), None),
             BalanceQuery(BalanceAccount(one, "PEN"), past),
             BalanceQuery(BalanceAccount(one, "PEN"), None),
@@ -506,21 +504,6 @@ async def test_many_balances_are_returned_in_the_order_of_their_queries(
         assert reported[5] is not None
         assert reported[5].as_of == datetime.min.replace(tzinfo=UTC)
         assert await PostgresBalanceReader(partial(autocommit, engine)).read([]) == []
-
-
-class ReportedTails:
-    """Keeps the long tails that were reported."""
-
-    entries_max = 3
-
-    def __init__(self) -> None:
-        self.tails: dict[int | None, int] = {}
-
-    def report(self, tails: Any) -> None:
-        self.tails.update(tails)
-
-    async def shortened(self, balance_account_id: int) -> None:
-        raise AssertionError("no balance waits for a snapshot")
 
 
 async def test_reads_report_how_many_entries_they_read(shared_database: Database) -> None:
@@ -609,7 +592,9 @@ async def test_account_that_is_not_read_in_time_is_reported_as_endless(
 @pytest.mark.skipif(
     "LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version"
 )
-async def test_restored_books_answer_the_same(database: Database, empty_server_url: str) -> None:
+async def test_restored_books_return_the_same_balances(
+    database: Database, empty_server_url: str
+) -> None:
     """Books are dumped and restored into another cluster, whose numbers are lower.
 
     The old snapshots are not used there, new ones are taken of what is below the new cluster's

@@ -35,9 +35,9 @@ def pair(starts_postgres: None) -> Iterator[Pair]:
 
 
 async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_path: Path) -> None:
-    """Without a restart.
+    """It needs no restart.
 
-    Until then it answers no write; reads it answers where its URL lets it use a standby. The doctor
+    Until then it refuses writes, and serves reads only if its URL allows a standby. The doctor
     names the one check that fails there.
     """
     await pair.primary.make_template()
@@ -111,5 +111,5 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
         for name, server in servers.items():
             await until(partial(serves, name), TIMEOUT_SECONDS)
             await server.assert_well()
-    # It went on in the same stay: where its numbers are, its snapshots are.
+    # The stay continues, as the standby has the numbers of the primary, so its snapshots count.
     assert await query(there, "SELECT number FROM ledger_stays") == [(1,)]

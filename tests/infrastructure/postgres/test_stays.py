@@ -19,6 +19,7 @@ from support.dates import days_ago
 from support.running import execute_alone, query
 from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
+from support.waiting import until
 
 from ledger.application.ports.statements import StatementQuery
 from ledger.bootstrap.database import Database
@@ -161,7 +162,7 @@ WAYS_BACK = (into_a_new_database, into_the_same_database, into_the_same_tables, 
 
 @needs_programs
 @pytest.mark.parametrize("way_back", WAYS_BACK, ids=[way.__name__ for way in WAYS_BACK])
-async def test_books_that_went_and_came_back_answer_the_same(
+async def test_books_that_return_to_their_cluster_have_the_same_sums(
     database: Database,
     empty_server_url: str,
     way_back: Callable[[str, Database], Awaitable[Database]],
@@ -251,10 +252,10 @@ async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[Async
         "entries_file = 'base/1/1'",
     ],
 )
-async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
-    """A new stay for another cluster, another table or another file.
+async def test_stay_belongs_to_one_cluster_table_and_file(database: Database, change: str) -> None:
+    """With another one of them a new stay begins.
 
-    pg_upgrade, for one, makes another cluster with the same OIDs and numbers.
+    pg_upgrade, for example, makes another cluster with the same OIDs and numbers.
     """
     async with (
         books_with_a_wrong_snapshot(database) as engine,
@@ -274,7 +275,7 @@ async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
     await assert_books_in_order(database)
 
 
-async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: Database) -> None:
+async def test_copy_of_the_database_is_another_place(server_url: str, database: Database) -> None:
     """CREATE DATABASE … TEMPLATE keeps every OID but the database's."""
     name = f"{make_url(database.migration_url).database}_copy"
     async with books_with_a_wrong_snapshot(database):
@@ -322,8 +323,7 @@ async def test_snapshot_counts_where_it_was_written(
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR * (
             1 + is_believed
         )
-        # The place in the order of snapshots is taken: none is taken before something new is
-        # booked.
+        # A snapshot with this horizon exists already, so a new one needs a new entry.
         await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, datetime.now(UTC) - PAST))
         if not is_believed:
             assert await take_snapshots(engine) == 1
@@ -359,7 +359,7 @@ async def test_marks_of_earlier_revisions_are_made_again(database: Database) -> 
 @pytest.mark.parametrize(
     "stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
 )
-async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str) -> None:
+async def test_two_stays_with_one_number_do_not_count(database: Database, stay_id: str) -> None:
     """A server ran here before all rows of the books had arrived.
 
     Which of the two stays is later is unknown, and a snapshot of this place may lack what came
@@ -379,7 +379,7 @@ async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str
 
 
 async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> None:
-    """Both find none, and write the same row."""
+    """Both find no stay. The second waits for the first, and then begins none."""
     async with (
         engine_on(database.url) as engine,
         autocommit(engine) as one,
@@ -388,8 +388,17 @@ async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> 
         transaction = one.transaction()
         await transaction.start()
         assert await one.fetchval(BEGIN_STAY) == 1
+        pid = await other.fetchval("SELECT pg_backend_pid()")
         waiting = asyncio.create_task(other.fetchval(BEGIN_STAY))
-        await asyncio.sleep(0)
+
+        async def is_blocked() -> bool:
+            return await query(
+                database.migration_url,
+                "SELECT count(*) FROM pg_locks WHERE pid = :pid AND NOT granted",
+                pid=pid,
+            ) == [(1,)]
+
+        await until(is_blocked)
         await transaction.commit()
         assert await waiting is None
         assert await other.fetchval(f"SELECT {STAY}") is not None
@@ -398,7 +407,7 @@ async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> 
 
 
 async def test_sessions_without_the_identifier_see_the_same_stay(database: Database) -> None:
-    """psql, with which the audit may be run, has no identifier set: it looks the cluster up."""
+    """A session of psql, which may run the audit, looks the identifier of the cluster up."""
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         assert await connection.fetchval(BEGIN_STAY) == 1
         stay_id = await connection.fetchval(f"SELECT {STAY}")
@@ -406,10 +415,10 @@ async def test_sessions_without_the_identifier_see_the_same_stay(database: Datab
     assert await query(database.migration_url, f"SELECT {STAY}") == [(stay_id,)]
 
 
-async def test_seals_of_servers_that_know_no_stay_end_with_it(database: Database) -> None:
-    """A server of an earlier revision seals too, and writes no stay.
+async def test_seals_without_a_stay_continue_the_epoch(database: Database) -> None:
+    """A server of an earlier revision seals without a stay.
 
-    No epoch begins for that, but one does once the books have been elsewhere.
+    That begins no epoch. A new epoch begins once the books have been in another cluster.
     """
     forget_stays = (
         "ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;"

@@ -1,13 +1,11 @@
-"""Synchronous replication: what is acknowledged is safe on the standby, repeats and most of what is
-read included.
+"""Synchronous replication: what a server acknowledges is safe on the standby.
+
+So are repeats, and the reads that callers act on.
 """
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +14,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from support.dates import date_message, days_ago
 from support.events import event_message, unique
+from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap.database import DATABASE_NAME, Database
@@ -32,7 +31,7 @@ from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
 from ledger.v1 import ledger_pb2
 
 DEADLINE_SECONDS = 60.0
-# What readers wait with.
+# The function by which reads wait for the standby.
 FENCE = "pg_logical_emit_message"
 
 T = TypeVar("T")
@@ -40,19 +39,17 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="module")
 def cluster(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
-    """A server of these tests' own: what is set here holds for all databases of a server."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off"}) as postgres:
-            yield postgres
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """A separate PostgreSQL: its configuration holds for all its databases."""
+    with (
+        folder_for_all() as folder,
+        EmbeddedPostgres.start(folder, parameters={"fsync": "off"}) as postgres,
+    ):
+        yield postgres
 
 
 @pytest.fixture(scope="module")
 async def ledger(cluster: EmbeddedPostgres) -> AsyncIterator[RunningLedger]:
-    """A server on it."""
+    """A server on that PostgreSQL."""
     owner_url = cluster.url(user=cluster.superuser, database=DATABASE_NAME)
     await create_database(cluster.url(user=cluster.superuser, database="postgres"), DATABASE_NAME)
     await migrate_async(owner_url)
@@ -64,9 +61,9 @@ async def ledger(cluster: EmbeddedPostgres) -> AsyncIterator[RunningLedger]:
 
 @asynccontextmanager
 async def missing_standby(ledger: RunningLedger) -> AsyncIterator[None]:
-    """Commits have to wait for a standby that is not there."""
+    """Makes commits wait for a standby that does not exist, until the block ends."""
     url = ledger.database.migration_url
-    await execute_alone(url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await execute_alone(url, "ALTER SYSTEM SET synchronous_standby_names = 'absent'")
     try:
         await ledger.query("SELECT pg_reload_conf()")
         yield
@@ -76,7 +73,7 @@ async def missing_standby(ledger: RunningLedger) -> AsyncIterator[None]:
 
 
 async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
-    """How many sessions wait for the standby, with a statement that has these words."""
+    """How many sessions wait for the standby in a query that contains `statement`."""
     ((count,),) = await ledger.query(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, "
         ":words) > 0",
@@ -88,8 +85,9 @@ async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
 async def until_it_waits(
     ledger: RunningLedger, call: Callable[[], Awaitable[T]], statement: str = ""
 ) -> "asyncio.Task[T]":
-    """Makes a call until it waits for the standby: the server's sessions hear of the setting a
-    moment later.
+    """Repeats a call until it waits for the standby. Returns the waiting call.
+
+    The server's sessions take the new setting a moment late.
     """
     while True:
         task = asyncio.ensure_future(call())
@@ -110,15 +108,15 @@ async def send(
 async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(
     ledger: RunningLedger,
 ) -> None:
-    """While the standby is missing a repeat waits, as the first time would."""
+    """While the standby is missing, a repeat waits as a new event would."""
     event = event_message()
     first = await send(ledger, event)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         repeat = await until_it_waits(ledger, lambda: send(ledger, event), "processor_events")
         assert not repeat.done()
     async with asyncio.timeout(DEADLINE_SECONDS):
-        answer = await repeat
-        assert (answer.status, answer.transaction_id) == (
+        response = await repeat
+        assert (response.status, response.transaction_id) == (
             ledger_pb2.INGEST_STATUS_DUPLICATE,
             first.transaction_id,
         )
@@ -128,7 +126,7 @@ async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(
 async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
     ledger: RunningLedger,
 ) -> None:
-    """There is nothing to wait for, and so nothing is written into the log for it."""
+    """There is no standby to wait for, so no read writes to the write-ahead log."""
     event = event_message()
     await send(ledger, event)
     books = PostgresEventLedger(lambda: autocommit(ledger.engine), maturity_days=7)
@@ -146,7 +144,7 @@ async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
 
 
 class Read:
-    """What may be read of an event, of a run that has paid it, and of the payout."""
+    """Reads of an event, of the run that has paid it, and of the payout."""
 
     def __init__(
         self,
@@ -176,12 +174,12 @@ class Read:
         }
 
     async def __call__(self, method: str) -> Message:
-        answer: Message = await getattr(self._ledger.stub, method)(self._requests[method])
-        return answer
+        response: Message = await getattr(self._ledger.stub, method)(self._requests[method])
+        return response
 
 
 def run_request() -> ledger_pb2.RunPayoutsRequest:
-    """The same run every time."""
+    """The request of one run, always the same."""
     day = days_ago(1)
     return ledger_pb2.RunPayoutsRequest(
         currency="PEN",
@@ -221,12 +219,10 @@ UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
 
 
 @pytest.mark.parametrize("method", FENCED)
-async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(
+async def test_reads_that_callers_act_on_wait_for_the_standby(
     ledger: RunningLedger, read: Read, method: str
 ) -> None:
-    """Whoever asks what became of an event, or whom to pay, waits for the standby, and is then told
-    what was told before.
-    """
+    """A read of an event, a run or a payout waits, and then returns the same as before."""
     before = await read(method)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
@@ -236,8 +232,9 @@ async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(
 
 
 async def cut_off(ledger: RunningLedger) -> set[int]:
-    """Ends the wait of all who wait for the standby, and not their sessions: to PostgreSQL a
-    warning and success. Returns who.
+    """Ends every wait for the standby, but no session. Returns the process ids of the sessions.
+
+    PostgreSQL reports such a commit as a success with a warning.
     """
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     return {
@@ -249,8 +246,9 @@ async def cut_off(ledger: RunningLedger) -> set[int]:
 
 
 async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.StatusCode:
-    """How a call ends whose waits are cut off: it may wait beside the server's workers, and after
-    them.
+    """Cuts off all waits until the call ends. Returns the status of the call.
+
+    Its wait may begin after that of the server's workers.
     """
     while not call.done():
         await cut_off(ledger)
@@ -261,9 +259,7 @@ async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.Stat
 
 
 async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
-    """It is stored and not safe: the server looks it up, which waits in its turn, and then tells
-    what it did.
-    """
+    """The event is stored and not yet safe. The server looks it up, and that waits again."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         booking = await until_it_waits(
             ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events"
@@ -274,25 +270,25 @@ async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: Running
             "'processor_events') > 0"
         )
         while not {pid for (pid,) in await ledger.query(words)} - gone:
-            assert not booking.done(), "told while one machine alone has it"
+            assert not booking.done(), "acknowledged while only one machine has it"
             await asyncio.sleep(0.01)
-        assert not booking.done(), "told while one machine alone has it"
+        assert not booking.done(), "acknowledged while only one machine has it"
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert (await booking).status == ledger_pb2.INGEST_STATUS_CREATED
 
 
 @pytest.mark.parametrize("method", FENCED)
-async def test_reader_whose_wait_is_cut_off_is_told_nothing(
+async def test_read_whose_wait_is_cut_off_is_unavailable(
     ledger: RunningLedger, read: Read, method: str
 ) -> None:
-    """But to ask again."""
+    """The caller may call again."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
         assert await refused(ledger, waiting) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
-    """It is there and not safe, and may be put again."""
+    """It is stored and not yet safe. The caller may put it again."""
     restaurant_id = unique("res")
 
     async def put() -> ledger_pb2.PutRestaurantResponse:
@@ -307,12 +303,10 @@ async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: Runn
         await put()
 
 
-async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_warnings(
+async def test_wait_that_is_cut_off_fails_also_without_warnings(
     ledger: RunningLedger,
 ) -> None:
-    """A setting of the database by which its sessions hear of errors alone does not make the commit
-    look safe.
-    """
+    """A database may be set to send its sessions no warnings; the commit still fails."""
     await execute_alone(
         ledger.database.migration_url,
         f"ALTER DATABASE {DATABASE_NAME} SET client_min_messages = error",
@@ -339,12 +333,10 @@ async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_war
         )
 
 
-async def test_readers_that_wait_leave_connections_to_those_that_do_not(
-    ledger: RunningLedger, read: Read
-) -> None:
-    """However many wait for the standby, with a single session: more than the pool has.
+async def test_waiting_reads_hold_up_no_others(ledger: RunningLedger, read: Read) -> None:
+    """More reads than the pool has sessions wait for the standby, on a single session.
 
-    The others are answered meanwhile.
+    Reads that need not wait are served.
     """
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         first = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)
@@ -357,8 +349,8 @@ async def test_readers_that_wait_leave_connections_to_those_that_do_not(
         await asyncio.gather(first, *others)
 
 
-async def test_what_is_not_there_is_told_without_waiting(ledger: RunningLedger, read: Read) -> None:
-    """NOT_FOUND says nothing that a standby could know better."""
+async def test_not_found_is_returned_without_waiting(ledger: RunningLedger, read: Read) -> None:
+    """While other reads wait for the standby."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)
         with pytest.raises(aio.AioRpcError) as caught:
@@ -372,7 +364,7 @@ async def test_what_is_not_there_is_told_without_waiting(ledger: RunningLedger, 
 
 
 async def test_without_a_standby_readers_write_nothing(ledger: RunningLedger, read: Read) -> None:
-    """There is nothing to wait for, and so nothing is written into the log for it."""
+    """There is no standby to wait for, so no read writes to the write-ahead log."""
 
     async def log_position() -> Any:
         return (await ledger.query("SELECT pg_current_wal_insert_lsn()::text"))[0][0]

@@ -66,11 +66,8 @@ async def test_exception_leaves_nothing(engine: AsyncEngine) -> None:
     assert await read(engine, restaurant_id) is None
 
 
-async def test_database_errors_come_in_the_ledger_s_words(engine: AsyncEngine) -> None:
-    """A refused row is DataRejected, with the driver's error as its cause.
-
-    The connection can be used again.
-    """
+async def test_rejected_row_is_data_rejected(engine: AsyncEngine) -> None:
+    """The connection can be used again."""
     with pytest.raises(DataRejected):
         async with PostgresUnitOfWork(engine) as uow:
             await uow.restaurants.put(RestaurantProfile(unique("res"), maturity_days=366))

@@ -1,4 +1,4 @@
-"""The zone table: cut-offs, reports and settings go by the packaged one, whatever the host has."""
+"""The zone table: cut-offs, reports and settings use the packaged one, never the host's."""
 
 import csv
 import io
@@ -47,15 +47,15 @@ def other_host_table(tmp_path: Path) -> Iterator[None]:
 async def test_another_zone_table_of_the_host_changes_no_cutoff(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plan, run and report have one cut-off, and the run tells the version of the table."""
-    wanted = ledger_pb2.RunPayoutsRequest(
+    """Plan, run and report have one cut-off, and the run records the version of the table."""
+    dry_run = ledger_pb2.RunPayoutsRequest(
         currency="PEN",
         as_of=date_message(DAY),
         dry_run=True,
     )
     async with running_ledger(database, settlement_timezone=ZONE) as ledger:
         await ledger.ingest(event_message(restaurant_id="res_1"))
-        plan = (await ledger.stub.RunPayouts(wanted)).payout_run
+        plan = (await ledger.stub.RunPayouts(dry_run)).payout_run
         assert plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat() == f"{CUTOFF_AT}+00:00"
         run = await finished_run(ledger, as_of=DAY)
         assert run.cutoff_at == plan.cutoff_at
@@ -87,13 +87,15 @@ async def test_another_zone_table_of_the_host_changes_no_cutoff(
     ],
 )
 def test_names_that_are_no_zone_everywhere_are_refused(name: str) -> None:
-    """What one host alone has, what nobody has set, and other spellings."""
+    """Names that only one host has, "Factory" for a zone that was not set, and other spellings."""
     with pytest.raises(ValidationError, match="must be an IANA time zone such as America/Lima"):
         Settings(_env_file=None, settlement_timezone=name)
 
 
 def test_every_zone_of_the_table_can_be_read() -> None:
     """The table's list of names and its files agree."""
-    for name in files("tzdata").joinpath("zones").read_text().split():
+    names = files("tzdata").joinpath("zones").read_text().split()
+    assert ZONE in names
+    for name in names:
         if name != "Factory":
             assert settlement_zone(name).key == name

@@ -1,4 +1,4 @@
-"""What a move of the books leaves behind is named by the start check and mended by a migration."""
+"""What a move of the books breaks: the start check names it, and a migration mends it."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid WHERE NOT t.tgisint
 
 
 async def check(url: str) -> None:
-    """What a server asks when it starts, but for the durability that tests do without."""
+    """The checks of a server that starts, without those that a test database cannot pass."""
     engine = create_engine(url, pool_size=2)
     try:
         await check_before_serving(engine, require_durable=False, require_restricted_role=False)
@@ -51,7 +51,7 @@ async def check(url: str) -> None:
 
 
 async def mended(database: Database) -> list[str]:
-    """What a migration mends."""
+    """Migrates the database, which is at the newest revision. Returns what the migration mended."""
     sentences: list[str] = []
     revisions = await migrate_async(database.migration_url, on_mended=sentences.append)
     assert revisions == (head_revision(), head_revision())
@@ -59,18 +59,18 @@ async def mended(database: Database) -> list[str]:
 
 
 async def program(name: str, *arguments: str | Path, lenient: bool = False) -> str:
-    """Runs one of PostgreSQL's programs; what it said on standard error."""
+    """Runs one of PostgreSQL's programs. Returns its standard error."""
     process = await asyncio.create_subprocess_exec(
         find_bin_dir() / name, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(process.communicate(), 60)
-    assert lenient or process.returncode == 0, said.decode()
-    return said.decode()
+    _, stderr = await asyncio.wait_for(process.communicate(), 60)
+    assert lenient or process.returncode == 0, stderr.decode()
+    return stderr.decode()
 
 
 @pytest.fixture
 async def books(database: Database) -> Database:
-    """Books with charges, a run and payouts; nobody is connected to them."""
+    """Books with charges, a run and payouts, and without sessions."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             *(event_message(restaurant_id=f"res_{n}", amount_minor=900 + n) for n in range(3))
@@ -93,7 +93,7 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said", "did"),
+    ("damage", "refusal", "repair"),
     [
         (
             "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app",
@@ -123,26 +123,24 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
     ],
     ids=["a column", "the revision", "the schema", "functions", "the sequence"],
 )
-async def test_what_a_server_lacks_is_named_and_mended(
-    books: Database, damage: str, said: str, did: str
+async def test_migration_mends_what_the_start_check_refuses(
+    books: Database, damage: str, refusal: str, repair: str
 ) -> None:
-    """It does not start, the message names what is missing and the command that mends it, the audit
-    has an error.
-    """
+    """The message names what is missing and the command that mends it. The audit has an error."""
     await check(books.url)
     for statement in damage.split(";"):
         await query(books.migration_url, statement)
-    with pytest.raises(UnfitDatabase, match=said):
+    with pytest.raises(UnfitDatabase, match=refusal):
         await check(books.url)
     assert (await audit_of(books)).errors or "alembic" in damage
-    assert await mended(books) == [did]
+    assert await mended(books) == [repair]
     await check(books.url)
     assert await mended(books) == []
     await assert_books_in_order(books)
 
 
-async def test_functions_that_the_public_may_not_call_are_granted_by_name(books: Database) -> None:
-    """Administrators revoke it from whole schemas: servers go on, and nothing is to be mended."""
+async def test_functions_are_granted_to_roles_and_not_only_to_public(books: Database) -> None:
+    """Administrators revoke them from PUBLIC: servers go on, and a migration mends nothing."""
     await query(books.migration_url, "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
     await check(books.url)
     async with running_ledger(books) as ledger:
@@ -152,10 +150,10 @@ async def test_functions_that_the_public_may_not_call_are_granted_by_name(books:
     await assert_books_in_order(books)
 
 
-async def test_functions_whose_arguments_have_names_are_known(
+async def test_functions_with_named_arguments_are_mended_too(
     books: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dump shows them with the names, by which PostgreSQL looks up none."""
+    """A dump shows the names of arguments, and PostgreSQL looks functions up without them."""
     named = (
         "CREATE FUNCTION named_arguments(run uuid, items_max integer DEFAULT 5) RETURNS integer\n"
         "GRANT ALL ON FUNCTION named_arguments(run uuid, items_max integer) TO ledger_app;\n"
@@ -183,10 +181,10 @@ async def test_functions_whose_arguments_have_names_are_known(
 
 
 @pytest.mark.parametrize("name", ["deny_change", "recorded_now"])
-async def test_function_of_another_role_stays_its_own(books: Database, name: str) -> None:
-    """Owned by ledger_owner it would do with the books what that role wants.
+async def test_function_of_another_role_keeps_its_owner(books: Database, name: str) -> None:
+    """Owned by ledger_owner, the function of another role could change the books.
 
-    Nor is it in the way of ours by its name.
+    A function of the ledger with the same name is still mended.
     """
     await query(books.migration_url, "GRANT CREATE ON SCHEMA public TO ledger_read")
     await query(
@@ -207,8 +205,8 @@ async def test_function_of_another_role_stays_its_own(books: Database, name: str
     assert await mended(books) == ["granted 1 privilege that was missing"]
 
 
-async def test_triggers_are_turned_on_as_they_were_made(books: Database) -> None:
-    """As a dump with --disable-triggers leaves them, or worse."""
+async def test_migration_turns_triggers_on_again(books: Database) -> None:
+    """A dump with --disable-triggers may leave them in another state, or off."""
     await query(books.migration_url, "ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
     await query(books.migration_url, "ALTER TABLE ledger_entries ENABLE TRIGGER ALL")
     await query(books.migration_url, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items")
@@ -224,7 +222,7 @@ async def test_triggers_are_turned_on_as_they_were_made(books: Database) -> None
 async def test_restore_without_privileges_is_mended(
     books: Database, empty: Database, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """Privileges, and owners, are what they were; the server says what is missing until then."""
+    """A server names what is missing; a migration makes privileges and owners what they were."""
     dump = tmp_path / "dump"
     await program(
         "pg_dump", "--format=custom", "--file", dump, "--dbname", libpq_url(books.migration_url)
@@ -253,11 +251,11 @@ async def test_restore_without_privileges_is_mended(
     "options", [(), ("--disable-triggers",)], ids=["plain", "--disable-triggers"]
 )
 async def test_data_only_dump_is_loaded_into_a_migrated_database(
-    books: Database, database_of_now: Database, tmp_path: Path, options: tuple[str, ...]
+    books: Database, migrated: Database, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """Everything is there, without an error.
+    """Every row arrives without an error.
 
-    Afterwards a migration has nothing or the triggers to mend.
+    Afterwards a migration mends the triggers if the dump had turned them off, else nothing.
     """
     dump = tmp_path / "dump.sql"
     await program(
@@ -276,33 +274,31 @@ async def test_data_only_dump_is_loaded_into_a_migrated_database(
         "--file",
         dump,
         "--dbname",
-        libpq_url(database_of_now.migration_url),
+        libpq_url(migrated.migration_url),
     )
     assert await program("psql", *arguments, lenient=True) == ""
-    assert await query(database_of_now.migration_url, COUNTS) == await query(
-        books.migration_url, COUNTS
-    )
-    assert bool(await mended(database_of_now)) == bool(options)
-    await check(database_of_now.url)
-    await assert_books_in_order(database_of_now)
+    assert await query(migrated.migration_url, COUNTS) == await query(books.migration_url, COUNTS)
+    assert bool(await mended(migrated)) == bool(options)
+    await check(migrated.url)
+    await assert_books_in_order(migrated)
 
 
 @pytest.fixture
-async def database_of_now(empty: Database) -> Database:
-    """A second database with the newest schema: migrated, as what it holds at first is its own."""
+async def migrated(empty: Database) -> Database:
+    """A second database with the newest schema, made by its own migration."""
     await migrate_async(empty.migration_url)
     return empty
 
 
-async def test_loaded_items_must_add_up_all_the_same(
-    books: Database, database_of_now: Database, tmp_path: Path
+async def test_loaded_items_must_add_up_to_their_payout(
+    books: Database, migrated: Database, tmp_path: Path
 ) -> None:
-    """Whichever of the two tables comes second is compared with the first, whoever loads it."""
+    """The table that is loaded second is compared with the first, also for a superuser."""
     for first, second in (("payouts", "payout_items"), ("payout_items", "payouts")):
         other = f"ledger_load_{os.getpid()}_{unique('db')}"
-        name = make_url(database_of_now.migration_url).database
+        name = make_url(migrated.migration_url).database
         await execute_alone(books.migration_url, f"CREATE DATABASE {other} TEMPLATE {name}")
-        url = database_url(database_of_now.migration_url, database=other)
+        url = database_url(migrated.migration_url, database=other)
         try:
             tables = ("restaurants", "balance_accounts", "payout_runs", first)
             for table in (*tables, second):
@@ -331,7 +327,7 @@ async def test_loaded_items_must_add_up_all_the_same(
                     row[place] = str(int(row[place]) - 1)
                     lines[start] = "\t".join(row)
                     dump.write_text("\n".join(lines) + "\n")
-                said = await program(
+                stderr = await program(
                     "psql",
                     "--no-psqlrc",
                     "--quiet",
@@ -341,6 +337,6 @@ async def test_loaded_items_must_add_up_all_the_same(
                     libpq_url(url),
                     lenient=True,
                 )
-                assert ("do not add up to its amount" in said) == (table == second), said
+                assert ("do not add up to its amount" in stderr) == (table == second), stderr
         finally:
             await execute_alone(books.migration_url, f"DROP DATABASE {other} WITH (FORCE)")

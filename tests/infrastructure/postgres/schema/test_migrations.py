@@ -1,4 +1,4 @@
-"""The migrations: the way up and down, two of them at once, and what they leave in the database."""
+"""The migrations: up, down, several at once, and the schema that they make."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ async def engine_of(url: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def migrate_in_process(url: str) -> str:
-    """The revision before, as another process says that migrates at the same time as we go on."""
+    """Migrates in another process. Returns the revision before, as that process prints it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -61,9 +61,9 @@ async def migrate_in_process(url: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, complaint = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, complaint) == (0, b"")
-    return said.decode().strip()
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, stderr) == (0, b"")
+    return stdout.decode().strip()
 
 
 async def roles_of(url: str) -> dict[str, bool]:
@@ -91,6 +91,7 @@ async def test_each_step_down_takes_back_its_step_up(empty_url: str) -> None:
     revisions = sorted(
         path.name.partition("_")[0] for path in resource("alembic", "versions").glob("*.py")
     )
+    assert len(revisions) > 10
     schemas = {}
     for revision in revisions:
         await migrate_async(empty_url, revision)
@@ -101,15 +102,16 @@ async def test_each_step_down_takes_back_its_step_up(empty_url: str) -> None:
 
 
 async def test_repeat_changes_nothing(database: Database) -> None:
-    """Migrating what is migrated says which revision it has, and leaves everything as it is."""
+    """A second migration reports the same revision twice and leaves the schema as it is."""
     before = await query(database.migration_url, CATALOG)
     assert await migrate_async(database.migration_url) == (head_revision(), head_revision())
     assert await query(database.migration_url, CATALOG) == before
 
 
 async def test_migrations_at_once_on_a_new_server_all_succeed(empty_server_url: str) -> None:
-    """Three processes, two of them on one database, on a server without the roles: one migrates
-    each database, none fails.
+    """Three processes, two of them on one database, on a server without the roles.
+
+    One process migrates each database, and none fails.
     """
     urls = [database_url(empty_server_url, database=name) for name in ("first", "first", "second")]
     for name in ("first", "second"):
@@ -142,9 +144,12 @@ async def test_member_of_the_owner_migrates(empty_server_url: str) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "9999"])
-async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | None) -> None:
-    """A database without schema, and one of a later version, are refused, naming both revisions and
-    what to do.
+async def test_other_schema_is_refused_with_both_revisions(
+    empty_url: str, revision: str | None
+) -> None:
+    """For a database without a schema, and for one of a later version.
+
+    The message also names the command to run.
     """
     if revision is not None:
         await migrate_async(empty_url)
@@ -161,9 +166,7 @@ async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | 
 
 
 async def test_newest_schema_is_accepted(database: Database) -> None:
-    """The schema that the migrations make is the one that the server asks for, and its own role can
-    see that.
-    """
+    """The server requires this schema, and its role may read the revision."""
     async with engine_of(database.url) as engine:
         await check_schema(engine)
 
@@ -171,7 +174,7 @@ async def test_newest_schema_is_accepted(database: Database) -> None:
 async def test_tables_of_the_code_are_those_of_the_database(database: Database) -> None:
     """Alembic finds no difference in tables, columns, types, nullability, keys and indexes."""
     async with engine_of(database.migration_url) as engine, engine.connect() as connection:
-        # The comments stand in the migrations alone.
+        # Only the migrations have the comments.
         engine.dialect.supports_comments = False
         differences = await connection.run_sync(
             lambda plain: compare_metadata(
@@ -182,9 +185,7 @@ async def test_tables_of_the_code_are_those_of_the_database(database: Database) 
 
 
 async def test_everything_has_a_comment(database: Database) -> None:
-    """Every table, column, view and function of ours says what it is, a column with a unit or a
-    clock says which.
-    """
+    """Every table, column, view and function of the ledger."""
     missing = await query(
         database.migration_url,
         """
@@ -215,10 +216,10 @@ async def test_everything_has_a_comment(database: Database) -> None:
         ("currency", "ISO 4217"),
     ],
 )
-async def test_units_and_clocks_are_said(database: Database, suffix: str, words: str) -> None:
-    """The comment of an amount names its unit, that of an instant the clock it is of, that of days
-    how long one is.
-    """
+async def test_comments_of_columns_name_unit_or_clock(
+    database: Database, suffix: str, words: str
+) -> None:
+    """The comment of an amount has its unit, of an instant its clock, of days their length."""
     rows = await query(
         database.migration_url,
         "SELECT a.attrelid::regclass::text, a.attname::text, col_description(a.attrelid, a.attnum) "
@@ -227,16 +228,19 @@ async def test_units_and_clocks_are_said(database: Database, suffix: str, words:
         "AND c.relkind = 'r' "
         "AND a.attnum > 0 AND NOT a.attisdropped",
     )
-    said = {
+    comments = {
         f"{table}.{column}": comment for table, column, comment in rows if column.endswith(suffix)
     }
-    assert said
-    assert {name: comment for name, comment in said.items() if not re.search(words, comment)} == {}
+    assert comments
+    assert {
+        name: comment for name, comment in comments.items() if not re.search(words, comment)
+    } == {}
 
 
 async def test_constraints_and_indexes_are_named_by_the_convention(database: Database) -> None:
-    """table_pkey, table_columns_key, table_columns_fkey, table_what_check, table_columns_idx, and
-    none left to PostgreSQL.
+    """The migrations name all of them: PostgreSQL chooses no name.
+
+    table_pkey, table_columns_key, table_columns_fkey, table_what_check, table_columns_idx.
     """
     migrations = "".join(path.read_text() for path in resource("alembic", "versions").glob("*.py"))
     constraints = await query(
@@ -281,7 +285,7 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
 
 
 async def test_databases_are_created_once(server_url: str) -> None:
-    """Creating a database that exists does nothing, however many ask at the same time."""
+    """Creating a database that exists does nothing, also for several calls at the same time."""
     name = f"ledger_empty_{os.getpid()}_{unique('db')}"
     creations: list[Awaitable[None]] = [create_database(server_url, name) for _ in range(4)]
     await asyncio.gather(*creations)
@@ -293,10 +297,9 @@ async def test_databases_are_created_once(server_url: str) -> None:
 
 
 def test_revisions_are_numbered_in_their_order() -> None:
-    """Revision ids are 4-digit numbers without gaps, each file is named by its own, and each
-    revises the one before it.
-    """
+    """Revision ids are 4-digit numbers without gaps, and each file name begins with its own."""
     paths = sorted(resource("alembic", "versions").glob("*.py"))
+    assert paths
     for number, path in enumerate(paths, 1):
         source = path.read_text()
         assert path.name.startswith(f"{number:04}_")
@@ -306,12 +309,11 @@ def test_revisions_are_numbered_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("revision", ["base", "0001"])
-async def test_books_are_not_removed_by_a_downgrade(database: Database, revision: str) -> None:
-    """A schema with anything in its books cannot be moved below them, and stays as it is."""
+async def test_downgrade_removes_no_books(database: Database, revision: str) -> None:
+    """A downgrade below a table that has rows is refused, and leaves the schema as it is."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
-    # With no server beside it, which could make it wait, or be the one of two that have to give
-    # way.
+    # Without a running server, which could make the migration wait for a lock.
     with pytest.raises(DBAPIError, match="they are not removed"):
         await migrate_async(database.migration_url, revision)
     assert await query(database.migration_url, "SELECT count(*) FROM ledger_entries") == [(1,)]

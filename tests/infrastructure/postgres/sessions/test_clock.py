@@ -97,7 +97,7 @@ async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(
 
 
 async def test_every_record_moves_the_clock_on(database: Database) -> None:
-    """In a session that never read the books' time, and for payouts of a transaction that did."""
+    """In sessions that never read the books' time, and for payouts of a transaction that did."""
     past = datetime.now(UTC) - timedelta(days=1)
     async with engine_on(database.url) as engine:
         await book(engine, charge(RESTAURANT, 100, past))
@@ -141,13 +141,10 @@ SELECT setval('ledger_clock', (extract(epoch FROM CAST(:true_at AS timestamptz))
         pytest.param(TRUE, AHEAD, AHEAD, id="database fast"),
     ],
 )
-async def test_no_wrong_clock_makes_a_fact_invalid(
+async def test_event_of_now_is_booked_whichever_clock_is_wrong(
     database: Database, host: timedelta, database_clock: timedelta, ahead: timedelta
 ) -> None:
-    """Whichever clock is wrong, an event of the true now is booked.
-
-    An event ahead of both is refused, and the skew is reported.
-    """
+    """An event ahead of both clocks is refused, and the skew is reported."""
     registry = CollectorRegistry()
     metrics = Metrics(work=PrometheusLedgerMetrics(registry))
     # A test cannot set the database's clock, so it shifts the true time instead.
@@ -188,7 +185,7 @@ async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(
 
 
 class SteadyClock:
-    """Counts seconds by hand; the database's clock runs by itself."""
+    """A monotonic clock that a test can set back; the database's clock runs by itself."""
 
     def __init__(self) -> None:
         self.set_back_seconds = 0.0

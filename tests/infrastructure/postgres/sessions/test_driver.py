@@ -41,5 +41,5 @@ def test_driver_has_what_the_protocol_names(protocol: type) -> None:
 
 
 def test_connection_has_a_transport() -> None:
-    """Its name is private to the driver, which could change it."""
+    """The attribute is private to the driver, so a new version could rename it."""
     assert "_transport" in asyncpg.connection.Connection.__slots__

@@ -1,4 +1,4 @@
-"""Kept connections: which are used again, which are not, and that the pool loses none."""
+"""Kept connections: which are used again, which are replaced, and that the pool loses none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ async def connections(engine: AsyncEngine) -> AsyncIterator[KeptConnections]:
 
 
 async def session(connections: KeptConnections) -> tuple[int, Connection]:
-    """The process id of the next use's session, and its connection."""
+    """Uses a connection once. Returns the process id of its session, and the connection."""
     async with asyncio.timeout(DEADLINE_SECONDS), connections.autocommit() as connection:
         return await connection.fetchval("SELECT pg_backend_pid()"), connection
 
@@ -108,8 +108,8 @@ async def test_refused_statement_does_not_cost_the_connection(connections: KeptC
     assert (await session(connections))[0] == before
 
 
-async def test_close_gives_all_back(engine: AsyncEngine) -> None:
-    """All connections are back in the pool, which gives them out again."""
+async def test_close_returns_all_connections_to_the_pool(engine: AsyncEngine) -> None:
+    """The pool can hand them out again."""
     connections = KeptConnections(engine)
     async with connections.autocommit(), connections.autocommit():
         assert engine.pool.status().endswith(f"Current Checked out connections: {SMALL_POOL}")
@@ -122,9 +122,9 @@ async def test_close_gives_all_back(engine: AsyncEngine) -> None:
 async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(
     engine: AsyncEngine,
 ) -> None:
-    """The database may have begun it although the driver never got the answer.
+    """The database may have begun it although the driver never got the response.
 
-    The next use must not be inside of it, where its writes are lost and its reads are old.
+    The next use must not run inside it: its writes would be lost and its reads old.
     """
     for _ in range(5 * SMALL_POOL):
         begun = asyncio.Event()

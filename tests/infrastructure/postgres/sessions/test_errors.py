@@ -1,4 +1,4 @@
-"""PostgreSQL's errors as the ledger's: each is provoked for real where possible."""
+"""PostgreSQL's errors as errors of the ledger, provoked on a real server where possible."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_sqlstates_have_their_meaning(
     engine: AsyncEngine, statement: str, expected: type[LedgerError]
 ) -> None:
-    """By SQLSTATE, whole or by class; the pool gives a working connection afterwards."""
+    """By SQLSTATE or its class. Afterwards the pool has a working connection."""
     with pytest.raises(expected) as raised:
         async with autocommit(engine) as connection:
             await connection.execute(statement)
@@ -62,7 +62,7 @@ async def test_sqlstates_have_their_meaning(
 async def test_session_that_is_ended_under_a_statement_is_unavailable(
     engine: AsyncEngine, shared_database: Database
 ) -> None:
-    """The statement's fate is unknown, and the next one gets a working connection."""
+    """It may or may not have run. The next one gets a working connection."""
     pids: list[int] = []
 
     async def sleep() -> None:
@@ -103,7 +103,7 @@ async def test_constraints_that_no_data_can_meet_are_defects(
 
 
 async def test_defects_are_not_given_a_meaning(engine: AsyncEngine) -> None:
-    """A statement that is wrong itself keeps its error, for the log."""
+    """The error of a wrong SQL statement is kept for the log."""
     with pytest.raises(asyncpg.UndefinedTableError):
         async with autocommit(engine) as connection:
             await connection.execute("SELECT FROM no_such_table")
@@ -133,14 +133,14 @@ async def test_connections_closed_while_idle_are_replaced(
         "SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS integer[])) AS pid",
         pids=pids,
     )
-    # From the pool's side: PostgreSQL forgets a session before it closes the connection.
+    # Asks the driver, as PostgreSQL forgets a session before it closes the connection.
     await until(lambda: all(connection.is_closed() for connection in closing), DEADLINE_SECONDS)
     for _ in range(3):
         async with autocommit(engine) as connection:
             assert await connection.fetchval("SELECT pg_backend_pid()") not in pids
 
 
-async def test_sqlalchemy_s_wrapping_is_seen_through(engine: AsyncEngine) -> None:
+async def test_errors_wrapped_by_sqlalchemy_are_recognized(engine: AsyncEngine) -> None:
     """SQLAlchemy's errors have the same meanings."""
     with pytest.raises(DataRejected), database_errors():
         async with engine.connect() as connection:

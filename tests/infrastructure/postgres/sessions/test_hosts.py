@@ -1,4 +1,4 @@
-"""Several hosts: which one is used, what a silent one costs, and that a deposed one is left."""
+"""Several hosts: which one is used, what a silent one costs, and how a deposed one is left."""
 
 import asyncio
 import socket
@@ -73,7 +73,7 @@ async def pair(pairs: Pairs) -> Pair:
 
 @asynccontextmanager
 async def silent_host(path: Path) -> AsyncIterator[Path]:
-    """A directory with a socket that accepts connections and never answers, like a hung host."""
+    """A directory with a socket that accepts connections and never responds, like a hung host."""
     path.mkdir()  # noqa: ASYNC240
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -122,7 +122,7 @@ async def test_environment_names_hosts_as_for_libpq(
 
 
 def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with libpq, if the environment names the host and if not: another port has other books."""
+    """As with libpq, with or without PGHOST: another port may have other books."""
     monkeypatch.delenv("PGHOST", raising=False)
     monkeypatch.setenv("PGPORT", "6000")
     for url in ("postgresql+asyncpg:///books?port=6001", "postgresql+asyncpg://:6001/books"):
@@ -147,8 +147,10 @@ def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) ->
         ("PGTARGETSESSIONATTRS", "standby"),
     ],
 )
-def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """The message names the variable; it is not a defect."""
+def test_bad_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """The command ends with USAGE and the name of the variable, and reports no defect."""
     monkeypatch.setenv("PGHOST", "h1")
     monkeypatch.setenv(name, value)
     with pytest.raises(CommandFailure, match=name) as caught, database_failures(""):
@@ -157,7 +159,7 @@ def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
 
 
 async def test_name_that_no_host_can_have_is_reported() -> None:
-    """The lookup fails in another way than for an unknown name."""
+    """Its lookup fails in another way than that of an unknown name."""
     with pytest.raises(HostUnavailable, match=r"^a\.\.b:5432: no host can have that name$"):
         await Hosts(driver_url("postgresql://a..b/books")).connect()
 
@@ -177,7 +179,7 @@ async def test_only_host_may_be_a_standby_for_reads(pair: Pair) -> None:
 
 
 async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Path) -> None:
-    """It is not waited for at each connection either."""
+    """Nor does each new connection wait for it."""
     async with silent_host(tmp_path / "silent") as silent:
         hosts = Hosts(pair.url(silent, *pair.directories, options="&connect_timeout=60"))
         for _ in range(20):
@@ -260,11 +262,11 @@ async def test_outage_is_logged_once_and_its_end_with_its_duration(
     """
     monkeypatch.setattr(run_payouts, "POLL_SECONDS", 0.05)
     failures: list[outages.Outages] = []
-    tell = outages.Outages.worker_failed
+    worker_failed = outages.Outages.worker_failed
 
     def count(self: outages.Outages, what: str, error: BaseException) -> None:
         failures.append(self)
-        tell(self, what, error)
+        worker_failed(self, what, error)
 
     monkeypatch.setattr(outages.Outages, "worker_failed", count)
     async with fault_proxy(pair.primary.socket, seed=1) as network:
@@ -352,8 +354,8 @@ async def test_worker_failure_is_logged_without_an_outage(
     ]
 
 
-async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None:
-    """All pools open their sessions through the same hosts, which can end them."""
+async def test_all_pools_of_a_server_share_their_hosts(pair: Pair) -> None:
+    """So all sessions of a server can be ended at once when a host is deposed."""
     engines = Engines.of(pair.url(), Settings(_env_file=None, database_url=pair.url()))
     pools = [
         pool
@@ -429,11 +431,10 @@ async def test_deposed_host_is_left_and_not_used_again(
 
 async def health_of(ledger: RunningLedger) -> int:
     """The status in the server's health response."""
-    stub: Any = health_pb2_grpc.HealthStub(
-        ledger.channel
-    )  # its types know synchronous channels only
-    answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
-    return int(answer.status)
+    # Its types know synchronous channels only.
+    stub: Any = health_pb2_grpc.HealthStub(ledger.channel)
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    return int(response.status)
 
 
 async def serves(ledger: RunningLedger) -> bool:

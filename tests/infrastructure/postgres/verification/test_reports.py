@@ -43,8 +43,8 @@ SETTLED = (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILE
 CHARGE, FEE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_FEE_ASSESSED
 REFUND, DISPUTE = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, ledger_pb2.EVENT_TYPE_DISPUTE_OPENED
 
-# What Q2 is asked about: restaurant, currency, type, amount, fee, and how long before the end of
-# the seven days.
+# The events of the test of Q2: restaurant, currency, type, amount, fee, and how long before the end
+# of the seven days.
 REVENUE = [
     *[(f"res_{n:02}", "PEN", CHARGE, 1_000 * n, 10 * n, timedelta(hours=n)) for n in range(1, 13)],
     ("res_12", "PEN", REFUND, 500, 0, timedelta(hours=1)),
@@ -63,9 +63,9 @@ REVENUE = [
 ]
 
 
-# A million entries and a hundred thousand payouts, of ten thousand restaurants. $1: the round, 1 to
-# 10; every round is ten days after the one before, the last one is three days ago. In every round
-# each restaurant has three or four charges with a fee and about one refund, and is then paid.
+# A million entries and a hundred thousand payouts, of ten thousand restaurants, in ten rounds. $1
+# is the number of the round. Rounds are ten days apart; the last one was three days ago. In each
+# round a restaurant has three or four charges with a fee and about one refund, and is then paid.
 CHARGES_A_ROUND, REFUNDS_A_ROUND, RESTAURANTS, ROUNDS = 35_000, 10_000, 10_000, 10
 
 REGISTER_MANY = f"""
@@ -151,7 +151,7 @@ JOIN paid AS p ON p.payout_id::text = e.payout_id
 """
 
 MIDNIGHT = NOW.replace(hour=0, minute=0, second=0)
-# What each report is asked, and the indexes it must use; Q2 has none that fits.
+# The parameters of each report, and the indexes that it must use; Q2 has none that fits.
 PLANS: dict[str, tuple[dict[str, Value], set[str]]] = {
     "q1_balances": ({"currency": "PEN"}, {"ledger_entries_pkey"}),
     "q2_top_restaurants": ({"until_at": NOW}, set()),
@@ -191,7 +191,7 @@ def rows_of(report: Report) -> list[dict[str, Any]]:
 async def eligibility(
     ledger: RunningLedger, as_of: date, min_amount_minor: int = 0
 ) -> dict[str, tuple[Any, ...]]:
-    """By restaurant: why it would be skipped, if so, and what it would be paid."""
+    """By restaurant: the reason for which a run would skip it, if any, and what it would pay."""
     report = await payout_eligibility(
         ledger.engine,
         currency="PEN",
@@ -297,9 +297,7 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
 
 
 async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
-    """Q3: every reason there is, as a dry run counts them, and restaurant by restaurant what the
-    run then did.
-    """
+    """Q3 has the reasons that a dry run counts, and for each restaurant what the run then does."""
     await ledger.ingest(
         *(
             event_message(restaurant_id=f"res_{name}", amount_minor=5_000)
@@ -367,8 +365,8 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
     assert {row[0]: (row[1], int(row[2])) for row in items} == before
 
 
-async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
-    """Q4: no row, with payouts in every state, and with the bank's answers in either order."""
+async def test_integrity_has_no_rows_for_books_in_order(ledger: RunningLedger) -> None:
+    """Q4, with payouts in every state, and with the bank's answers in either order."""
     await ledger.ingest(
         *(
             event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20)
@@ -448,7 +446,7 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
     }
 
 
-async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -> None:
+async def test_payout_history_is_what_the_service_returns(ledger: RunningLedger) -> None:
     """Latest first, each payout with its items, and when the bank answered."""
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20))
     await finished_run(ledger, request_id=unique("run"))
@@ -481,7 +479,7 @@ async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -
 
 
 async def test_parameters_are_bound(shared_ledger: RunningLedger) -> None:
-    """A value is a value, whatever it looks like; other parameters than the query's are refused."""
+    """A value is never read as SQL. Other parameters than the query's are refused."""
     assert await report_of(shared_ledger, "payout_history", restaurant_id="' OR true; --") == []
     with pytest.raises(ValueError, match="takes the parameters currency"):
         await run_query(shared_ledger.engine, "q1_balances", {})
@@ -492,7 +490,7 @@ async def test_parameters_are_bound(shared_ledger: RunningLedger) -> None:
 
 
 async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of too many rows the first are listed, with a note that there are more."""
+    """A report has at most ROWS_MAX rows, and says whether it is complete."""
     await ledger.ingest(*(event_message(restaurant_id=f"res_{n}") for n in range(4)))
     monkeypatch.setattr(reports, "ROWS_MAX", 3)
     report = await run_query(ledger.engine, "q1_balances", {"currency": "PEN"})
@@ -503,7 +501,7 @@ async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.Monke
 
 
 async def test_reports_run_as_the_reader(shared_database: Database) -> None:
-    """The role that may read the tables can make them."""
+    """The role ledger_read has all privileges that the reports need."""
     engine = create_engine(shared_database.migration_url, pool_size=1, role="ledger_read")
     try:
         assert (await run_query(engine, "q4_integrity", {})).rows == ()
@@ -530,9 +528,7 @@ def test_parameters_are_explained() -> None:
 
 
 async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
-    """Run by psql, the file prints the same rows, one query after the other, with defaults and with
-    every variable given.
-    """
+    """psql prints the same rows, query after query, with defaults and with every variable given."""
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000))
     await finished_run(ledger, request_id=unique("run"))
     url = ledger.database.migration_url
@@ -561,15 +557,16 @@ async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
 
 
 def show(text: str) -> None:
-    """Writes for a run with -s."""
+    """Writes a line that `pytest -s` shows."""
     sys.stdout.write(f"{text}\n")
 
 
 async def explain(
     engine: AsyncEngine, name: str, parameters: dict[str, Value], *before: str
 ) -> tuple[str, float, set[str]]:
-    """The plan of a report as text, how many milliseconds it took, and the indexes in it; `before`
-    is undone afterwards.
+    """The plan of a report as text, its milliseconds, and the indexes that it uses.
+
+    The statements of `before` run first, and are rolled back.
     """
     found = load_queries()[name]
     async with autocommit(engine) as connection:

@@ -1,4 +1,4 @@
-"""What a server asks of its database before it serves."""
+"""The checks of the database that a server makes before it serves."""
 
 import os
 import re
@@ -35,9 +35,7 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_database_that_does_not_sync_is_refused(
     engine: AsyncEngine, database: Database
 ) -> None:
-    """The server of these tests forgets on power loss, unless it is one that somebody administers:
-    it says so itself.
-    """
+    """The PostgreSQL of the tests runs without fsync, unless an operator runs it."""
     ((fsync,),) = await query(database.migration_url, "SELECT current_setting('fsync')")
     if fsync == "on":
         pytest.skip("this server syncs")
@@ -52,7 +50,7 @@ async def test_database_that_commits_asynchronously_is_refused(
     """A setting of the database alone is seen as well."""
     name = database_url(database.url).rpartition("/")[2].partition("?")[0]
     await query(database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {value}")
-    # What the server of these tests cannot meet is left out.
+    # Without the values that the PostgreSQL of the tests does not have.
     monkeypatch.setattr(
         "ledger.infrastructure.postgres.verification.start_checks.DURABLE_VALUES",
         {"synchronous_commit": ("on", "remote_apply")},
@@ -65,11 +63,11 @@ async def test_database_that_commits_asynchronously_is_refused(
 async def login(
     database: Database, attributes: str, *grants: str
 ) -> AsyncIterator[tuple[str, str]]:
-    """The name and the URL of a new role that may log in, {role} in the statements.
+    """Creates a role that may log in, {role} in the statements. Yields its name and its URL.
 
-    Gone afterwards with what was done.
+    The role and its grants are dropped at the end.
     """
-    # Roles are the server's, which other processes may use for their tests.
+    # Roles belong to the server, which several test processes may share.
     role = unique(f"login_{os.getpid()}")
     password = f"PASSWORD '{unique('secret')}'"
     await query(database.migration_url, f"CREATE ROLE {role} LOGIN {password} {attributes}")
@@ -92,8 +90,7 @@ async def privileges_checked(url: str) -> None:
         await engine.dispose()
 
 
-# Besides ledger_app, which each is a member of: its attributes, what it is granted, and why it is
-# refused; "" if it is not.
+# Members of ledger_app: attributes, grants, and the reason of the refusal; "" if it is accepted.
 LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a member of ledger_app alone": ("", (), ""),
     "one that inherits nothing": ("NOINHERIT", (), ""),
@@ -157,7 +154,7 @@ LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("kind", LOGINS)
 async def test_login_that_may_change_the_books_is_refused(database: Database, kind: str) -> None:
-    """Although the session runs as ledger_app, whoever logged in could become again what it is."""
+    """The session runs as ledger_app, but could take its login role again."""
     attributes, grants, reason = LOGINS[kind]
     async with login(database, attributes, "GRANT ledger_app TO {role}", *grants) as (role, url):
         if not reason:
@@ -170,8 +167,8 @@ async def test_login_that_may_change_the_books_is_refused(database: Database, ki
             await privileges_checked(url)
 
 
-async def test_audit_names_what_a_login_of_the_administrators_is_set_to(database: Database) -> None:
-    """Other programs that log in with it may acknowledge what no standby has."""
+async def test_audit_names_unsafe_settings_of_other_logins(database: Database) -> None:
+    """A program with such a login could acknowledge what no standby has."""
     async with login(
         database, "", "GRANT ledger_app TO {role}", "ALTER ROLE {role} SET synchronous_commit = off"
     ) as (role, _):
@@ -180,8 +177,8 @@ async def test_audit_names_what_a_login_of_the_administrators_is_set_to(database
     assert ("role " + role, "has synchronous_commit=off") in [row[2:] for row in found]
 
 
-async def test_the_servers_own_role_is_looked_at_as_well(database: Database) -> None:
-    """Alone it is accepted; with one column more it is refused, whoever logged in."""
+async def test_privileges_of_the_application_role_are_checked(database: Database) -> None:
+    """With one column too many it is refused, whatever role has logged in."""
     async with login(database, "", "GRANT ledger_app TO {role}") as (_, url):
         await privileges_checked(url)
         await query(
@@ -195,8 +192,8 @@ async def test_the_servers_own_role_is_looked_at_as_well(database: Database) -> 
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_superusers_url_is_refused_in_a_line(database: Database, workers: str) -> None:
-    """Status 1 and what to do, once and not by every worker, and no password."""
+async def test_superusers_url_is_refused_in_one_line(database: Database, workers: str) -> None:
+    """The line says what to do, appears once for several workers, and has no password."""
     async with login(database, "SUPERUSER") as (role, url):
         env = {
             "LEDGER_DATABASE_URL": url,
