@@ -109,10 +109,10 @@ async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
     await until(blocked)
 
 
-async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Database) -> None:
+async def test_full_queue_refuses_calls_at_once_and_stores_nothing(database: Database) -> None:
     """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches.
 
-    Health checks and reads get their responses all the same.
+    Health checks and reads still get their responses.
     """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
@@ -143,14 +143,14 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
 
         async def serving() -> bool:
             request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
-            answer = await health.Check(request, timeout=DEADLINE_SECONDS)
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            response = await health.Check(request, timeout=DEADLINE_SECONDS)
+            return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
         await until(serving)
         assert (await ledger.balance(restaurant_id)).available_minor == 10_000
         await release()
-        answers = await asyncio.gather(*waiting.values())
-        assert [answer.status for answer in answers] == [CREATED] * QUEUE_EVENTS
+        responses = await asyncio.gather(*waiting.values())
+        assert [response.status for response in responses] == [CREATED] * QUEUE_EVENTS
         stored = await stored_ids(ledger, restaurant_id)
         assert len(stored) == 1 + QUEUE_EVENTS
         assert waiting.keys() <= stored
@@ -213,21 +213,23 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
             for _ in range(10)
         ]
         call: Any = ledger.stub.StreamEvents(iter(streamed))
-        answers = asyncio.ensure_future(_all(call))
+        responses = asyncio.ensure_future(_all(call))
         error = await response_or_error(send(ledger, event_message()))
         assert (error.code(), reason_of(error)) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "QUEUE_FULL",
         )
-        assert not answers.done()
+        assert not responses.done()
         await release()
-        assert {result.status for answer in await answers for result in answer.results} == {CREATED}
+        assert {result.status for response in await responses for result in response.results} == {
+            CREATED
+        }
         assert {result.status for result in (await batch).results} == {CREATED}
 
 
 async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        return [answer async for answer in call]
+        return [response async for response in call]
 
 
 async def test_call_with_too_short_a_deadline_is_refused_at_once(
@@ -235,10 +237,9 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
 ) -> None:
     """DEADLINE_TOO_SHORT, with nothing stored, behind groups that are known to take long.
 
-    A call with a longer deadline is let in.
+    A call with a longer deadline is admitted.
     """
-    # The server would take a group that gave up waiting for a lock for an exception, and learn
-    # nothing from its duration.
+    # The server learns nothing from the duration of a group that gives up waiting for a lock.
     monkeypatch.setattr("ledger.bootstrap.database.GROUP_LOCK_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "STATEMENT_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "COMMAND_TIMEOUT_SECONDS", 120)
@@ -247,7 +248,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
         slow = asyncio.ensure_future(
             response_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
         )
-        # This group takes a while, from which the server learns that groups do.
+        # This group takes long, so the server expects that the next ones do.
         await until_blocked(ledger, seconds=0.5)
         await release()
         assert (await slow).status == CREATED
@@ -261,7 +262,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
             refused: list[str] = []
 
             async def too_short() -> bool:
-                # Until the other calls have arrived this one is let in, and its deadline passes.
+                # Until the other calls have arrived, this one is admitted and its deadline passes.
                 event = event_message(restaurant_id=restaurant_id)
                 error = await response_or_error(send(ledger, event, timeout=0.2))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -284,6 +285,6 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
                 )
             )
             await release()
-            answers = await asyncio.gather(*waiting)
-        assert [answer.status for answer in answers] == [CREATED] * (2 * GROUP_EVENTS + 1)
+            responses = await asyncio.gather(*waiting)
+        assert [response.status for response in responses] == [CREATED] * (2 * GROUP_EVENTS + 1)
         assert (await stored_ids(ledger, restaurant_id)).isdisjoint(refused)

@@ -20,7 +20,7 @@ def test_call_beyond_the_limit_is_refused_until_one_has_ended() -> None:
     limit = OpenCalls(1)
     with pytest.raises(KeyError), limit.admitted():
         with pytest.raises(QueueFull), limit.admitted():
-            raise AssertionError("let in")
+            raise AssertionError("admitted")
         raise KeyError
     with limit.admitted():
         assert limit.calls == 1
@@ -125,7 +125,7 @@ async def test_refusals_are_summed_up() -> None:
 
 
 def test_statuses_of_refusals_under_load_are_prepared() -> None:
-    """A few statuses with different delays serve all refusals: to make each would take too long."""
+    """A few statuses with different delays serve all refusals: making each would be too slow."""
     statuses = {
         id(status): status
         for status in (status_of(QueueFull(str(number))) for number in range(1000))

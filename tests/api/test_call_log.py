@@ -200,8 +200,8 @@ async def test_refusals_of_a_scope_are_summed_up(database: Database, tokens: Pat
         assert len(counted) < 29
 
 
-async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:
-    """Every call that was answered before an orderly stop is in the log."""
+async def test_stop_writes_the_rows_that_wait(database: Database, tokens: Path) -> None:
+    """Every call that ended before an orderly stop is in the log."""
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         for _ in range(50):
             await ledger.stub.IngestEvent(
@@ -223,8 +223,8 @@ async def test_killed_server_leaves_rows_of_its_open_streams(
             await stream.write(
                 ledger_pb2.StreamEventsRequest(events=[event_message() for _ in range(100)])
             )
-            answer: Any = await stream.read()
-            assert len(answer.results) == 100
+            response: Any = await stream.read()
+            assert len(response.results) == 100
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(aio.AioRpcError):
             await stream.read()
@@ -274,10 +274,10 @@ async def test_stream_does_not_open_without_its_record(database: Database, token
         await ledger.query("ALTER TABLE audit_log_away RENAME TO audit_log")
 
 
-async def test_payout_run_is_not_answered_without_its_record(
+async def test_call_of_run_payouts_fails_without_its_record(
     database: Database, tokens: Path
 ) -> None:
-    """The call fails if the log cannot be written. A repeat gets the same run."""
+    """A repeat gets the same run."""
     run = ledger_pb2.RunPayoutsRequest(
         currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=31)
     )
@@ -385,10 +385,10 @@ async def test_lost_calls_leave_a_row(
     ]
 
 
-async def test_stop_does_not_wait_for_ever(
+async def test_stop_waits_for_the_log_for_a_limited_time(
     log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends after a time limit and logs how many calls are lost."""
+    """It logs how many calls are lost."""
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
     table.open.clear()
     log.start()

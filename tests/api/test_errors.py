@@ -1,6 +1,4 @@
-"""The status table: every error of the ledger has its row, and each row keeps what the contract
-says of its reason.
-"""
+"""The table of statuses: each error has a row, as the contract describes its reason."""
 
 import json
 import re
@@ -184,7 +182,7 @@ def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> Non
 
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
-def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
+def test_retryable_status_says_when_to_retry(status: status_pb2.Status) -> None:
     """Only UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo, with a delay above zero."""
     retries = detail(status, error_details_pb2.RetryInfo)
     assert bool(retries) == (status_code_of(status).name in {"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
@@ -244,7 +242,7 @@ def test_conflict_names_fields_and_no_values() -> None:
 
 
 def test_internal_gives_an_id_and_nothing_else() -> None:
-    """The text is constant but for an id, under which the log has the cause."""
+    """The text is constant. The id in the metadata finds the cause in the log."""
     first, second = internal("id-1"), internal("id-2")
     assert first.message == second.message == "internal error"
     assert str(first).replace("id-1", "id-2") == str(second)

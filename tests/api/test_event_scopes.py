@@ -116,20 +116,20 @@ async def test_each_event_needs_its_scope(
         ]
 
     batch = ledger_pb2.BatchIngestEventsRequest(events=[event_of(number) for number in numbers])
-    answer = await guarded.stub.BatchIngestEvents(batch, metadata=by(token))
-    assert outcomes(answer.results) == wanted
+    response = await guarded.stub.BatchIngestEvents(batch, metadata=by(token))
+    assert outcomes(response.results) == wanted
     events = [event_of(number) for number in numbers]
     requests = [
         ledger_pb2.StreamEventsRequest(events=events),
         *(ledger_pb2.StreamEventsRequest(event=event) for event in events),
     ]
-    answers = [
-        answer async for answer in guarded.stub.StreamEvents(iter(requests), metadata=by(token))
+    responses = [
+        response async for response in guarded.stub.StreamEvents(iter(requests), metadata=by(token))
     ]
     # The second time the events are duplicates, or refused as before.
     assert (
-        outcomes(answers[0].results)
-        == outcomes([answer.result for answer in answers[1:]])
+        outcomes(responses[0].results)
+        == outcomes([response.result for response in responses[1:]])
         == wanted
     )
 
@@ -181,8 +181,10 @@ async def test_open_stream_follows_the_scopes_of_its_caller(
 
         async def sent(number: int) -> str:
             await stream.write(ledger_pb2.StreamEventsRequest(event=event_of(number)))
-            answer: Any = await stream.read()
-            return refusal_of(answer.result.error) if answer.result.HasField("error") else BOOKED
+            response: Any = await stream.read()
+            return (
+                refusal_of(response.result.error) if response.result.HasField("error") else BOOKED
+            )
 
         assert await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED) == BOOKED
         tokens.write_text(token_line("clerk", "ingest:processor", "one"))

@@ -53,10 +53,10 @@ def single(event: ledger_pb2.ProcessorEvent) -> Request:
     return Request(event=event)
 
 
-async def answers_to(ledger: RunningLedger, requests: Sequence[Request]) -> list[Response]:
+async def responses_to(ledger: RunningLedger, requests: Sequence[Request]) -> list[Response]:
     """The responses of a stream of these requests."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        return [answer async for answer in ledger.stub.StreamEvents(iter(requests))]
+        return [response async for response in ledger.stub.StreamEvents(iter(requests))]
 
 
 def outcome_of(result: ledger_pb2.IngestResult) -> str:
@@ -66,7 +66,7 @@ def outcome_of(result: ledger_pb2.IngestResult) -> str:
     return ledger_pb2.IngestStatus.Name(result.status).removeprefix("INGEST_STATUS_")
 
 
-async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger) -> None:
+async def test_each_result_is_in_the_place_of_its_event(shared_ledger: RunningLedger) -> None:
     """Good, bad, repeated and contradicting events, single and several in a request.
 
     Each request gets one response, with the results that IngestEvent would return.
@@ -76,7 +76,7 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
     altered = event_message(event_id=first.event_id, restaurant_id=restaurant_id, amount_minor=1)
     bad = event_message(currency="PESO")
     lost = event_message(ledger_pb2.EVENT_TYPE_PAYOUT_PAID, payout_id=unique("payout"))
-    answers = await answers_to(
+    responses = await responses_to(
         shared_ledger,
         [
             *(
@@ -90,10 +90,10 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
         ],
     )
     assert [
-        outcome_of(answer.result)
-        if answer.HasField("result")
-        else [outcome_of(r) for r in answer.results]
-        for answer in answers
+        outcome_of(response.result)
+        if response.HasField("result")
+        else [outcome_of(r) for r in response.results]
+        for response in responses
     ] == [
         "CREATED",
         ["CREATED", "INVALID_ARGUMENT", "DUPLICATE", "ALREADY_EXISTS", "DUPLICATE"],
@@ -102,9 +102,9 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
         *("DUPLICATE", "CREATED"),
     ]
     assert (
-        answers[0].result.transaction_id
-        == answers[1].results[2].transaction_id
-        == answers[6].result.transaction_id
+        responses[0].result.transaction_id
+        == responses[1].results[2].transaction_id
+        == responses[6].result.transaction_id
     )
     assert await stored_ids(shared_ledger, restaurant_id) == {
         first.event_id,
@@ -135,8 +135,8 @@ async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: Runni
 
     paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
     requests = [moved(payout, type) for payout in payouts for type in (paid, failed, paid)]
-    answers = await answers_to(ledger, requests)
-    assert [outcome_of(answer.result) for answer in answers] == [
+    responses = await responses_to(ledger, requests)
+    assert [outcome_of(response.result) for response in responses] == [
         "CREATED",
         "CREATED",
         "FAILED_PRECONDITION",
@@ -147,7 +147,7 @@ async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: Runni
 
 
 async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedger) -> None:
-    """Each is answered in its place, and booked once."""
+    """Each result is in the place of its event, and each event is booked once."""
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(10_000)]
     requests: list[Request] = []
@@ -157,12 +157,14 @@ async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedg
         size = sizes[len(requests) % len(sizes)]
         requests.append(single(rest[0]) if size == 1 else several(rest[:size]))
         del rest[:size]
-    answers = await answers_to(ledger, requests)
-    assert len(answers) == len(requests)
-    for request, answer in zip(requests, answers, strict=True):
-        assert answer.HasField("result") == request.HasField("event")
-        assert len(answer.results) == len(request.events)
-    results = [result for answer in answers for result in (answer.results or [answer.result])]
+    responses = await responses_to(ledger, requests)
+    assert len(responses) == len(requests)
+    for request, response in zip(requests, responses, strict=True):
+        assert response.HasField("result") == request.HasField("event")
+        assert len(response.results) == len(request.events)
+    results = [
+        result for response in responses for result in (response.results or [response.result])
+    ]
     assert {result.status for result in results} == {CREATED}
     assert (await ledger.balance(restaurant_id)).available_minor == 10_000 * 100
     places = {
@@ -177,9 +179,9 @@ async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedg
 
 
 async def test_server_stops_reading_from_a_client_that_stops_reading(ledger: RunningLedger) -> None:
-    """The server reads only as much as its responses have room on the way.
+    """The server reads on only while the network takes its responses.
 
-    It continues when the client does.
+    It continues when the client reads on.
     """
     restaurant_id = unique("res")
     # The first event of a request is good. The errors of the others take a hundred times the space
@@ -201,15 +203,16 @@ async def test_server_stops_reading_from_a_client_that_stops_reading(ledger: Run
     booked = [0, -1]
     while booked[-1] != booked[-2] or not booked[-1]:
         booked.append(len(await stored_ids(ledger, restaurant_id)))
-        await asyncio.sleep(0.2)  # shows that nothing happens
+        # Long enough that a server which still reads would have booked more.
+        await asyncio.sleep(0.2)
     assert booked[-1] < 25
     async with asyncio.timeout(DEADLINE_SECONDS):
-        answers = [await call.read() for _ in requests]
+        responses = [await call.read() for _ in requests]
         assert await call.read() is aio.EOF
         await writing
-    assert [len(answer.results) for answer in answers] == [500] * 30
-    assert {outcome_of(answer.results[0]) for answer in answers} == {"CREATED"}
-    assert {outcome_of(answer.results[-1]) for answer in answers} == {"INVALID_ARGUMENT"}
+    assert [len(response.results) for response in responses] == [500] * 30
+    assert {outcome_of(response.results[0]) for response in responses} == {"CREATED"}
+    assert {outcome_of(response.results[-1]) for response in responses} == {"INVALID_ARGUMENT"}
 
 
 class StalledLedger(FakeEventLedger):
@@ -241,8 +244,8 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
             consumed += 1
             yield several(event_message() for _ in range(100))
 
-    answers = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).answers(requests())
-    reading = asyncio.create_task(anext(answers))
+    responses = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).answers(requests())
+    reading = asyncio.create_task(anext(responses))
     for _ in range(1000):
         await asyncio.sleep(0)
     assert not reading.done()
@@ -250,12 +253,12 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
     for _ in range(1000):
         ledger.let.release()
     assert len((await reading).results) == 100
-    assert len([answer async for answer in answers]) == 99
+    assert len([response async for response in responses]) == 99
     await ingest.close()
 
 
 async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) -> None:
-    """The tasks of the call end and acknowledged events are stored; all may be sent again."""
+    """The tasks of the call end, and acknowledged events are stored. All may be sent again."""
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(500)]
 
@@ -276,8 +279,8 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
 
     call: Any = ledger.stub.StreamEvents(endless())
     answered = 0
-    async for answer in call:
-        assert answer.result.status == CREATED
+    async for response in call:
+        assert response.result.status == CREATED
         answered += 1
         if answered == 100:
             break
@@ -286,23 +289,23 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
 
     await until(lambda: not of_streams())
     assert {event.event_id for event in events[:100]} <= await stored_ids(ledger, restaurant_id)
-    answers = await answers_to(ledger, [several(events)])
-    assert {result.status for result in answers[0].results} <= {CREATED, DUPLICATE}
+    responses = await responses_to(ledger, [several(events)])
+    assert {result.status for result in responses[0].results} <= {CREATED, DUPLICATE}
     assert (await ledger.balance(restaurant_id)).available_minor == 501 * 10_000
 
 
 def read_until_the_end(
-    address: str, requests: Iterable[bytes], on_answer: Callable[[Response], None]
+    address: str, requests: Iterable[bytes], on_response: Callable[[Response], None]
 ) -> tuple[grpc.StatusCode, str] | None:
-    """Reads a stream to its end, in a thread; returns its code and reason, or None if it succeeded.
+    """Reads a stream to its end. Returns its code and reason, or None if it succeeded.
 
-    The asynchronous client of the other tests reports an internal error when it writes too late.
+    For a thread. The asynchronous client reports an internal error when it writes too late.
     """
     with grpc.insecure_channel(address) as channel:
         stream: Any = channel.stream_stream("/ledger.v1.LedgerService/StreamEvents")
         try:
-            for answer in stream(iter(requests), timeout=DEADLINE_SECONDS):
-                on_answer(Response.FromString(answer))
+            for response in stream(iter(requests), timeout=DEADLINE_SECONDS):
+                on_response(Response.FromString(response))
         except grpc.RpcError as error:
             return (error.code(), reason_of(error))
         return None
@@ -324,30 +327,30 @@ async def test_stop_ends_a_stream_after_its_acknowledged_events(database: Databa
             yield single(event).SerializeToString()
         over.wait(DEADLINE_SECONDS)
 
-    def on_answer(answer: Response) -> None:
-        answered.append(answer)
+    def on_response(response: Response) -> None:
+        answered.append(response)
         if len(answered) == 200:
             loop.call_soon_threadsafe(halfway.set)
 
     async with running_ledger(database) as ledger:
         reading = asyncio.create_task(
-            asyncio.to_thread(read_until_the_end, ledger.address, requests(), on_answer)
+            asyncio.to_thread(read_until_the_end, ledger.address, requests(), on_response)
         )
         await asyncio.wait_for(halfway.wait(), DEADLINE_SECONDS)
         await ledger.server.stop(10)
         assert await reading == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         over.set()
-        assert {outcome_of(answer.result) for answer in answered} == {"CREATED"}
+        assert {outcome_of(response.result) for response in answered} == {"CREATED"}
         assert {event.event_id for event in events[: len(answered)]} <= await stored_ids(
             ledger, restaurant_id
         )
     async with running_ledger(database) as ledger:
-        await answers_to(ledger, [several(events[:1000]), several(events[1000:])])
+        await responses_to(ledger, [several(events[:1000]), several(events[1000:])])
         assert (await ledger.balance(restaurant_id)).available_minor == 2000 * 10_000
     await assert_books_in_order(database)
 
 
-async def test_malformed_message_ends_the_stream_after_the_answers_before_it(
+async def test_malformed_message_ends_the_stream_after_earlier_responses(
     shared_ledger: RunningLedger,
 ) -> None:
     """INVALID_ARGUMENT; nothing that came after it is booked."""
@@ -357,12 +360,12 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(
     )
     messages = [*(request.SerializeToString() for request in before), b"\xff\xff"]
     messages += [request.SerializeToString() for request in after]
-    answers: list[Response] = []
+    responses: list[Response] = []
     ended = await asyncio.to_thread(
-        read_until_the_end, shared_ledger.address, messages, answers.append
+        read_until_the_end, shared_ledger.address, messages, responses.append
     )
     assert ended == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
-    assert [outcome_of(answer.result) for answer in answers] == ["CREATED"] * 20
+    assert [outcome_of(response.result) for response in responses] == ["CREATED"] * 20
     assert await stored_ids(shared_ledger, restaurant_id) == {
         request.event.event_id for request in before
     }
@@ -418,10 +421,10 @@ async def test_stream_whose_responses_are_not_read_delays_no_other(
 
     async with asyncio.timeout(DEADLINE_SECONDS):
         others = EventStream(ingest, lambda: datetime.now(UTC), held).answers(one_request())
-        assert [len(answer.results) async for answer in others] == [1000]
+        assert [len(response.results) async for response in others] == [1000]
     with pytest.raises(QueueFull):
-        async for answer in unread:
-            assert len(answer.results) == 100
+        async for response in unread:
+            assert len(response.results) == 100
     assert held.size_bytes == 0
     await ingest.close()
 
@@ -444,13 +447,13 @@ async def test_request_that_waits_for_room_is_not_parsed(
     monkeypatch.setattr(HeldRequests, "wait_for_room", wait_for_room)
     monkeypatch.setattr(call_frame, "parse_request", parse)
     request = several([event_message()])
-    answering = asyncio.create_task(answers_to(shared_ledger, [request]))
+    responding = asyncio.create_task(responses_to(shared_ledger, [request]))
     async with asyncio.timeout(DEADLINE_SECONDS):
         await waits.wait()
         assert not parsed
         room.set()
-        (answer,) = await answering
-    assert [outcome_of(result) for result in answer.results] == ["CREATED"]
+        (response,) = await responding
+    assert [outcome_of(result) for result in response.results] == ["CREATED"]
     assert parsed == [request.ByteSize()]
 
 

@@ -7,9 +7,7 @@ from ledger.v1 import ledger_pb2
 
 
 async def test_event_is_created_once_and_then_a_duplicate(shared_ledger: RunningLedger) -> None:
-    """The same event twice: CREATED, then DUPLICATE with the same transaction id, and one set of
-    entries.
-    """
+    """The duplicate has the transaction id of the first call, and posts no entries."""
     request = ledger_pb2.IngestEventRequest(
         event=event_message(restaurant_id=unique("res"), fee_minor=500)
     )

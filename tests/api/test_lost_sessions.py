@@ -1,4 +1,4 @@
-"""Database sessions that end under every kind of call, as in a failover of the database."""
+"""Database sessions that end during each kind of call, as in a failover of the database."""
 
 import asyncio
 from collections import Counter
@@ -67,11 +67,11 @@ async def test_call_whose_session_ends_is_retryable(
     shared_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At whatever point of the call the session ends, and without a line in the log."""
-    served: list[Hosts] = []
+    hosts: list[Hosts] = []
     start = Hosts.start
 
     def started(self: Hosts) -> None:
-        served.append(self)
+        hosts.append(self)
         start(self)
 
     monkeypatch.setattr(Hosts, "start", started)
@@ -91,10 +91,10 @@ async def test_call_whose_session_ends_is_retryable(
                     codes[error.code()] += 1
                 await asyncio.sleep(0)
 
-        def more(calls: int) -> bool:
+        def more_calls_ended(calls: int) -> bool:
             return codes.total() > calls
 
-        def all_given_back() -> bool:
+        def all_sessions_are_in_the_pool() -> bool:
             return ledger.engine.pool.status().endswith("Current Checked out connections: 0")
 
         with capture_logs() as lines:
@@ -104,16 +104,16 @@ async def test_call_whose_session_ends_is_retryable(
             ]
             async with asyncio.timeout(DEADLINE_SECONDS):
                 for number in range(ROUNDS):
-                    for connection in served[0].sessions:
+                    for connection in hosts[0].sessions:
                         abort(connection)
-                    # The calls have reached any point by then.
+                    # Lets the calls go on to different points.
                     for _ in range(number % 50):
                         await asyncio.sleep(0)
-                    await until(partial(more, codes.total()), DEADLINE_SECONDS)
+                    await until(partial(more_calls_ended, codes.total()), DEADLINE_SECONDS)
                 over.set()
                 await asyncio.gather(*callers)
         # The pool loses no session; the server's background workers use some now and then.
-        await until(all_given_back, DEADLINE_SECONDS)
+        await until(all_sessions_are_in_the_pool, DEADLINE_SECONDS)
     assert set(codes) <= EXPECTED
     assert codes[grpc.StatusCode.OK] > 0
     assert codes[grpc.StatusCode.UNAVAILABLE] > 0

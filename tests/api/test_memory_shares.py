@@ -32,8 +32,8 @@ def test_all_bounds_add_up_to_the_memory(memory_bytes: int) -> None:
     assert shares.streams >= 12
 
 
-def test_more_memory_never_means_less_of_anything() -> None:
-    """Up to the most that there may be, which a server without a memory limit has, too."""
+def test_more_memory_never_lowers_a_limit() -> None:
+    """Up to the largest limits, which a server without a memory limit has too."""
     shares = [shares_of(memory) for memory in range(0, 1000 * MIB, MIB)]
     for one, more in pairwise(shares):
         assert one.connections <= more.connections + MESSAGE_BYTES_MAX // CONNECTION_BYTES + 1
@@ -43,7 +43,7 @@ def test_more_memory_never_means_less_of_anything() -> None:
     assert shares[-1].streams >= 32
 
 
-def test_server_with_too_little_memory_is_not_shut() -> None:
+def test_server_with_too_little_memory_still_takes_connections() -> None:
     """Its bounds may exceed its memory; the sum shows by how much."""
     shares = shares_of(100 * MIB)
     assert shares.sum_bytes > 100 * MIB

@@ -32,7 +32,7 @@ def test_exactly_the_methods_that_write_are_recorded() -> None:
 
 
 def test_exactly_the_streams_have_the_limit_on_open_streams() -> None:
-    """And no deadline: a stream is open for as long as its client has events."""
+    """Nor do they have a timeout: a stream is open as long as its client has events."""
     for name, method in METHODS.items():
         is_stream = CONTRACT[name].server_streaming
         assert (method.open_calls_limit is OpenCallsLimit.STREAMS) == is_stream

@@ -24,11 +24,11 @@ HEALTH = "/grpc.health.v1.Health"
 
 
 class CountedCalls:
-    """A `CallMetrics` that keeps what was reported."""
+    """Implements `CallMetrics`: keeps what was reported."""
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.answers: list[tuple[str, grpc.StatusCode]] = []
+        self.ended: list[tuple[str, grpc.StatusCode]] = []
         self.seconds: list[float] = []
         self.refused: Counter[tuple[str, str]] = Counter()
 
@@ -37,14 +37,14 @@ class CountedCalls:
 
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self.under_way -= 1
-        self.answers.append((method, code))
+        self.ended.append((method, code))
         self.seconds.append(seconds)
 
     def refused_under_load(self, method: str, reason: str) -> None:
         self.refused[method, reason] += 1
 
     def forget(self) -> None:
-        self.answers.clear()
+        self.ended.clear()
         self.seconds.clear()
 
 
@@ -79,8 +79,8 @@ async def test_each_call_is_counted_with_its_status(
     with pytest.raises(aio.AioRpcError):
         await check(health_pb2.HealthCheckRequest(service="unknown").SerializeToString())
     # An abort by a library is counted once its status has been sent.
-    await until(lambda: len(calls.answers) == 5, 30)
-    assert calls.answers == [
+    await until(lambda: len(calls.ended) == 5, 30)
+    assert calls.ended == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
         (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
         (f"{SERVICE}/StreamEvents", grpc.StatusCode.INVALID_ARGUMENT),
@@ -91,7 +91,7 @@ async def test_each_call_is_counted_with_its_status(
     assert 0 < min(calls.seconds) <= max(calls.seconds) < 60
 
 
-async def test_call_that_is_given_up_is_counted(
+async def test_cancelled_call_is_counted(
     counted: tuple[RunningLedger, CountedCalls],
 ) -> None:
     """It counts as open until its client cancels it, and as CANCELLED then."""
@@ -100,31 +100,29 @@ async def test_call_that_is_given_up_is_counted(
     begin: Any = ledger.channel.unary_stream(f"{HEALTH}/Watch")
     watch = begin(b"")
     await watch.read()
-    assert (calls.under_way, calls.answers) == (1, [])
+    assert (calls.under_way, calls.ended) == (1, [])
     watch.cancel()
     # Only the server knows when it has noticed the end.
-    await until(lambda: calls.answers != [], 30)
-    assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
+    await until(lambda: calls.ended != [], 30)
+    assert (calls.under_way, calls.ended) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
 
 
 async def until_refused(
     calls: CountedCalls, method: str, ask: Callable[[], Awaitable[Any]]
 ) -> None:
-    """Calls 20 times at once until RESOURCE_EXHAUSTED comes back, and compares the counts."""
+    """Makes 20 calls at once until one is refused. Asserts that the metrics count the refusals."""
     refused = 0
     async with asyncio.timeout(30):
         while not refused:
-            answers = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, aio.AioRpcError):
-                    assert answer.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            outcomes = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, aio.AioRpcError):
+                    assert outcome.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                     refused += 1
                 else:
-                    assert not isinstance(answer, BaseException)
+                    assert not isinstance(outcome, BaseException)
     assert calls.refused == {(f"{SERVICE}/{method}", "QUEUE_FULL"): refused}
-    assert (
-        calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == refused
-    )
+    assert calls.ended.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == refused
 
 
 @pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])

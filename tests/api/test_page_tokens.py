@@ -39,7 +39,7 @@ REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", ["page_token"])
 
 
 async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
-    """A checksum would not do, since it is no secret.
+    """A checksum alone is not enough, as it has no secret.
 
     With a token that has only a checksum, a caller could choose the opening balance of a statement.
     """
@@ -68,11 +68,8 @@ async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
             assert await refusal_of(getattr(shared_ledger.stub, name)(request)) == REFUSED, name
 
 
-async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) -> None:
-    """A token that the server made for a list of runs continues that list alone.
-
-    It does so only unchanged.
-    """
+async def test_token_is_refused_for_another_list_or_query(ledger: RunningLedger) -> None:
+    """The token of a list of runs continues that list only, and only unchanged."""
     for request_id in ("one", "other"):
         request = ledger_pb2.RunPayoutsRequest(
             currency="PEN", as_of=Date(year=2020, month=1, day=1), request_id=request_id
@@ -123,7 +120,7 @@ async def first_token(ledger: RunningLedger) -> str:
     ).next_page_token
 
 
-async def test_every_server_of_the_books_takes_the_token(database: Database) -> None:
+async def test_every_server_of_the_books_accepts_the_token(database: Database) -> None:
     """The key is in the database, so a list continues at another server, and after a restart."""
     async with running_ledger(database) as one, running_ledger(database) as other:
         token = await first_token(one)
@@ -157,10 +154,10 @@ async def test_key_is_replaced_without_breaking_lists(database: Database) -> Non
         assert (await ledger.stub.ListRestaurants(newer)).restaurants
 
 
-async def test_keys_are_readable_by_servers_alone(database: Database) -> None:
+async def test_only_servers_can_read_the_keys(database: Database) -> None:
     """Keys are random in each database. The server's role reads them and cannot change them.
 
-    The roles of people cannot read them.
+    The role of people who read the books cannot read them.
     """
     ((secret,),) = await query(database.migration_url, "SELECT secret FROM page_token_keys")
     assert len(secret) == 32

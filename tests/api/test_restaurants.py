@@ -70,9 +70,9 @@ async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> N
     await put(shared_ledger, restaurant_id)
 
     async def after(*paths: str, **fields: Any) -> tuple[object, ...]:
-        answered = await update(shared_ledger, restaurant_id, *paths, **fields)
-        assert answered == await get(shared_ledger, restaurant_id)
-        return profile_of(answered)
+        returned = await update(shared_ledger, restaurant_id, *paths, **fields)
+        assert returned == await get(shared_ledger, restaurant_id)
+        return profile_of(returned)
 
     assert await after("name", name="Otra") == ("Otra", False, 3, METADATA)
     assert await after("active", active=True, name="\0", maturity_days=-1) == (
@@ -105,7 +105,7 @@ async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> N
 
 
 async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> None:
-    """As the contract of PutRestaurant says, which is why there is UpdateRestaurant."""
+    """As the contract of PutRestaurant says; UpdateRestaurant keeps the other fields."""
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
     request = ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, name="Chifa")
@@ -178,10 +178,10 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
     assert await get(shared_ledger, restaurant_id) == winner
 
 
-async def test_unknown_restaurant_is_registered_if_that_is_asked_for(
+async def test_unknown_restaurant_is_registered_with_allow_missing(
     shared_ledger: RunningLedger,
 ) -> None:
-    """Without the request for it: NOT_FOUND, and no restaurant is registered."""
+    """Without it: NOT_FOUND, and no restaurant is registered."""
     restaurant_id = unique("res")
     not_found = (
         grpc.StatusCode.NOT_FOUND,

@@ -206,7 +206,9 @@ async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> N
     assert (len(whole.entries), whole.pages) == (1002, 2)
 
 
-async def test_what_is_booked_while_paging_is_left_out(shared_ledger: RunningLedger) -> None:
+async def test_statement_leaves_out_entries_booked_while_paging(
+    shared_ledger: RunningLedger,
+) -> None:
     """The end of the period at the first page holds for all pages, and so do the balances."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(
@@ -290,7 +292,7 @@ async def test_entries_with_higher_transaction_numbers_are_listed(
 ) -> None:
     """As after a restore into another cluster, whose transaction numbers start lower.
 
-    No such entry is taken for one that commits late.
+    Such an entry is not treated as one that commits late.
     """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
@@ -420,17 +422,19 @@ async def test_payouts_appear_with_their_reserves_and_reversals(ledger: RunningL
     await assert_books_in_order(ledger.database)
 
 
-async def test_unknown_restaurant_and_unknown_currency(shared_ledger: RunningLedger) -> None:
-    """An unknown restaurant is NOT_FOUND; one without books in the currency has zeros."""
+async def test_unknown_restaurant_is_not_found_and_unused_currency_is_empty(
+    shared_ledger: RunningLedger,
+) -> None:
+    """A restaurant without entries in the currency has an empty statement and zero balances."""
     code, reason, _ = await refused(shared_ledger, request_of("unknown"))
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
-    answer = await shared_ledger.stub.ListEntries(request_of(restaurant_id, currency="JPY"))
-    assert answer == ledger_pb2.ListEntriesResponse()
+    response = await shared_ledger.stub.ListEntries(request_of(restaurant_id, currency="JPY"))
+    assert response == ledger_pb2.ListEntriesResponse()
 
 
-async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None:
+async def test_period_may_begin_or_end_in_the_year_1(shared_ledger: RunningLedger) -> None:
     """A period from the year 1 starts at the first entry.
 
     A period up to the year 1, or of no length, is empty.
@@ -525,9 +529,9 @@ async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> No
 
 
 async def test_long_reads_leave_connections_to_others(database: Database) -> None:
-    """Twelve statements wait for the database: two are let in and the rest are refused at once.
+    """Twelve statements wait for the database: two are admitted and the rest are refused at once.
 
-    GetRestaurant works all the same. Once the database responds again, statements work too.
+    GetRestaurant still works. Once the database responds again, statements work too.
     """
     async with running_ledger(database, long_read_pool_size=1, long_reads=2) as ledger:
         await ledger.ingest(event_message(restaurant_id="res_1"))

@@ -45,7 +45,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 TOKEN = "ledger_of-the-gateway"
 ALL_SCOPES_TOKEN = "ledger_of-an-operator"
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
-UNKNOWN_RESTAURANT = ledger_pb2.GetRestaurantRequest(restaurant_id="res_nobody")
+UNKNOWN_RESTAURANT = ledger_pb2.GetRestaurantRequest(restaurant_id="res_unknown")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
 
 @pytest.fixture(scope="module")
 async def guarded(shared_database: Database, folder: Path) -> AsyncIterator[RunningLedger]:
-    """A server that asks for tokens or JWTs, on loopback without TLS."""
+    """A server that requires tokens or JWTs, on loopback without TLS."""
     async with running_ledger(
         shared_database,
         auth_tokens_file=folder / "tokens",
@@ -74,10 +74,10 @@ async def guarded(shared_database: Database, folder: Path) -> AsyncIterator[Runn
         yield ledger
 
 
-async def answer(
+async def outcome_of(
     stub: Any, method: str, request: Any, *headers: str
 ) -> tuple[grpc.StatusCode, str | None]:
-    """The code and the reason that a call with these authorization headers ends with.
+    """Makes a call with these authorization headers. Returns its code and its reason.
 
     Asserts that every refusal has the same text.
     """
@@ -107,7 +107,7 @@ SCOPE_MISSING = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
 
 async def read(ledger: RunningLedger, *headers: str) -> tuple[grpc.StatusCode, str | None]:
     """The code of a call that needs the scope `read`; NOT_FOUND if the caller has it."""
-    return await answer(ledger.stub, "GetRestaurant", UNKNOWN_RESTAURANT, *headers)
+    return await outcome_of(ledger.stub, "GetRestaurant", UNKNOWN_RESTAURANT, *headers)
 
 
 # Accepted
@@ -132,7 +132,7 @@ async def test_jwt_of_the_issuer_is_accepted(
     ],
     ids=str,
 )
-async def test_jwt_may_say_more(
+async def test_jwt_may_have_optional_claims(
     guarded: RunningLedger, issuer: Issuer, claims: dict[str, Any]
 ) -> None:
     """A JWT may name several audiences and its start of validity; clocks may differ a little."""
@@ -263,7 +263,7 @@ async def test_unauthenticated_calls_write_nothing(guarded: RunningLedger) -> No
     """A stream, too, is refused before its first event."""
     event = event_message()
     request = ledger_pb2.IngestEventRequest(event=event)
-    assert await answer(guarded.stub, "IngestEvent", request) == NOT_AUTHENTICATED
+    assert await outcome_of(guarded.stub, "IngestEvent", request) == NOT_AUTHENTICATED
     stream = guarded.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest(event=event)]))
     with pytest.raises(aio.AioRpcError) as caught:
         [_ async for _ in stream]
@@ -285,7 +285,7 @@ async def test_method_takes_its_scope_and_no_other(
 ) -> None:
     """A caller with every other scope is refused, and the refusal names the missing scope.
 
-    A caller with the method's scope alone gets through.
+    A caller with only the scope of the method gets through.
     """
     needed = METHODS[method].scope
     request = getattr(ledger_pb2, f"{method}Request")()
@@ -304,8 +304,8 @@ async def test_method_takes_its_scope_and_no_other(
             codes.append(caught.value.code())
         assert codes == [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT]
         return
-    assert await answer(guarded.stub, method, request, f"Bearer {others}") == SCOPE_MISSING
-    code, _ = await answer(guarded.stub, method, request, f"Bearer {alone}")
+    assert await outcome_of(guarded.stub, method, request, f"Bearer {others}") == SCOPE_MISSING
+    code, _ = await outcome_of(guarded.stub, method, request, f"Bearer {alone}")
     assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 
 
@@ -359,18 +359,20 @@ async def test_client_certificate_identifies_the_caller(database: Database, tmp_
         for client, expected in cases.items():
             async with secure_channel(ledger.address, authority, client) as channel:
                 stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-                assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == expected
-                assert await answer(stub, "PutRestaurant", ledger_pb2.PutRestaurantRequest()) in (
+                assert await outcome_of(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == expected
+                assert await outcome_of(
+                    stub, "PutRestaurant", ledger_pb2.PutRestaurantRequest()
+                ) in (
                     SCOPE_MISSING,
                     NOT_AUTHENTICATED,
                 )
         reader = next(iter(cases))
         async with secure_channel(ledger.address, authority, reader) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-            assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == NOT_FOUND
+            assert await outcome_of(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == NOT_FOUND
             (tmp_path / "identities").write_text("reader.internal read\n")
             ledger.security.reloader.reload(forced=True)
-            assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == SCOPE_MISSING
+            assert await outcome_of(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == SCOPE_MISSING
 
 
 def test_identity_without_its_kind_is_read_where_only_one_is_possible(tmp_path: Path) -> None:
@@ -457,7 +459,7 @@ class Verifications:
         return self.authenticator.caller_of(context)
 
 
-def test_accepted_token_is_verified_once_and_never_outlives_itself(
+def test_accepted_token_is_verified_once_and_forgotten_when_it_expires(
     folder: Path, issuer: Issuer
 ) -> None:
     """It is remembered until it expires by the clock."""
@@ -609,8 +611,9 @@ def test_missing_key_set_verifies_no_token(tmp_path: Path, issuer: Issuer, end: 
 def test_file_that_others_may_write_is_refused(
     tmp_path: Path, issuer: Issuer, name: str, mode: int
 ) -> None:
-    """At the start it is refused. Later the contents from before stay in force until its mode is
-    corrected.
+    """A server does not start with it.
+
+    In a running server the earlier contents stay in force until the mode is corrected.
     """
     (tmp_path / "tokens").write_text(token_line("gateway", "ingest", TOKEN))
     issuer.write(tmp_path / "jwks.json")
@@ -709,7 +712,7 @@ def bad_key_sets(issuer: Issuer) -> dict[str, Any]:
 
 
 def test_malformed_key_set_is_refused(tmp_path: Path, issuer: Issuer) -> None:
-    """Secret keys above all are refused."""
+    """Above all, one with a secret key."""
     for says, contents in bad_key_sets(issuer).items():
         (tmp_path / "jwks.json").write_text(json.dumps(contents))
         with pytest.raises(FileUnusable, match=says):

@@ -60,9 +60,7 @@ def test_whole_burst_is_let_through_at_any_rate(calls_per_second: float) -> None
 
 
 def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full buckets are dropped first. A caller that must wait keeps its bucket while there is
-    room.
-    """
+    """Full buckets are dropped first. A caller that must wait keeps its bucket if there is room."""
     monkeypatch.setattr("ledger.api.access.rate_limit.BUCKETS_MAX", 3)
     clock = Clock()
     limit = RateLimit(1, 1, clock=clock)
@@ -117,13 +115,13 @@ async def test_stream_is_held_back_to_its_rate(shared_database: Database, tmp_pa
     ) as ledger:
         started = time.monotonic()
         requests = [ledger_pb2.StreamEventsRequest(event=event_message()) for _ in range(6)]
-        answers = [
-            answer
-            async for answer in ledger.stub.StreamEvents(
+        responses = [
+            response
+            async for response in ledger.stub.StreamEvents(
                 iter(requests), metadata=[("authorization", "Bearer one")]
             )
         ]
-        assert [answer.result.status for answer in answers] == [
+        assert [response.result.status for response in responses] == [
             ledger_pb2.INGEST_STATUS_CREATED
         ] * 6
         # The opening call took the only token there was.

@@ -25,7 +25,7 @@ CLIENT = uri("spiffe://test/gateway")
 
 @dataclass(frozen=True, slots=True)
 class TlsServer:
-    """A server without books that answers health checks with TLS."""
+    """A server without books that responds to health checks over TLS."""
 
     address: str
     security: Security
@@ -84,12 +84,12 @@ async def health(
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer: health_pb2.HealthCheckResponse = await check(
+            response: health_pb2.HealthCheckResponse = await check(
                 health_pb2.HealthCheckRequest(), timeout=60
             )
         except aio.AioRpcError as error:
             return error.code()
-        return answer.status
+        return response.status
 
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -110,7 +110,7 @@ def folder(tmp_path: Path, authority: Authority) -> Path:
     return tmp_path
 
 
-async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
+async def test_server_with_a_certificate_takes_only_tls(folder: Path, authority: Authority) -> None:
     """A client that trusts the authority connects.
 
     One that trusts another authority, or uses plaintext, does not.

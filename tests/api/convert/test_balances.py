@@ -45,7 +45,7 @@ def test_every_wrong_field_is_reported() -> None:
 
 
 def test_balance_is_encoded_field_by_field() -> None:
-    """Negative amounts and the ends of int64, too."""
+    """Negative amounts and the limits of int64 included."""
     balance = Balance(ACCOUNT, -(2**63), 2**63 - 1, 1, 0, None, LAST)
     message = encode_balance(balance)
     assert not message.HasField("last_event_at")

@@ -1,4 +1,4 @@
-"""A value that the contract or the domain lacks is found at import, with the file to change."""
+"""An import names a value that the contract or the domain lacks, and the file to change."""
 
 from enum import Enum
 from typing import Any

@@ -1,4 +1,4 @@
-"""Events become messages and come back; what is wrong with one is reported field by field."""
+"""Events are decoded and encoded, and violations are reported field by field."""
 
 import tracemalloc
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ ID = UUID(UUID_TEXT)
 
 
 @pytest.mark.parametrize("type", EventType)
-def test_stored_event_comes_back_as_it_was_sent(type: EventType) -> None:
+def test_stored_event_is_encoded_as_it_was_sent(type: EventType) -> None:
     event = processor_event(
         type,
         payout_id=UUID_TEXT if type in PAYOUT_EVENT_TYPES else "",
@@ -118,7 +118,7 @@ def test_timestamp_that_is_no_instant_is_reported() -> None:
     ]
 
 
-def test_unknown_type_is_not_judged_further() -> None:
+def test_unknown_type_is_the_only_violation() -> None:
     with pytest.raises(EventTypeUnknown) as unknown:
         decode_event(event_message(99, event_id=""), NOW)
     assert (unknown.value.field, unknown.value.number) == ("event.type", 99)
@@ -229,7 +229,7 @@ def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
     for events in (10, 100):
         raw = ledger_pb2.BatchIngestEventsRequest(events=[event] * events).SerializeToString()
         request = ledger_pb2.BatchIngestEventsRequest.FromString(raw)
-        # What is made once is made.
+        # The first call also allocates what later calls share.
         decode_batch(request, NOW)
         tracemalloc.start()
         try:

@@ -1,4 +1,4 @@
-"""Instants become timestamps and come back, to the microsecond."""
+"""Instants are encoded and decoded to the microsecond."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -40,7 +40,7 @@ def test_no_instant_is_no_message() -> None:
 
 
 def test_finer_digits_are_cut_off() -> None:
-    """Toward the past, also before 1970: the order of two instants stays."""
+    """Toward the past, also before 1970, so the order of instants stays the same."""
     cut = decode_instant(Timestamp(seconds=-1, nanos=999_999_999))
     assert cut == EPOCH - timedelta(microseconds=1)
     assert decode_instant(Timestamp(nanos=999)) == EPOCH

@@ -113,7 +113,7 @@ def test_first_and_last_dates_of_a_run_are_taken(day: tuple[int, int, int]) -> N
     ],
     ids=lambda day: str(day),
 )
-def test_date_of_a_run_must_be_one(day: tuple[int, int, int]) -> None:
+def test_date_of_a_run_must_be_valid(day: tuple[int, int, int]) -> None:
     as_of = Date(year=day[0], month=day[1], day=day[2])
     request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of)
     assert violations_of(decode_payout_run_key, request) == [("as_of", AS_OF_RULE)]

@@ -31,7 +31,7 @@ def change_of(*paths: str, **fields: object) -> ledger_pb2.UpdateRestaurantReque
     )
 
 
-def test_profile_of_a_request_comes_back_in_the_response() -> None:
+def test_profile_of_a_request_is_in_the_response() -> None:
     request = ledger_pb2.PutRestaurantRequest(
         restaurant_id="res_1",
         name=PROFILE.name,
@@ -54,7 +54,7 @@ def test_profile_of_a_request_comes_back_in_the_response() -> None:
     )
 
 
-def test_what_a_profile_lacks_has_a_default() -> None:
+def test_missing_fields_of_a_profile_have_defaults() -> None:
     """Active, and with the maturity of the service's setting."""
     profile = decode_profile(ledger_pb2.PutRestaurantRequest(restaurant_id="res_1"))
     assert profile == RestaurantProfile("res_1")

@@ -104,8 +104,8 @@ def _bytes_of(page: ledger_pb2.ListEntriesResponse) -> bytes:
     return page.SerializeToString(deterministic=True)
 
 
-def test_statement_page_is_the_messages_of_its_entries(seed: int) -> None:
-    """The page equals them byte for byte, whatever fields an entry has or lacks."""
+def test_statement_page_has_the_message_of_each_entry(seed: int) -> None:
+    """Byte for byte as protobuf encodes the messages, whatever fields an entry has or lacks."""
     chance = random.Random(seed)
     query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
     for number in (0, 1, 1000):
@@ -184,7 +184,7 @@ def test_period_must_not_end_before_it_begins() -> None:
     ]
 
 
-def test_token_stays_small_whatever_is_under_way() -> None:
+def test_token_stays_small_whatever_transactions_are_open() -> None:
     """Two hundred open transactions with the largest possible numbers: the token is accepted.
 
     The newest transactions are still in it.

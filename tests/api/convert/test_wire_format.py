@@ -1,4 +1,4 @@
-"""What the server learns from the bytes of a message before it parses them."""
+"""Checks of the bytes of a message before the server parses them."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
     "raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"]
 )
 def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
-    """The parser's error says what is wrong."""
+    """The error of the parser names the fault."""
     assert not has_more_fields(raw, 3)
 
 
@@ -110,9 +110,9 @@ def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_other_fields_of_events_are_read_up_to_a_bound(spare: int) -> None:
-    """To read two million fields in 4 MiB here would stop the server for three seconds.
+    """Counting two million fields in 4 MiB would stop the server for three seconds.
 
-    To parse them is fast.
+    Parsing them is fast.
     """
     # An amount of 0x52, which is also the tag of metadata: only reading each field shows which.
     amount = b"\x28\x52"

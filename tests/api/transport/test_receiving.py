@@ -90,10 +90,10 @@ async def test_call_beyond_the_waiting_limit_is_refused_at_once() -> None:
     reading[2].cancel()
 
 
-async def test_full_line_has_room_for_a_connection_with_less_in_it() -> None:
-    """The last call of the connection with the most calls is refused in its favour.
+async def test_full_queue_has_room_for_a_connection_with_fewer_calls() -> None:
+    """The last waiting call of the connection with the most calls is refused instead.
 
-    No call is refused in favour of a connection with as many.
+    That does not happen for a connection that has as many calls.
     """
     receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
     crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
@@ -190,7 +190,7 @@ async def test_streams_and_batches_share_places_for_large_messages() -> None:
         for _ in range(2):
             streams.enter_context(large.stream())
         with pytest.raises(QueueFull), large.stream():
-            raise AssertionError("let in")
+            raise AssertionError("admitted")
         batches = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
         reading = start(receives, *batches)
         await run_ready_tasks()
@@ -204,8 +204,8 @@ async def test_streams_and_batches_share_places_for_large_messages() -> None:
         pass
 
 
-async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
-    """Not when the call is given up: the bytes that arrived stay until the call has ended."""
+async def test_place_for_a_large_message_is_free_once_its_call_has_ended() -> None:
+    """Not when the server gives the call up: the bytes stay in memory until the call has ended."""
     large = LargePlaces(KEPT_FOR_BATCHES + 1)
     receives = Receiving(places=10, waiting_max=10, patience_seconds=0.0, large=large)
     slow = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
@@ -221,7 +221,7 @@ async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
     reading = start(receives, *slow, waiting)
     await run_ready_tasks()
     with pytest.raises(QueueFull), large.stream():
-        raise AssertionError("let in")
+        raise AssertionError("admitted")
     ended.set()
     await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
     for task in reading:
@@ -272,15 +272,14 @@ async def test_time_while_the_server_stands_still_does_not_count() -> None:
 def test_times_are_long_enough_for_the_largest_request() -> None:
     """At 1 Mbit/s if the server is idle, and at 8 Mbit/s while other calls wait.
 
-    With less time than that, more callers than there are places would make the server give up
-    each other's batches for ever.
+    With less time, more callers than places would make each other's batches fail for ever.
     """
     megabits = MESSAGE_BYTES_MAX * 8 / 1_000_000
     assert megabits / 1 < receiving.RECEIVE_SECONDS
     assert megabits / 8 < receiving.LARGE_PATIENCE_SECONDS
 
 
-async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if no other call waits."""
     monkeypatch.setattr(receiving, "RECEIVE_SECONDS", 0.0)
     monkeypatch.setattr(receiving, "WATCH_SECONDS", 0.0)

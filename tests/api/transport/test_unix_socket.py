@@ -1,4 +1,4 @@
-"""Servers on unix sockets: one server per path, and none removes a file that is not its own."""
+"""Servers on unix sockets: one server per path, and none removes the file of another program."""
 
 import errno
 import os
