@@ -43,7 +43,7 @@ class Work:
         self.under_way_max = max(self.under_way_max, self.under_way)
         try:
             await self._let.wait()
-            # Where a group takes no time at all, the next one could not come too early.
+            # If a group took no time at all, the next one could not begin too early.
             await asyncio.sleep(0)
         finally:
             self.under_way -= 1
@@ -85,7 +85,7 @@ async def test_lone_caller_never_waits_for_a_timer() -> None:
 
 @pytest.mark.usefixtures("_no_timers")
 async def test_concurrent_items_share_a_group_and_keep_their_outcomes() -> None:
-    """All that came together, in the order in which they came."""
+    """The group has the items that came together, in their order."""
     work = Work()
     groups = grouping_of(work)
     async with asyncio.timeout(DEADLINE_SECONDS):
@@ -96,7 +96,7 @@ async def test_concurrent_items_share_a_group_and_keep_their_outcomes() -> None:
 
 @pytest.mark.usefixtures("_no_timers")
 async def test_group_that_is_complete_waits_for_no_timer() -> None:
-    """As many as were here before are enough; the one that makes them complete wakes the group."""
+    """As many items as before are enough; the item that completes the group starts it."""
     work = Work()
     groups = grouping_of(work)
     async with asyncio.timeout(DEADLINE_SECONDS):
@@ -104,7 +104,7 @@ async def test_group_that_is_complete_waits_for_no_timer() -> None:
             await asyncio.gather(*(groups.add(number) for number in range(10)))
         futures = [groups.add(number) for number in range(9)]
         await run_ready_tasks()
-        assert len(work.groups) == 20, "an incomplete group waits for a while"
+        assert len(work.groups) == 20, "an incomplete group waits"
         await asyncio.gather(*futures, groups.add(9))
         await groups.close()
     assert work.groups[-1] == list(range(10))
@@ -133,7 +133,7 @@ async def test_group_has_no_more_items_than_allowed() -> None:
 
 
 async def test_failure_is_raised_to_every_caller_of_its_group() -> None:
-    """The next group is not concerned."""
+    """The next group is not affected."""
     work = Work()
     groups = grouping_of(work)
     work.raises = DatabaseUnavailable("away")
@@ -147,7 +147,7 @@ async def test_failure_is_raised_to_every_caller_of_its_group() -> None:
 
 
 async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
-    """Nor does work that forgets outcomes: every caller gets an error."""
+    """Nor does work that returns too few outcomes: every caller gets an error."""
     work = Work()
     groups = grouping_of(work)
     work.raises = asyncio.CancelledError()
@@ -235,7 +235,7 @@ async def test_item_of_a_cancelled_caller_is_dropped_if_it_still_waits() -> None
 
 @pytest.mark.usefixtures("_no_timers")
 async def test_next_group_waits_for_the_one_before() -> None:
-    """If that takes no longer than usual: small groups would be slower for all callers."""
+    """Unless that takes longer than usual. Small groups would be slower for all callers."""
     work = Work()
     groups = grouping_of(work, groups_at_once_max=2)
     work.hold()
@@ -335,7 +335,7 @@ async def test_groups_run_in_the_context_of_no_call() -> None:
 async def test_gathering_that_breaks_fails_its_callers_and_begins_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As it breaks without memory: no caller waits for ever, and the next call is served."""
+    """For lack of memory, for example: no caller waits for ever, and the next call is served."""
     work = Work()
     groups = grouping_of(work)
     with monkeypatch.context() as broken, capture_logs() as lines:

@@ -80,7 +80,7 @@ async def test_errors_that_concern_all_items_are_raised() -> None:
 
 
 async def test_no_items_are_tried_once() -> None:
-    """What is refused without items is not halved for ever."""
+    """Nothing is halved if the database refuses even no items."""
 
     async def refuse(_items: Sequence[int]) -> int:
         raise DataRejected
@@ -91,7 +91,7 @@ async def test_no_items_are_tried_once() -> None:
 
 
 async def test_parts_are_reported_before_a_later_one_breaks_off() -> None:
-    """What was done by then is known, although nothing is returned."""
+    """The earlier parts are known, although the function raises."""
     error = DataRejected()
     table = Table({1: error, 4: DatabaseUnavailable("away")})
     done: list[tuple[list[int], int | LedgerError]] = []

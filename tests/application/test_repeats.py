@@ -12,7 +12,7 @@ DEADLINE_SECONDS = 60.0
 
 
 async def test_repeats_are_reported_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kind that goes on is counted further; one that has stopped is new when it comes again."""
+    """A kind that continues is counted on. One that had stopped counts as new."""
     monkeypatch.setattr(module, "REPEATS_SECONDS", 0.01)
     reports: list[tuple[str, int]] = []
     is_reported = asyncio.Event()
@@ -51,3 +51,4 @@ async def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [repeats.is_first(kind) for kind in (1, 1, 2, 3, 1)] == [True, False, True, True, True]
     assert reports == [(1, 1)]
     repeats.flush()
+    assert reports == [(1, 1)]

@@ -202,10 +202,8 @@ def test_runs_are_paid_page_by_page_and_finished(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_so_many_pages_are_paid_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, concurrency: int
-) -> None:
-    """And no account by two of them."""
+def test_pages_are_paid_concurrently(monkeypatch: pytest.MonkeyPatch, concurrency: int) -> None:
+    """As many as the setting allows. No account is paid by two of them."""
     monkeypatch.setattr(module, "PAGE_ACCOUNTS", 2)
     runs = FakePayoutRuns({A: range(1, 41)})
 
@@ -235,6 +233,7 @@ def test_worker_looks_for_runs_when_it_is_woken_and_every_few_seconds() -> None:
         later - earlier
         for earlier, later in zip(runs.looked_at, runs.looked_at[1:-1], strict=False)
     ]
+    assert len(pauses) >= 9
     assert all(POLL_SECONDS / 2 <= pause <= POLL_SECONDS for pause in pauses)
     assert runs.looked_at[-1] == 20
 
@@ -256,7 +255,7 @@ def test_refused_page_is_paid_account_by_account() -> None:
 
 
 def test_account_refused_for_another_reason_waits() -> None:
-    """All others are paid. The run rests, so that the log and the database have rest, too."""
+    """All others are paid. The run pauses, to spare the log and the database."""
     runs = FakePayoutRuns({A: range(1, 6), B: [20]})
     runs.cursed = {2, 4}
 
@@ -280,7 +279,7 @@ def test_account_refused_for_another_reason_waits() -> None:
 
 
 def test_locked_account_is_passed_over_and_tried_again() -> None:
-    """Soon: most locks last a moment. The log says once which accounts wait."""
+    """Soon, as most locks last a moment. The log names once which accounts wait."""
     runs = FakePayoutRuns({A: range(1, 31)})
     runs.locked = set(range(11, 31))
 
@@ -370,8 +369,8 @@ def test_stop_lets_the_page_under_way_end_and_begins_no_other(
     assert runs.finished == []
 
 
-def test_worker_says_while_it_pays() -> None:
-    """The sealer then leaves it more of the database."""
+def test_worker_reports_that_it_pays() -> None:
+    """The sealer then uses less of the database."""
     runs = FakePayoutRuns({A: [1]})
     runs.page_seconds = 10
 

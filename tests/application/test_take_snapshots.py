@@ -1,4 +1,4 @@
-"""The worker that takes snapshots: of what was reported, once, and out of every caller's way."""
+"""The worker that takes snapshots: of each reported account once, and delaying no caller."""
 
 import asyncio
 
@@ -71,7 +71,7 @@ class Working:
         self.worker.report([(account, TAIL_ENTRIES + 1) for account in accounts])
 
 
-def test_accounts_with_long_tails_have_their_turn_in_order() -> None:
+def test_accounts_with_long_tails_get_snapshots_in_order() -> None:
     """Each once, however often it is reported. An account with a short tail never."""
     snapshots = FakeSnapshots(seconds=1)
 
@@ -96,7 +96,7 @@ def test_accounts_with_long_tails_have_their_turn_in_order() -> None:
 
 
 def test_account_rests_after_an_attempt_in_vain() -> None:
-    """As while a long transaction holds the horizon back: others have their turn."""
+    """As while a long transaction holds the horizon back. Other accounts have their turn."""
     snapshots = FakeSnapshots(False)
 
     async def main() -> None:
@@ -148,7 +148,7 @@ def test_read_waits_no_longer_than_its_time() -> None:
 
 @pytest.mark.parametrize("tail_entries", [0, TAIL_ENTRIES])
 def test_no_read_waits_for_a_worker_that_takes_none(tail_entries: int) -> None:
-    """Not where snapshots are off, before the start, nor during and after a stop."""
+    """Neither with snapshots off, nor before the start, nor during and after a stop."""
     snapshots = FakeSnapshots(seconds=3600)
 
     async def main() -> None:
@@ -172,7 +172,7 @@ def test_no_read_waits_for_a_worker_that_takes_none(tail_entries: int) -> None:
     "error", [DatabaseUnavailable("away"), ZeroDivisionError()], ids=["database", "defect"]
 )
 def test_failures_are_reported_and_end_nothing(error: Exception) -> None:
-    """The worker waits a moment, whatever is reported then, and goes on with the others."""
+    """The worker pauses, whatever is reported meantime, and continues with the others."""
     snapshots = FakeSnapshots(error, seconds=0)
 
     async def main() -> None:
@@ -191,7 +191,7 @@ def test_failures_are_reported_and_end_nothing(error: Exception) -> None:
 
 
 def test_switched_off_takes_none() -> None:
-    """With 0 no tail is too long."""
+    """With the setting 0 no tail is too long."""
     snapshots = FakeSnapshots()
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_stop_ends_the_backoff_and_forgets_the_rest() -> None:
     assert len(snapshots.asked) == 1
 
 
-def test_what_is_wanted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accounts_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many accounts are slow, and however many rest."""
     monkeypatch.setattr(take_snapshots, "ACCOUNTS_MAX", 5)
     snapshots = FakeSnapshots(*[False] * 5)
@@ -232,7 +232,7 @@ def test_what_is_wanted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop_gives_up_a_snapshot_that_takes_long() -> None:
-    """As the first one of a long history: a server that stops does not wait for it."""
+    """Such as the first one of a long history: a server that stops does not wait for it."""
     snapshots = FakeSnapshots(seconds=3600)
 
     async def main() -> None:

@@ -69,7 +69,7 @@ def test_event_that_an_earlier_attempt_of_the_batch_stored_is_created() -> None:
 
 
 def test_events_left_by_a_refused_candidate_are_the_next_batch() -> None:
-    """Its first event is the candidate then."""
+    """The first of them is the candidate of that batch."""
     outcomes: dict[int, IngestOutcome] = {}
     candidates = []
     kinds = iter((REFUSED, NEW))

@@ -7,7 +7,7 @@ import pytest
 from support.booking import Booking
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
-from support.waiting import TimeLimit, run_ready_tasks
+from support.waiting import TimeLimit, run_ready_tasks, until
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.attempts import ATTEMPTS_MAX
@@ -21,6 +21,7 @@ from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import (
     DatabaseContention,
     DatabaseUnavailable,
+    DeadlineTooShort,
     EventIdReused,
     EventRejected,
     PayoutNotFound,
@@ -45,7 +46,7 @@ _MADE: list[Booking] = []
 
 @pytest.fixture(autouse=True)
 async def _all_are_closed() -> AsyncIterator[None]:
-    """One that is left open would be reported on standard error in the middle of another test."""
+    """Closes every use case: asyncio would report open tasks in the middle of another test."""
     yield
     async with asyncio.timeout(DEADLINE_SECONDS):
         while _MADE:
@@ -70,7 +71,7 @@ def in_short(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
 
 
 async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id() -> None:
-    """A repeat answers the transaction id of the first time and posts nothing."""
+    """A repeat returns the transaction id of the first time and posts nothing."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     event = processor_event()
@@ -82,7 +83,7 @@ async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id
     assert len(ledger.events) == 1
 
 
-async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
+async def test_first_event_with_an_id_decides_in_a_batch() -> None:
     """The first event with an id is booked; the same again is a duplicate, another a conflict."""
     event = processor_event()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
@@ -107,7 +108,7 @@ async def test_results_are_in_the_order_of_the_request() -> None:
 async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repeated(
     error: type[DatabaseUnavailable | DatabaseContention],
 ) -> None:
-    """The next attempt finds its rows by the batch id: the call, not answered yet, gets CREATED."""
+    """The next attempt finds its rows by the batch id, so the call still gets CREATED."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event(restaurant_id="res_001")])
@@ -125,7 +126,7 @@ async def test_attempts_are_bounded_and_the_outcome_is_then_unknown() -> None:
     assert len(ledger.insert_sizes) == ATTEMPTS_MAX
 
 
-async def test_one_event_that_the_database_refuses_is_refused_alone() -> None:
+async def test_only_the_event_that_the_database_rejects_fails() -> None:
     """Of 256 events the database refuses one: the others are booked, in few statements."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
@@ -175,12 +176,16 @@ async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
     assert ledger.events["evt_shared"].event == charge
 
 
-async def test_single_payout_events_count_for_the_time_of_single_calls() -> None:
+async def test_single_payout_events_update_the_time_of_single_calls() -> None:
     """They wait as single calls, so fast ones end a slow time of single calls."""
     ingest = use_case(FakeEventLedger())
     queue = ingest.ingest_events._queue
     for _ in range(100):
         queue.booked(30.0)
+    queue.enter(1, 1, None)
+    with pytest.raises(DeadlineTooShort):
+        ingest.ingest_events.admit(1, 1, 5.0)
+    queue.leave(1, 1)
     for _ in range(50):
         await ingest([processor_event(EventType.PAYOUT_PAID)], seconds_left=5.0)
     queue.enter(1, 1, None)
@@ -220,15 +225,15 @@ class SlowLedger(FakeEventLedger):
 
 
 async def all_in_short(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
-    """The outcomes of single calls that come together, in short; the types of their errors."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+    """The outcomes, in short, of single calls that come together, or the types of their errors."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
     return [
-        type(answer) if isinstance(answer, BaseException) else in_short(answer)[0]
-        for answer in answers
+        type(result) if isinstance(result, BaseException) else in_short(result)[0]
+        for result in results
     ]
 
 
-async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> None:
+async def test_first_call_with_an_id_decides_in_a_group() -> None:
     """As in a batch: created, a duplicate with the same transaction id, and a conflict."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
@@ -236,22 +241,22 @@ async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> No
     await ingest([other])
     ledger.insert_sizes.clear()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
-    answers = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
-    assert in_short([outcome for (outcome,) in answers]) == [
+    results = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
+    assert in_short([outcome for (outcome,) in results]) == [
         CREATED,
         EventIdReused,
         DUPLICATE,
         DUPLICATE,
     ]
     assert ledger.insert_sizes == [2], "one statement for all of them"
-    first, repeated = answers[0][0], answers[2][0]
+    first, repeated = results[0][0], results[2][0]
     assert isinstance(first, Booked)
     assert isinstance(repeated, Booked)
     assert first.transaction_id == repeated.transaction_id
     await ingest.close()
 
 
-async def test_one_call_that_the_database_refuses_is_refused_alone() -> None:
+async def test_only_the_call_that_the_database_rejects_fails() -> None:
     """The other calls of its group are booked."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
@@ -324,10 +329,9 @@ async def test_one_locked_call_of_a_group_fails_alone(limit: TimeLimit) -> None:
     events = [processor_event(restaurant_id=f"res_{number % 4}") for number in range(10)]
     ledger.held = {events[3].event_id}
     calls = [asyncio.create_task(ingest([event])) for event in events]
-    while sum(call.done() for call in calls) < 9:  # noqa: ASYNC110  # there is no event for it
-        await asyncio.sleep(0)
+    await until(lambda: sum(call.done() for call in calls) == 9, DEADLINE_SECONDS)
     assert ledger.insert_sizes[0] == 10
-    # Two of each size, and the whole.
+    # One statement for the whole group, and two for each size of a part.
     assert len(ledger.insert_sizes) <= 2 * 4 + 1
     limit.is_over = True
     assert await all_in_short(*calls) == [
@@ -341,7 +345,7 @@ async def test_one_locked_call_of_a_group_fails_alone(limit: TimeLimit) -> None:
     await ingest.close()
 
 
-async def test_locked_account_is_found_before_its_locked_events_are(
+async def test_group_is_split_by_account_first(
     limit: TimeLimit,
 ) -> None:
     """The other events of the group are booked after few statements."""
@@ -355,8 +359,7 @@ async def test_locked_account_is_found_before_its_locked_events_are(
         asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)]))
         for restaurant in restaurants
     ]
-    while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # there is no event for it
-        await asyncio.sleep(0)
+    await until(lambda: sum(call.done() for call in calls) == 5, DEADLINE_SECONDS)
     limit.is_over = True
     assert await all_in_short(*calls) == [
         DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants
@@ -365,8 +368,8 @@ async def test_locked_account_is_found_before_its_locked_events_are(
     await ingest.close()
 
 
-async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the real clock: nothing that happens while it waits begins its time again."""
+async def test_group_gives_up_events_that_stay_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real clock: nothing that happens while it waits restarts its time limit."""
     monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
     ledger = LockedLedger()
@@ -416,7 +419,7 @@ async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_
     await ingest.close()
 
 
-async def test_stalled_database_fills_the_queue_and_no_more() -> None:
+async def test_stalled_database_fills_no_more_than_the_queue() -> None:
     """Events beyond the queue are refused at once, with nothing stored; the others are booked."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
@@ -441,8 +444,8 @@ async def test_stalled_database_fills_the_queue_and_no_more() -> None:
     await ingest.close()
 
 
-async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
-    """A booking keeps its turn to its end: the bound holds however fast callers come and go."""
+async def test_batches_of_callers_that_leave_stay_within_the_limit() -> None:
+    """A booking keeps its place to its end: the limit holds however fast callers come and go."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     batches = [[processor_event(), processor_event()] for _ in range(50)]
@@ -463,8 +466,8 @@ async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
     }
 
 
-async def test_close_books_what_waits_for_its_turn() -> None:
-    """Batches admitted before `close` are booked and answered; batches without caller are not."""
+async def test_close_books_the_batches_that_wait() -> None:
+    """Batches that were admitted before `close` are booked, unless their caller has left."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     batches = [[processor_event(), processor_event()] for _ in range(20)]
@@ -485,7 +488,7 @@ async def test_close_books_what_waits_for_its_turn() -> None:
 
 
 async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
-    """The call ends at once; the event is booked all the same."""
+    """The call ends at once; the event is still booked."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     event = processor_event()
@@ -499,8 +502,8 @@ async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
     assert event.event_id in ledger.events
 
 
-async def test_close_waits_for_what_is_under_way_and_takes_no_more() -> None:
-    """After `close` all that began is booked, and a new event is refused with nothing stored."""
+async def test_close_waits_for_open_calls_and_admits_no_more() -> None:
+    """After `close` all admitted events are booked, and a new event is refused."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     call = asyncio.create_task(ingest([processor_event()]))

@@ -1,4 +1,4 @@
-"""The bounds of what waits to be booked, and which calls are refused."""
+"""The bounds of the events that wait to be booked, and which calls are refused."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ LIMITS = IngestLimits(
 def admitted(
     queue: IngestQueue, events: int, size_bytes: int, seconds_left: float | None
 ) -> Iterator[None]:
-    """A call that is let in while the block runs, as the use case lets it in."""
+    """A call that is admitted until the block ends, as the use case admits it."""
     queue.enter(events, size_bytes, seconds_left)
     try:
         yield
@@ -32,7 +32,7 @@ def admitted(
 
 
 def test_events_and_bytes_are_bounded_together() -> None:
-    """Batches up to nine tenths, and not one more, of either; what has left makes room again."""
+    """Batches may take nine tenths of either, and no more. A call that leaves makes room again."""
     for events, size_bytes in ((60, 1), (2, 600)):
         queue = IngestQueue(LIMITS)
         with admitted(queue, events, size_bytes, None):
@@ -72,8 +72,8 @@ def test_single_call_does_not_wait_for_batches() -> None:
 
 
 @pytest.mark.parametrize(("events", "others"), [(1, 50), (50, 1)], ids=["single calls", "batches"])
-def test_slow_time_shuts_no_call_out_while_others_go_on(events: int, others: int) -> None:
-    """Only a booking of a kind shows that its slow time is over: the first may try, no second."""
+def test_slow_time_of_a_kind_lets_one_call_try(events: int, others: int) -> None:
+    """Only another booking of the kind can end its slow time: a first call may try, no second."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(30.0, is_batch=events > 1)
@@ -87,7 +87,7 @@ def test_slow_time_shuts_no_call_out_while_others_go_on(events: int, others: int
 
 
 def test_calls_are_bounded() -> None:
-    """Whatever they carry; one that leaves makes room for one."""
+    """Whatever their size. A call that leaves makes room for another."""
     queue = IngestQueue(LIMITS)
     with ExitStack() as stack:
         for _ in range(19):
@@ -128,8 +128,8 @@ async def test_caller_that_leaves_makes_room() -> None:
     assert (queue.events, queue.size_bytes) == (0, 0)
 
 
-def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
-    """Each takes as long as the last usual ones did. A call that comes alone may try."""
+def test_deadline_must_allow_for_the_full_groups_before_the_call() -> None:
+    """Each group takes as long as recent ones, also that of the call. A call alone may always try."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(2.0)
@@ -152,7 +152,7 @@ def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
 
 
 def test_call_whose_time_is_over_is_refused() -> None:
-    """Its caller no longer waits: booking it would only surprise. Also if the queue is empty."""
+    """Also by an empty queue, as its caller no longer waits for the outcome."""
     queue = IngestQueue(LIMITS)
     with pytest.raises(DeadlineTooShort):
         queue.check(1, 1, 0.0)
@@ -160,7 +160,7 @@ def test_call_whose_time_is_over_is_refused() -> None:
 
 
 def test_estimate_follows_what_groups_take() -> None:
-    """A queue that was never used refuses nobody, and one that was slow for a while recovers."""
+    """An unused queue refuses no call, and one that was slow for a while recovers."""
     queue = IngestQueue(LIMITS)
     with admitted(queue, 1, 1, None):
         queue.check(1, 1, 0.001)
@@ -173,7 +173,7 @@ def test_estimate_follows_what_groups_take() -> None:
 
 
 async def test_callers_that_wait_for_room_are_woken_when_there_is_some() -> None:
-    """Not before, and several at once; one larger than the queue has its turn when it is empty."""
+    """Several at once, and none earlier. A call larger than the queue waits until it is empty."""
     queue = IngestQueue(LIMITS)
     await queue.wait_for_room(1000, 1)
     large, small = admitted(queue, 70, 1, None), admitted(queue, 20, 1, None)
@@ -190,8 +190,8 @@ async def test_callers_that_wait_for_room_are_woken_when_there_is_some() -> None
     assert [task.done() for task in waiting] == [True, True, True]
 
 
-def test_empty_queue_is_reported_in_the_end() -> None:
-    """Reported after each group, while its callers are here, and when the last of them leaves."""
+def test_empty_queue_is_reported_at_the_end() -> None:
+    """The queue is reported after each group, and when the last caller leaves."""
     changes: list[tuple[int, int]] = []
     queue = IngestQueue(
         LIMITS, on_change=lambda events, size_bytes: changes.append((events, size_bytes))

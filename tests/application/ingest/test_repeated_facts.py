@@ -1,4 +1,4 @@
-"""Facts that come under two event ids are counted; nothing else is."""
+"""Facts that events with two ids report are counted, and nothing else is."""
 
 from support.events import processor_event
 
