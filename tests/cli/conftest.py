@@ -1,4 +1,4 @@
-"""Hides the developer's settings from the tests, and those of one test from the others.
+"""Hides the developer's settings from the tests, and the settings of a test from the others.
 
 Commands read settings from the environment and from `.env`.
 """
@@ -21,7 +21,7 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.fixture(autouse=True)
 def _no_terminal_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs are as wide everywhere, and in no colours, which CI asks for by these variables."""
+    """Outputs have the same width everywhere and no colors, which CI sets by these variables."""
     for name in ("COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
 

@@ -52,7 +52,7 @@ async def test_missing_value_is_reported_with_its_choices_on_one_line() -> None:
 
 
 async def test_help_names_every_command() -> None:
-    """And where settings come from, and what the exit status says."""
+    """It also explains settings and the exit status."""
     outcome = await run_command("--help")
     assert outcome.status == 0
     for name, entry in COMMANDS.items():
@@ -61,7 +61,7 @@ async def test_help_names_every_command() -> None:
     assert "Exit status" in outcome.stdout
 
 
-def test_help_and_documentation_say_what_each_command_needs() -> None:
+def test_help_and_documentation_list_what_each_command_needs() -> None:
     """The three lists follow from the table of commands; docs/cli.md has the same ones."""
     documentation = CLI_PAGE.read_text(encoding="utf-8").replace("`", "")
     for needs in (Needs.DATABASE, Needs.NOTHING):
@@ -150,12 +150,12 @@ METAVARS = {
     "--until": "INSTANT",
     "--workers": "NUMBER",
 }
-# They show nothing, or what is no list of things.
+# They show nothing, or have a format that others define.
 WITHOUT_JSON = {("serve",), ("demo",), ("completion",), ("payouts", "export")}
 
 
 def test_every_command_that_shows_something_has_json() -> None:
-    """For programs, by one option."""
+    """By the option --json."""
     without = {
         path
         for path, leaf in EVERY
@@ -186,10 +186,10 @@ def test_every_command_is_in_the_documentation() -> None:
     ],
     ids=str,
 )
-async def test_old_spellings_go_on_working(
+async def test_old_spellings_still_work(
     shared_ledger: RunningLedger, arguments: tuple[str, ...], same: tuple[str, ...]
 ) -> None:
-    """They say what the new ones say."""
+    """They print what the new ones print."""
     await shared_ledger.ingest(event_message(restaurant_id="res_1", fee_minor=3))
     address = ("--address", shared_ledger.address)
     outcome = await run_command(*arguments, *address)
@@ -198,7 +198,7 @@ async def test_old_spellings_go_on_working(
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-async def test_address_stands_before_a_command_or_after_it(
+async def test_address_may_be_before_or_after_the_command(
     shared_ledger: RunningLedger, position: str
 ) -> None:
     """The one after it wins."""
@@ -209,7 +209,7 @@ async def test_address_stands_before_a_command_or_after_it(
 
 
 async def test_url_is_no_address() -> None:
-    """Status 2, not the status of a missing response."""
+    """Status 2, and not the status of an unreachable server."""
     outcome = await run_command("balance", "res_1", "PEN", "--address", "http://127.0.0.1:50051")
     assert outcome.status == ExitStatus.USAGE
     assert (
@@ -239,18 +239,20 @@ async def test_shells_complete(words: str, place: int, completed: list[str]) -> 
     assert (outcome.status, outcome.stderr) == (0, "")
     found = [line.partition(",")[2] for line in outcome.stdout.splitlines()]
     assert found[: len(completed)] == completed
+    # Without an expected word there is none at all.
+    assert completed or found == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion_is_printed_for_each_shell(shell: str) -> None:
-    """A script that asks the command."""
+    """A script that calls the command."""
     outcome = await run_command("completion", shell)
     assert (outcome.status, outcome.stderr) == (0, "")
     assert f"_LEDGER_COMPLETE={shell}_complete" in outcome.stdout
 
 
-async def test_reader_that_goes_away_is_no_defect() -> None:
-    """As `head` does: status 1, since not all was written, and no word about it."""
+async def test_closed_output_is_no_defect() -> None:
+    """As with `head`: status 1, since not all was written, and no error text."""
     reader, writer = os.pipe()
     os.close(reader)
     process = await asyncio.create_subprocess_exec(
@@ -296,7 +298,7 @@ def _defect(_: object) -> None:
 
 
 async def test_defect_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not with a traceback, but with the way to get one."""
+    """One line, which names the error."""
     monkeypatch.setattr(balance, "load_client_settings", _defect)
     outcome = await run_command("balance", "res_1", "PEN")
     assert outcome.status == ExitStatus.REFUSED
@@ -334,7 +336,7 @@ async def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [0, 1, 2])
 async def test_closed_standard_stream_does_no_harm(stream: int) -> None:
-    """A script may close it; no file that the command opens gets its number."""
+    """A script may close it. No file that the command opens gets its number."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m ledger settings {stream}>&-', sys.executable),
         stdout=asyncio.subprocess.PIPE,

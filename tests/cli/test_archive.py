@@ -1,4 +1,4 @@
-"""`ledger archive`: rows go into files and out of the database, and are never in neither place."""
+"""`ledger archive`: rows move from the database into files, and no row is ever in neither place."""
 
 import asyncio
 import gzip
@@ -92,7 +92,7 @@ async def old_books(
 
 
 async def until_rows(database: Database, question: str) -> None:
-    """Waits until the statement says true."""
+    """Waits until the query returns true."""
 
     async def shown() -> bool:
         return bool((await query(database.migration_url, question))[0][0])
@@ -101,12 +101,12 @@ async def until_rows(database: Database, question: str) -> None:
 
 
 async def archive(*arguments: str) -> Outcome:
-    """`ledger archive run` of all that is of before today."""
+    """`ledger archive run` of all rows from before today."""
     return await run_command("archive", "run", *arguments, "--before", TODAY)
 
 
 async def runs_of(ledger: RunningLedger) -> list[ledger_pb2.PayoutRun]:
-    """Every run as GetPayoutRun answers it."""
+    """Every run as GetPayoutRun returns it."""
     listed = (await ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest())).payout_runs
     return [
         (
@@ -139,7 +139,7 @@ async def rows_of(database: Database, statement: str) -> list[str]:
 async def test_runs_keep_their_totals_and_calls_are_kept(
     old_books: tuple[RunningLedger, Path],
 ) -> None:
-    """Every row is in a file as it was; a run answers as before, and says where its items are."""
+    """Every row is in a file as it was. GetPayoutRun is unchanged, and errors name the file."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     before = await runs_of(ledger)
@@ -185,8 +185,8 @@ async def test_runs_keep_their_totals_and_calls_are_kept(
     assert (again.status, again.stdout.splitlines()[-1]) == (0, "nothing to archive")
 
 
-async def test_dry_run_says_what_would_go(old_books: tuple[RunningLedger, Path]) -> None:
-    """Rows and bytes of each month, and of what is superseded; nothing is written or removed."""
+async def test_dry_run_counts_what_would_be_archived(old_books: tuple[RunningLedger, Path]) -> None:
+    """Rows and bytes of each month, and superseded snapshots. Nothing is written or removed."""
     ledger, directory = old_books
     counts = await ledger.query(COUNTS)
     outcome = await archive(str(directory), "--dry-run", "--json")
@@ -199,8 +199,8 @@ async def test_dry_run_says_what_would_go(old_books: tuple[RunningLedger, Path])
     assert (await archive(str(directory), "--dry-run")).status == 0
 
 
-async def test_only_what_is_asked_for_goes(old_books: tuple[RunningLedger, Path]) -> None:
-    """--kind leaves the other kinds, --before what is not older."""
+async def test_options_choose_what_is_archived(old_books: tuple[RunningLedger, Path]) -> None:
+    """--kind leaves the other kinds, and --before leaves later rows."""
     ledger, directory = old_books
     ((items, calls, _),) = await ledger.query(COUNTS)
     outcome = await run_command(
@@ -213,8 +213,8 @@ async def test_only_what_is_asked_for_goes(old_books: tuple[RunningLedger, Path]
     assert await ledger.query(COUNTS) == [(0, 0, 2)]
 
 
-async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> None:
-    """A run under way keeps its items, whatever its age; calls are recorded, and none is lost."""
+async def test_servers_work_while_rows_are_archived(old_books: tuple[RunningLedger, Path]) -> None:
+    """A run under way keeps its items, whatever its age. Calls are recorded, and none is lost."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     async with ledger.engine.connect() as connection:
@@ -239,9 +239,7 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
         archiving = asyncio.create_task(archive(str(directory)))
         sent = 0
         while not archiving.done() or sent < 20:
-            await ledger.ingest(
-                event_message(event_id=f"evt_meanwhile_{sent}", restaurant_id="res_2")
-            )
+            await ledger.ingest(event_message(event_id=f"evt_during_{sent}", restaurant_id="res_2"))
             sent += 1
         assert (await archiving).status == 0
         open_runs = (
@@ -282,7 +280,7 @@ async def test_calls_recorded_late_are_never_removed_unarchived(
     await assert_books_in_order(ledger.database)
 
 
-# What a killed command may have been about to do, or have done a moment ago.
+# The steps before or after which a command may be killed.
 KILLED = {
     "writing the file": ("archive_files", "_write_text", "before"),
     "the file is written, its manifest too": ("archive_files", "_publish", "before"),
@@ -318,10 +316,10 @@ setattr(owner, name, killing_later if asyncio.iscoroutinefunction(function) else
 
 
 @pytest.mark.parametrize("point", KILLED, ids=str)
-async def test_killed_anywhere_it_is_run_again(
+async def test_killed_command_is_finished_by_the_next(
     old_books: tuple[RunningLedger, Path], point: str
 ) -> None:
-    """SIGKILL between any two steps loses no row, and the next command finishes the work."""
+    """SIGKILL between any two steps loses no row."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     before = await runs_of(ledger)
@@ -376,10 +374,10 @@ async def test_unfinished_archive_needs_its_file(
     assert await ledger.query(COUNTS) == [(0, 0, 2)]
 
 
-async def test_directory_that_takes_no_file(
+async def test_directory_without_room_for_files_is_reported(
     old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Missing, a file, not writable, full: one line; no row is removed, and no file is left."""
+    """Missing, a file, not writable or full: one line. No row is removed, and no file is left."""
     ledger, directory = old_books
     counts = await ledger.query(COUNTS)
     file = directory / "file"
@@ -409,8 +407,8 @@ async def test_directory_that_takes_no_file(
     assert (await ledger.query(COUNTS), list(directory.iterdir())) == (counts, [])
 
 
-async def test_reader_of_the_output_goes_away(old_books: tuple[RunningLedger, Path]) -> None:
-    """Status 1 without a word, as of every command; the next one ends the work."""
+async def test_closed_output_loses_no_row(old_books: tuple[RunningLedger, Path]) -> None:
+    """Status 1 without an error text, as for every command. The next command finishes the work."""
     ledger, directory = old_books
     reads, writes = os.pipe()
     os.close(reads)
@@ -538,7 +536,7 @@ async def test_archive_is_loaded_into_a_table_by_psql(
         await ledger.query("DROP TABLE from_archive")
 
 
-async def test_superseded_snapshots_go_and_no_answer_changes(
+async def test_superseded_snapshots_are_removed_and_no_balance_changes(
     old_books: tuple[RunningLedger, Path],
 ) -> None:
     """The newest snapshot of each account, stay and month remains, and all marks of this stay."""
@@ -558,7 +556,7 @@ async def test_superseded_snapshots_go_and_no_answer_changes(
     marks = "SELECT count(*), count(DISTINCT stay_id) FROM statement_marks"
     kept = await ledger.query(snapshots)
     assert len(kept) >= 3
-    # What was recorded today is of after the date.
+    # These were recorded today, which is not before the date.
     assert (await archive(str(directory))).status == 0
     assert await ledger.query(snapshots) == kept
     # Copies with older times, and one more that no query can use yet: its horizon is ahead of the
@@ -593,19 +591,19 @@ async def test_superseded_snapshots_go_and_no_answer_changes(
     assert left == [*kept[-1:], ("9000000000000",)]
     assert shown["balance_snapshots"] >= len(kept) - 1
     assert (shown["statement_marks"], await ledger.query(marks)) == (0, marked)
-    for number, told_before in enumerate(before):
+    for number, earlier in enumerate(before):
         now = await ledger.balance(f"res_{number}")
         assert (now.available_minor, now.pending_minor, now.reserved_minor) == (
-            told_before.available_minor,
-            told_before.pending_minor,
-            told_before.reserved_minor,
+            earlier.available_minor,
+            earlier.pending_minor,
+            earlier.reserved_minor,
         )
 
 
 async def test_archived_run_gets_no_items_by_a_downgrade(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run gets no items after its cancellation: they could never be archived."""
+    """Items that a canceled run got after it was archived could never be archived."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)
     monkeypatch.setenv("TZ", "UTC")

@@ -60,20 +60,20 @@ async def test_balance_is_shown_in_both_units(shared_ledger: RunningLedger) -> N
 
 
 async def test_balance_of_a_past_instant(shared_ledger: RunningLedger) -> None:
-    """Counts what was recorded before it."""
+    """It counts what was recorded before the instant."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     arguments = ("balance", restaurant_id, "PEN", "--json", "--at", "2026-01-01T00:00:00-05:00")
     outcome = await run_command(*arguments, "--address", shared_ledger.address)
-    answer = json.loads(outcome.stdout)
-    assert (answer["as_of"], answer["available_minor"], answer["last_event_at"]) == (
+    shown = json.loads(outcome.stdout)
+    assert (shown["as_of"], shown["available_minor"], shown["last_event_at"]) == (
         "2026-01-01T05:00:00Z",
         "0",
         None,
     )
 
 
-async def test_unknown_restaurant_is_reported_in_the_contracts_words(
+async def test_unknown_restaurant_is_reported_with_its_reason(
     shared_ledger: RunningLedger,
 ) -> None:
     """Status, reason and a sentence; status 1."""

@@ -144,7 +144,7 @@ def test_bad_file_of_an_option_is_reported_by_it(request: pytest.FixtureRequest)
     ],
 )
 def test_unknown_setting_is_found(name: str, value: str, unknown: bool) -> None:
-    """Names that nothing reads; not names of other parts or the ones that Kubernetes adds."""
+    """A name that nothing reads, except those that Kubernetes adds."""
     assert unknown_settings({name: value}) == ([name] if unknown else [])
 
 

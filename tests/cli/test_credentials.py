@@ -1,4 +1,4 @@
-"""Commands that call a server which asks for credentials, and the command that makes tokens."""
+"""Commands that call a server with authentication, and the command that makes tokens."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from ledger.cli.failures import ExitStatus
 
 
 async def made_token(identity: str, scopes: str, tokens: Path) -> str:
-    """A token of `ledger token`, whose line is added to the file."""
+    """Makes a token by `ledger token`, and adds its line to the file."""
     _, token, _, line = (await run_command("token", identity, scopes)).stdout.splitlines()
     with tokens.open("a") as file:
         file.write(f"{line}\n")
@@ -57,10 +57,10 @@ async def call(
     return await run_command(*options, *command, "--address", ledger.address)
 
 
-async def test_commands_show_credentials(
+async def test_commands_send_credentials(
     secured: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By options before the command, or by settings; a token goes before a certificate."""
+    """From options before the command, or from settings. A token goes before a certificate."""
     assert (await call(secured, AS_READER, LIST)).status == 0
     refused = await call(secured, AS_READER, PUT)
     assert (refused.status, refused.stderr.split(":")[1].strip()) == (
@@ -79,7 +79,7 @@ async def test_commands_show_credentials(
     assert (await call(secured, (), LIST)).status == ExitStatus.REFUSED
 
 
-async def test_commands_without_credentials_do_not_get_in(secured: RunningLedger) -> None:
+async def test_commands_without_credentials_cannot_connect(secured: RunningLedger) -> None:
     """Reported as no response, with a hint at what may be missing."""
     for options in ((), ("--tls-ca", "ca.pem")):
         outcome = await call(secured, options, LIST)
@@ -90,7 +90,7 @@ async def test_commands_without_credentials_do_not_get_in(secured: RunningLedger
 async def test_token_goes_in_plaintext_to_this_machine_only(
     shared_database: Database, tmp_path: Path
 ) -> None:
-    """To loopback, for trying."""
+    """To a loopback address, for trials."""
     (tmp_path / "operator").write_text(await made_token("operator", "read", tmp_path / "tokens"))
     async with running_ledger(shared_database, auth_tokens_file=tmp_path / "tokens") as ledger:
         assert (await call(ledger, ("--token-file", "operator"), LIST)).status == 0
@@ -132,7 +132,7 @@ async def test_bad_credentials_are_reported(
 
 
 async def test_token_is_random_and_its_line_fits_it(tmp_path: Path) -> None:
-    """What is printed can be used as it is; no two are alike."""
+    """The printed line can be used as it is, and no two tokens are alike."""
     made = {await made_token("gateway", "ingest,read", tmp_path / "tokens") for _ in range(3)}
     assert len(made) == 3
     assert [token.identity for token in read_tokens(tmp_path / "tokens")] == ["gateway"] * 3
@@ -142,7 +142,7 @@ async def test_token_is_random_and_its_line_fits_it(tmp_path: Path) -> None:
     "arguments",
     [("two words", "read"), ("gateway", "everything"), ("a#b", "read"), ("gateway", "")],
 )
-async def test_token_that_no_server_would_take_is_not_made(arguments: tuple[str, ...]) -> None:
+async def test_token_that_no_server_would_accept_is_not_made(arguments: tuple[str, ...]) -> None:
     """Status 2 and one line."""
     outcome = await run_command("token", *arguments)
     assert (outcome.status, outcome.stdout, len(outcome.stderr.splitlines())) == (

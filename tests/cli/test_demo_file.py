@@ -1,4 +1,4 @@
-"""The events that come with the package."""
+"""The file of events that comes with the package."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`ledger doctor` says whether a server can run on the database."""
+"""`ledger doctor` reports whether a server can run on the database."""
 
 import json
 
@@ -23,7 +23,7 @@ from ledger.infrastructure.postgres.verification.doctor import (
 
 @pytest.fixture
 def configured(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """The settings lead to the database."""
+    """Settings that name the database."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
     monkeypatch.setenv("LEDGER_REQUIRE_DURABLE_DATABASE", "false")
     for name, value in role_settings(database).items():
@@ -32,14 +32,14 @@ def configured(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 
 
 async def test_fit_database_is_fit(configured: Database) -> None:
-    """Every check is named; nothing is broken, and the exit status says so."""
+    """Every check is named, nothing is broken, and the status is 0."""
     outcome = await run_command("doctor")
     assert outcome.status == ExitStatus.DONE, outcome.stderr
     assert all(check in outcome.stdout for check in CHECKS)
     assert "nothing broken" in outcome.stdout
 
 
-async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> None:
+async def test_broken_check_has_a_remedy(configured: Database) -> None:
     """For programs, too; the exit status is that of a refusal."""
     await query(configured.migration_url, "REVOKE INSERT ON payout_items FROM ledger_app")
     outcome = await run_command("doctor", "--json")
@@ -70,7 +70,7 @@ async def test_check_that_the_database_refuses_hides_no_other(configured: Databa
 async def test_schema_that_the_role_may_not_use_is_named(
     configured: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not as a database without a schema, which `ledger migrate` would call up to date."""
+    """It is not reported as missing: `ledger migrate` would report that it is up to date."""
     await query(
         configured.migration_url,
         "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
@@ -106,7 +106,7 @@ async def test_role_that_may_not_connect_is_named_with_the_missing_right(
     assert outcome.stderr.splitlines()[0].endswith("; User does not have CONNECT privilege.")
 
 
-async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database) -> None:
+async def test_check_that_times_out_is_a_warning(database: Database) -> None:
     """The results of the other checks are still shown."""
     engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)
     locking = create_async_engine(database.migration_url, poolclass=NullPool)

@@ -14,7 +14,7 @@ from ledger.infrastructure.postgres.schema.migrations import (
 async def test_empty_database_gets_the_newest_schema(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Says from which revision to which; the second time, that there is nothing to do."""
+    """The output names both revisions. A second call has nothing to do."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", empty_url)
     outcome = await run_command("migrate")
     assert (outcome.status, outcome.stderr) == (0, "")
@@ -29,7 +29,7 @@ async def test_empty_database_gets_the_newest_schema(
 async def test_schema_moves_down_and_up_again(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the revision that is asked for; the URL for migrations goes before the other."""
+    """To the given revision. The URL for migrations goes before the other."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", empty_url)
     await run_command("migrate")

@@ -1,4 +1,4 @@
-"""Commands that call a newer server, which sends words and currencies that they do not know."""
+"""Commands that call a newer server, which sends enum values and currencies they do not know."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ PAYOUT = ledger_pb2.Payout(
 
 
 class NewerServer(ledger_pb2_grpc.LedgerServiceServicer):
-    """Answers what the next version of the contract may bring."""
+    """Sends what the next version of the contract may have."""
 
     def __init__(self) -> None:
         self.booked: list[str] = []
@@ -110,7 +110,7 @@ class NewerServer(ledger_pb2_grpc.LedgerServiceServicer):
 @pytest.fixture
 async def newer() -> AsyncIterator[tuple[NewerServer, str]]:
     """The server and its address."""
-    service = NewerServer()  # type: ignore[abstract]  # the other methods answer UNIMPLEMENTED
+    service = NewerServer()  # type: ignore[abstract]  # the others are UNIMPLEMENTED
     server = aio.server()
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -136,7 +136,7 @@ async def called(newer: tuple[NewerServer, str], *arguments: str) -> Outcome:
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-async def test_unknown_words_are_shown_as_their_numbers(
+async def test_unknown_enum_values_are_shown_as_their_numbers(
     newer: tuple[NewerServer, str], command: tuple[str, ...], form: tuple[str, ...]
 ) -> None:
     """Amounts of an unknown currency are shown in minor units, with every digit; status 0."""
@@ -173,7 +173,7 @@ async def test_balance_after_an_entry_of_unknown_direction_is_left_out(
 async def test_unknown_status_of_an_event_is_no_duplicate(
     newer: tuple[NewerServer, str], tmp_path: Any
 ) -> None:
-    """It is counted as what it is, and ends with status 1."""
+    """It is counted as unknown, and the command ends with status 1."""
     line = {
         "event_type": "charge_succeeded",
         "restaurant_id": "res_1",

@@ -37,8 +37,8 @@ def numeric_options() -> list[tuple[tuple[str, ...], click.Parameter]]:
     ]
 
 
-def test_every_number_has_a_type_of_ours() -> None:
-    """The library's own take 1_0 for 10, and ١ for 1."""
+def test_no_number_has_a_type_of_the_library() -> None:
+    """The types of the library read 1_0 as 10, and ١ as 1."""
     found = numeric_options()
     assert any(isinstance(option.type, WholeNumber) for _, option in found)
     for path, option in found:
@@ -70,7 +70,7 @@ def test_number_beyond_its_range_is_reported(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e3", "1_0", "", ".5", "1."])
 def test_seconds_are_digits_with_a_point(text: str) -> None:
-    """Nothing else that Python takes for a float."""
+    """No other text that Python reads as a float."""
     with pytest.raises(click.BadParameter, match="must be a number of seconds"):
         Seconds().convert(text, None, None)
 
@@ -109,7 +109,7 @@ async def test_every_numeric_option_refuses_other_numbers(arguments: tuple[str, 
         ("USD", {}, 0),
     ],
 )
-def test_minimum_is_one_amount(
+def test_minimum_has_whole_or_minor_units(
     currency: str, given: dict[str, str | int], amount_minor: int
 ) -> None:
     """In whole units with the currency's decimals, or in minor units: each says which."""
@@ -130,7 +130,7 @@ def test_minimum_is_one_amount(
         ("USD", {"old": "1_0"}, "--min takes minor units"),
     ],
 )
-def test_minimum_that_may_be_two_amounts_is_refused(
+def test_ambiguous_minimum_is_refused(
     currency: str, given: dict[str, str | int], says: str
 ) -> None:
     """With a sentence that names the option to use."""
@@ -142,7 +142,7 @@ def test_minimum_that_may_be_two_amounts_is_refused(
 
 
 async def test_minimum_reaches_the_run(ledger: RunningLedger) -> None:
-    """Ten whole units are ten; the old --min keeps its minor units, and reads them back."""
+    """Ten whole units are ten. The old --min takes minor units, and prints their value."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", currency="USD", amount_minor=999),
         event_message(restaurant_id="res_2", currency="USD", amount_minor=1000),

@@ -75,9 +75,9 @@ async def test_every_report_is_printed(
     assert outcome.stdout.endswith("\n2 rows\n")
     outcome = await run_command("report", "payouts", "res_red")
     assert outcome.stdout == "no rows\n"
-    outcome = await run_command("report", "payouts", "nobody")
+    outcome = await run_command("report", "payouts", "res_9")
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
-    assert outcome.stderr == "error: restaurant nobody is not registered\n"
+    assert outcome.stderr == "error: restaurant res_9 is not registered\n"
 
 
 async def test_dates_are_refused_by_the_clock_of_the_books(
@@ -108,7 +108,7 @@ async def test_dates_are_refused_by_the_clock_of_the_books(
     ids=str,
 )
 async def test_wrong_command_lines_are_reported(arguments: tuple[str, ...], complaint: str) -> None:
-    """Status 2, and what is wrong, before any database is asked."""
+    """Status 2 and the reason, before any query."""
     outcome = await run_command("report", *arguments)
     assert outcome.status == ExitStatus.USAGE
     assert complaint in outcome.stderr
@@ -164,7 +164,7 @@ async def test_sums_are_whole_numbers_in_digits(
     assert amounts == {"res_a": "1990000", "res_b": "0", "res_c": "0"}
 
 
-async def test_a_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a column for each type of item: a sum over amount_minor counts each payout once."""
     await ledger.ingest(
         event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20),
@@ -195,8 +195,8 @@ async def test_a_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.Mo
         )
 
 
-async def test_a_machine_without_books_gets_none(enterable_folder: Path) -> None:
-    """A report says where it looked, and creates no database there."""
+async def test_report_creates_no_books(enterable_folder: Path) -> None:
+    """On a machine without books it reports where it looked."""
     # As a process, since the embedded server starts from a main thread only.
     outcome = await run_process(
         "report", "q1", "PEN", env={"LEDGER_DATA_DIR": str(enterable_folder / "books")}

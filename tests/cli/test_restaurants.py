@@ -57,7 +57,9 @@ PROFILE = (
 
 
 @pytest.mark.parametrize("command", ["put", "update"])
-async def test_command_changes_what_it_names(shared_ledger: RunningLedger, command: str) -> None:
+async def test_command_changes_only_the_fields_it_names(
+    shared_ledger: RunningLedger, command: str
+) -> None:
     """One option after the other: name, maturity and metadata stay as they were."""
     restaurant_id = unique("res")
     address = ("--address", shared_ledger.address)
@@ -89,10 +91,10 @@ async def test_command_changes_what_it_names(shared_ledger: RunningLedger, comma
     assert await profile_after("--name", "") == ("", False, None, metadata | {"tier": "2"})
 
 
-async def test_put_of_a_registered_restaurant_changes_nothing_by_itself(
+async def test_put_without_options_changes_no_restaurant(
     shared_ledger: RunningLedger,
 ) -> None:
-    """It shows the profile; of an unknown restaurant it makes one of defaults."""
+    """It shows the profile. An unknown restaurant is registered with the defaults."""
     restaurant_id = unique("res")
     address = ("--json", "--address", shared_ledger.address)
     first = await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)
@@ -134,7 +136,7 @@ async def test_update_refuses_a_lost_update_and_an_unknown_restaurant(
         ("--metadata", "a=1", "--remove-metadata", "a"),
     ],
 )
-async def test_update_without_sense_is_a_usage_error(options: tuple[str, ...]) -> None:
+async def test_contradicting_update_is_a_usage_error(options: tuple[str, ...]) -> None:
     """Before any call."""
     assert (
         await run_command("restaurants", "update", "res_1", *options)

@@ -59,7 +59,7 @@ async def test_every_setting_is_shown_with_its_source(
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:
-    """Wherever they stand in a URL."""
+    """At any place of a URL."""
     assert without_password(url) == shown
 
 

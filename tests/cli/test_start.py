@@ -1,4 +1,4 @@
-"""What a command loads at its start, and what Ctrl-C does during that."""
+"""The modules that a command loads at its start, and Ctrl-C while it loads them."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ async def python(
 @pytest.mark.parametrize(
     ("arguments", "is_taken_apart"), [(("settings", "--json"), False), (("doctor",), True)], ids=str
 )
-async def test_a_command_without_books_ends_at_once(
+async def test_command_without_a_database_ends_at_once(
     tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool
 ) -> None:
     """With complete output. A command that has opened a database may have to clean up."""
@@ -123,10 +123,10 @@ async def test_a_command_without_books_ends_at_once(
     ],
     ids=lambda value: " ".join(value),
 )
-async def test_a_command_loads_what_it_needs(
+async def test_command_loads_only_what_it_needs(
     tmp_path: Path, arguments: tuple[str, ...], also: tuple[str, ...]
 ) -> None:
-    """Help and version no library of the server and none of calls; a call none of the server."""
+    """Help and version load no library of the server or of calls; a call none of the server."""
     _, _, stderr = await python(LOADED, *arguments)
     loaded = json.loads(stderr.splitlines()[-1])
     assert "click" in loaded
@@ -174,7 +174,7 @@ async def test_interruption_while_loading_ends_cleanly(
 
 
 async def test_ignored_interruption_stays_ignored(tmp_path: Path) -> None:
-    """A shell starts what it puts into the background that way."""
+    """A shell starts background processes that way."""
     program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + INTERRUPTED.replace(
         "signal.signal(signal.SIGINT, signal.default_int_handler)", ""
     )
@@ -195,7 +195,7 @@ async def test_ascii_terminal_gets_ascii() -> None:
 
 
 def test_default_of_a_client_is_that_of_the_settings() -> None:
-    """Which are not loaded where only a client's are set."""
+    """A client does not load all settings if only its own are set."""
     assert load_client_settings() == ClientSettings()
     whole = Settings(_env_file=None)
     assert {field: getattr(whole, field) for field in ClientSettings.__slots__} == {
@@ -213,7 +213,7 @@ def test_settings_of_a_client_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("LEDGER_GRPC_ADDRESS", "127.0.0.1:2")
     assert load_client_settings().grpc_address == "127.0.0.1:2"
     assert load_client_settings("127.0.0.1:3").grpc_address == "127.0.0.1:3"
-    # With another setting all are read, and say the same.
+    # With any other setting the command reads all of them, with the same result.
     monkeypatch.setenv("LEDGER_MATURITY_DAYS", "3")
     assert load_client_settings() == ClientSettings("127.0.0.1:2", client_token_file=Path("mine"))
 

@@ -72,10 +72,10 @@ async def test_filtered_statement_has_no_running_balance(shared_ledger: RunningL
 async def test_statement_of_a_period(shared_ledger: RunningLedger) -> None:
     """An instant with its digits, or a date, which is its beginning in UTC."""
     restaurant_id, _, _ = await booked(shared_ledger)
-    answer = await shared_ledger.stub.ListEntries(
+    response = await shared_ledger.stub.ListEntries(
         ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency="PEN", page_size=3)
     )
-    refunded_at = answer.entries[2].recorded_at.ToJsonString()
+    refunded_at = response.entries[2].recorded_at.ToJsonString()
     for bounds, expected in {
         ("--from", "2025-12-01"): (3, "0.00", "-22.50"),
         ("--to", "2025-12-01"): (0, "0.00", "0.00"),
@@ -158,7 +158,7 @@ async def test_json_is_lines(shared_ledger: RunningLedger) -> None:
 async def test_statement_of_many_pages(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The running balance goes on over the pages."""
+    """The running balance continues from page to page."""
     monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     restaurant_id, _, _ = await booked(shared_ledger)
     for kind in ("--csv", "--json"):
@@ -173,7 +173,7 @@ async def test_statement_of_many_pages(
     assert [row[3] for row in table_cells(outcome.stdout)] == ["100.00", "97.50", "-22.50"]
 
 
-async def test_refusals_are_reported_in_the_contracts_words(shared_ledger: RunningLedger) -> None:
+async def test_refusals_are_reported_with_their_reason(shared_ledger: RunningLedger) -> None:
     """Status 1 with the reason; nothing on standard output."""
     outcome = await run_command(
         "statement", "res_9", "PEN", "--csv", "--address", shared_ledger.address

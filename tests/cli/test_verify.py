@@ -28,7 +28,7 @@ async def test_books_in_order_pass(ledger: RunningLedger, monkeypatch: pytest.Mo
 async def test_warnings_are_shown_and_pass(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refund of more than there is: recorded, worth a look, and no error."""
+    """A refund of more than the charge is booked and is no error."""
     await ledger.ingest(
         event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red")
     )
@@ -58,7 +58,7 @@ async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyP
     assert "append_only_triggers_are_on" in report["checks"]
 
 
-async def test_chain_prints_its_head_for_keeping(
+async def test_chain_prints_its_head(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head of the chain is found later; another one fails, for people and for programs."""
@@ -99,7 +99,7 @@ async def test_tampering_fails_the_chain(
     [("--expect", "0" * 64), ("--chain", "--expect", "12ab"), ("--chain", "--expect", "z" * 64)],
 )
 async def test_bad_heads_are_usage_errors(arguments: tuple[str, ...]) -> None:
-    """Status 2, before any database is asked."""
+    """Status 2, before any query."""
     assert (await run_command("verify", *arguments)).status == ExitStatus.USAGE
 
 

@@ -65,20 +65,20 @@ class RunningWorkers:
             line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker started"
         }
 
-    def said(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+    def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:
         return [
             line for line in self.lines if line["event"] == event and fields.items() <= line.items()
         ]
 
     async def metrics(self) -> dict[str, float]:
         """The samples of the metrics page by name and labels, with the labels in order."""
-        (line,) = self.said("serving metrics")
+        (line,) = self.logged("serving metrics")
 
         def read() -> str:
             with urllib.request.urlopen(
                 f"http://{line['address']}/metrics", timeout=TIMEOUT_SECONDS
-            ) as answer:
-                page: str = answer.read().decode()
+            ) as response:
+                page: str = response.read().decode()
                 return page
 
         families = text_string_to_metric_families(await asyncio.to_thread(read))
@@ -108,7 +108,7 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
         # A sealer would wait for the locks of these tests too, and be counted as a call.
         "LEDGER_SEAL_INTERVAL_SECONDS": "0",
-        # The server of these tests forgets on power loss.
+        # The PostgreSQL of the tests runs without fsync.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
         **role_settings(database),
     }
@@ -152,18 +152,18 @@ async def stubs_of(address: str, count: int) -> AsyncIterator[list[Any]]:
         yield [ledger_pb2_grpc.LedgerServiceStub(channel) for channel in channels]
 
 
-async def ingest_until_answered(stub: Any, event: ledger_pb2.ProcessorEvent) -> int:
-    """Sends an event until it is answered, as the contract asks of callers; the status."""
+async def ingest_until_it_ends(stub: Any, event: ledger_pb2.ProcessorEvent) -> int:
+    """Sends an event until the call does not end with UNAVAILABLE. Returns the status."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             try:
-                answer = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+                response = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
             except aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(0.02)
             else:
-                return int(answer.status)
+                return int(response.status)
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +176,12 @@ async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
 
 
 async def test_workers_are_one_server(workers: RunningWorkers) -> None:
-    """Ready once all serve; each answers some connections; the metrics are of all of them."""
+    """Ready once all serve. Each serves some connections, and the metrics are sums of all."""
     # Standard error is read beside standard output.
     await until(lambda: set(workers.pids()) == {1, 2}, what="two workers")
     await until(
         lambda: (
-            {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}
+            {line["worker"] for line in workers.logged("serving: the database answers")} == {1, 2}
         ),
         what="both serve",
     )
@@ -189,7 +189,7 @@ async def test_workers_are_one_server(workers: RunningWorkers) -> None:
     before = Counter(await workers.metrics())
     async with stubs_of(workers.address, CHANNELS) as stubs:
         events = [event_message(restaurant_id=restaurant_id) for _ in range(4 * CHANNELS)]
-        statuses = await asyncio.gather(*map(ingest_until_answered, cycle(stubs), events))
+        statuses = await asyncio.gather(*map(ingest_until_it_ends, cycle(stubs), events))
     assert set(statuses) == {ledger_pb2.INGEST_STATUS_CREATED}
     metrics = await workers.metrics()
     method = "grpc_method=IngestEvent,grpc_service=ledger.v1.LedgerService"
@@ -205,18 +205,20 @@ async def test_workers_are_one_server(workers: RunningWorkers) -> None:
 
 async def test_misspelt_setting_is_warned_of(workers: RunningWorkers) -> None:
     """With the setting that was meant, once and not by every worker; and the server starts."""
-    (line,) = workers.said("LEDGER_WORKRES is not a setting: did you mean LEDGER_WORKERS?")
+    (line,) = workers.logged("LEDGER_WORKRES is not a setting: did you mean LEDGER_WORKERS?")
     assert line["level"] == "warning"
     assert "worker" not in line
 
 
-async def test_json_log_holds_nothing_else(workers: RunningWorkers) -> None:
-    """A program that reads the log meets one format, whatever a worker or the supervisor writes."""
-    await until(lambda: len(workers.said("serving: the database answers")) >= 2, what="both serve")
+async def test_json_log_has_only_json(workers: RunningWorkers) -> None:
+    """Whatever a worker or the supervisor writes."""
+    await until(
+        lambda: len(workers.logged("serving: the database answers")) >= 2, what="both serve"
+    )
     assert workers.plain_lines == []
 
 
-async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
+async def test_no_other_server_gets_the_address_of_workers(workers: RunningWorkers) -> None:
     """Another server there fails, alone or with workers, although the workers share the port."""
     with pytest.raises(AddressUnavailable, match=re.escape(workers.address)):
         service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]
@@ -236,8 +238,8 @@ async def test_health_address_is_shared_by_the_workers(workers: RunningWorkers) 
             workers.health_address, options=(("grpc.use_local_subchannel_pool", 1),)
         ) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(request, timeout=TIMEOUT_SECONDS)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            response = await stub.Check(request, timeout=TIMEOUT_SECONDS)
+            assert response.status == health_pb2.HealthCheckResponse.SERVING
     with (
         pytest.raises(AddressUnavailable, match=re.escape(workers.health_address)),
         reserved_address(workers.health_address),
@@ -246,7 +248,7 @@ async def test_health_address_is_shared_by_the_workers(workers: RunningWorkers) 
 
 
 async def _ping_well() -> None:
-    """A database that answers."""
+    """A database that responds."""
 
 
 async def test_worker_that_is_killed_is_replaced(
@@ -255,30 +257,30 @@ async def test_worker_that_is_killed_is_replaced(
     """Its calls are repeated and booked once; its counts stay in the sum, its open calls do not."""
     restaurant_id = unique("res")
     killed = workers.pids()[1]
-    answered = 0
+    ended_calls = 0
 
     async def send(stub: Any) -> int:
-        nonlocal answered
+        nonlocal ended_calls
         created = 0
-        # Until well after the end, so that calls meet it.
-        while len(workers.said("worker started", worker=1)) < 2 or created < 20:
-            await ingest_until_answered(
+        # Until well after the kill, so that calls meet it.
+        while len(workers.logged("worker started", worker=1)) < 2 or created < 20:
+            await ingest_until_it_ends(
                 stub, event_message(restaurant_id=restaurant_id, amount_minor=1)
             )
             created += 1
-            answered += 1
+            ended_calls += 1
         return created
 
     async with stubs_of(workers.address, CHANNELS) as stubs:
         sending = [asyncio.create_task(send(stub)) for stub in stubs]
-        await until(lambda: answered > 2 * CHANNELS, what="calls")
+        await until(lambda: ended_calls > 2 * CHANNELS, what="calls")
         before = await workers.metrics()
         os.kill(killed, signal.SIGKILL)
         sent = sum(await asyncio.gather(*sending))
-    (ended,) = workers.said("worker ended; another one will replace it")
+    (ended,) = workers.logged("worker ended; another one will replace it")
     assert {"worker": 1, "pid": killed, "ended_by": "SIGKILL"}.items() <= ended.items()
     await until(
-        lambda: len(workers.said("serving: the database answers", worker=1)) == 2,
+        lambda: len(workers.logged("serving: the database answers", worker=1)) == 2,
         what="the new worker serves",
     )
     assert workers.pids()[1] != killed
@@ -298,14 +300,14 @@ async def test_worker_that_is_killed_is_replaced(
     await assert_books_in_order(shared_database)
 
 
-async def test_hangup_is_passed_on_and_survived(workers: RunningWorkers) -> None:
+async def test_hangup_ends_no_process(workers: RunningWorkers) -> None:
     """SIGHUP ends neither the supervisor nor a worker."""
     pids = workers.pids()
     workers.process.send_signal(signal.SIGHUP)
     for pid in pids.values():
         os.kill(pid, signal.SIGHUP)
     async with stubs_of(workers.address, CHANNELS) as stubs:
-        await asyncio.gather(*(ingest_until_answered(stub, event_message()) for stub in stubs))
+        await asyncio.gather(*(ingest_until_it_ends(stub, event_message()) for stub in stubs))
     assert workers.pids() == pids
 
 
@@ -313,14 +315,14 @@ async def test_hangup_is_passed_on_and_survived(workers: RunningWorkers) -> None
 async def call_under_way(
     workers: RunningWorkers, database: Database
 ) -> AsyncIterator["asyncio.Task[int]"]:
-    """A call that waits for a lock, and is let go at the end of the block."""
+    """A call that waits for a lock until the block ends."""
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:
         async with stubs_of(workers.address, 1) as (stub,), engine.connect() as connection:
-            await ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
+            await ingest_until_it_ends(stub, event_message(restaurant_id="res_stop"))
             await connection.execute(text("LOCK TABLE processor_events IN EXCLUSIVE MODE"))
             call = asyncio.create_task(
-                ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
+                ingest_until_it_ends(stub, event_message(restaurant_id="res_stop"))
             )
             waiting = (
                 "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -339,23 +341,23 @@ async def call_under_way(
 
 
 def names_in(folder: Path) -> list[str]:
-    """What there is in a folder."""
+    """The names of the files in a folder."""
     return [path.name for path in folder.iterdir()]
 
 
 async def test_stop_lets_calls_end(database: Database) -> None:
-    """After SIGTERM, or two, calls under way are answered; then all end, with status 0."""
+    """After one or two signals open calls get their response; then all end, with status 0."""
     # Not the workers of the module: other tests of the module may run after this one.
     async with workers_on(database) as workers:
         async with call_under_way(workers, database):
             workers.process.send_signal(signal.SIGTERM)
             await until(
-                lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
+                lambda: {line.get("worker") for line in workers.logged("stopping")} >= {1, 2},
                 what="the workers stop",
             )
             workers.process.send_signal(signal.SIGINT)
         assert await workers.ended() == 0
-    assert {(line["worker"], line["ended_by"]) for line in workers.said("worker ended")} == {
+    assert {(line["worker"], line["ended_by"]) for line in workers.logged("worker ended")} == {
         (1, "exit status 0"),
         (2, "exit status 0"),
     }
@@ -364,13 +366,13 @@ async def test_stop_lets_calls_end(database: Database) -> None:
 
 
 async def test_workers_end_with_their_supervisor(database: Database, tmp_path: Path) -> None:
-    """Killed, it leaves no process and no file; what is under way is answered."""
+    """After its kill there is no process and no file. Open calls get their response."""
     async with workers_on(database, TMPDIR=str(tmp_path)) as workers:
         assert len(names_in(tmp_path)) == 1
         async with call_under_way(workers, database):
             workers.process.kill()
             await until(
-                lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
+                lambda: {line.get("worker") for line in workers.logged("stopping")} >= {1, 2},
                 what="the workers stop",
             )
         # Standard error ends when the last process that has it does.
@@ -378,12 +380,12 @@ async def test_workers_end_with_their_supervisor(database: Database, tmp_path: P
     assert names_in(tmp_path) == []
 
 
-# What needs no processes
+# Without processes
 
 
 @pytest.fixture
 def _signals_restored() -> Iterator[None]:
-    """A supervisor takes signals for good."""
+    """Restores the signal handlers that a supervisor replaces."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     handlers = [signal.getsignal(number) for number in numbers]
     yield
@@ -462,10 +464,10 @@ async def test_machine_that_has_no_room_is_a_failed_start(
         (70, ExitStatus.REFUSED),
     ],
 )
-async def test_supervisor_that_gives_up_says_whether_it_is_the_database(
+async def test_supervisor_that_gives_up_has_the_status_of_its_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_workers: int, of_supervisor: ExitStatus
 ) -> None:
-    """By its exit status: then the same command may do better later."""
+    """After UNREACHABLE a later try of the same command may succeed."""
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\nexit {int(of_workers)}\n")
     program.chmod(0o755)
@@ -478,8 +480,8 @@ async def test_supervisor_that_gives_up_says_whether_it_is_the_database(
     assert caught.value.exit_status is of_supervisor
 
 
-async def test_worker_that_does_not_reach_the_database_says_so() -> None:
-    """By its exit status, for the supervisor."""
+async def test_worker_without_its_database_ends_with_status_3() -> None:
+    """The supervisor reads the status."""
     environment = {
         "LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books",
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
@@ -502,9 +504,9 @@ async def test_worker_that_does_not_reach_the_database_says_so() -> None:
             pass_fds=(its.fileno(),),
             stderr=asyncio.subprocess.PIPE,
         )
-        _, said = await asyncio.wait_for(worker.communicate(), TIMEOUT_SECONDS)
+        _, stderr = await asyncio.wait_for(worker.communicate(), TIMEOUT_SECONDS)
     assert worker.returncode == ExitStatus.UNREACHABLE
-    assert said.startswith(
+    assert stderr.startswith(
         b"error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached"
     )
 

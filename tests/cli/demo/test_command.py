@@ -13,12 +13,12 @@ from ledger.cli.failures import ExitStatus
 
 
 def left_in(folder: Path) -> list[Path]:
-    """What is in a folder."""
+    """The files in a folder."""
     return list(folder.iterdir())
 
 
 async def test_demonstration_shows_that_everything_is_right(enterable_folder: Path) -> None:
-    """Status 0, all sentences and totals, and no files left, whatever the user's settings are."""
+    """Status 0, all sentences and totals, and no files left. The user's settings do not matter."""
     owed = owed_by_account(read_demo_lines())
     env = {
         "TMPDIR": str(enterable_folder),
@@ -49,7 +49,7 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_demonstration_cleans_up(enterable_folder: Path, number: int) -> None:
-    """Its server is gone, and its data with it."""
+    """Its server has ended, and its data is removed."""
     process = await start_process("demo", env={"TMPDIR": str(enterable_folder)})
     assert process.stdout is not None
     address = ""

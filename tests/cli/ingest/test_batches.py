@@ -32,7 +32,7 @@ def batches_of(*lines: bytes, batch_size: int = 1000) -> list[Batch]:
     )
 
 
-def test_batches_hold_so_many_lines() -> None:
+def test_batches_have_the_given_size() -> None:
     """In the order of the file, the last one shorter."""
     batches = batches_of(*(line_of(f"evt_{number}") for number in range(5)), batch_size=2)
     assert [[event.event_id for event in batch.events] for batch in batches] == [
@@ -70,7 +70,7 @@ def test_bad_lines_keep_their_place() -> None:
 
 
 def test_batch_fits_a_message() -> None:
-    """However many lines a batch may have, and however large they are."""
+    """Even if the batch size allows more lines."""
     batches = batches_of(*(line_of(f"evt_{number}", note="x" * 900_000) for number in range(9)))
     sizes = [
         ledger_pb2.BatchIngestEventsRequest(events=batch.events).ByteSize() for batch in batches
@@ -79,8 +79,8 @@ def test_batch_fits_a_message() -> None:
     assert [len(batch.lines) for batch in batches] == [4, 4, 1]
 
 
-def test_batch_knows_how_far_the_file_is_read() -> None:
-    """The last one ends where the file does."""
+def test_batch_has_its_place_in_the_file() -> None:
+    """In bytes up to its end; the last one ends where the file ends."""
     lines = [line_of(f"evt_{number}") for number in range(3)]
     first, last = batches_of(*lines, batch_size=2)
     assert first.end_bytes == len(lines[0]) + len(lines[1])

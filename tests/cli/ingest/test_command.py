@@ -15,6 +15,7 @@ from support.audit import assert_books_in_order
 from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process
 from support.events import unique
 from support.running import RunningLedger, running_ledger
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -34,7 +35,7 @@ def fields_of(**fields: Any) -> dict[str, Any]:
 
 
 def write_lines(path: Path, *lines: dict[str, Any] | str) -> str:
-    """A file of these lines; its name."""
+    """Writes a file of these lines. Returns its name."""
     path.write_text(
         "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
     )
@@ -53,7 +54,7 @@ def counts(stdout: str) -> dict[str, int]:
 async def test_file_is_booked_once_however_often_it_is_sent(
     ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """First created, then duplicates, status 0 both times, and the balance is right."""
+    """The first time they are created, the second time duplicates; the status is 0 both times."""
     restaurant_id = unique("res")
     file = write_lines(
         tmp_path / "events.jsonl", *(fields_of(restaurant_id=restaurant_id) for _ in range(25))
@@ -73,7 +74,7 @@ async def test_file_is_booked_once_however_often_it_is_sent(
 async def test_refused_lines_are_reported_and_the_others_booked(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """Each with its line, id, status, reason and a sentence, in the order of the file; status 1."""
+    """With line, id, status, reason and a sentence, in the order of the file; the status is 1."""
     event_id, restaurant_id = unique("evt"), unique("res")
     file = write_lines(
         tmp_path / "events.jsonl",
@@ -153,7 +154,7 @@ async def test_errors_that_cannot_be_written_stop_no_booking(
 
 
 async def test_empty_file_is_done_at_once(shared_ledger: RunningLedger, tmp_path: Path) -> None:
-    """Nothing is wrong with it."""
+    """It is no error."""
     outcome = await run_command(
         "ingest", write_lines(tmp_path / "events.jsonl"), "--address", shared_ledger.address
     )
@@ -194,8 +195,8 @@ async def test_bad_option_is_a_usage_error(tmp_path: Path, option: tuple[str, st
     assert option[0] in outcome.stderr
 
 
-async def test_absent_server_is_reported_with_what_is_booked(tmp_path: Path) -> None:
-    """Status 3, and that it may be run again."""
+async def test_absent_server_is_reported_with_the_counts(tmp_path: Path) -> None:
+    """Status 3. The text says that the command may be run again."""
     file = write_lines(tmp_path / "events.jsonl", fields_of())
     outcome = await run_command("ingest", file, "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
@@ -208,7 +209,7 @@ async def test_absent_server_is_reported_with_what_is_booked(tmp_path: Path) -> 
     )
 
 
-async def test_interruption_shows_what_is_booked(shared_ledger: RunningLedger) -> None:
+async def test_interruption_shows_the_counts(shared_ledger: RunningLedger) -> None:
     """Ctrl-C while it waits for more of its input."""
     process = await start_process(
         "ingest", "-", "--batch-size", "1", "--address", shared_ledger.address
@@ -220,9 +221,12 @@ async def test_interruption_shows_what_is_booked(shared_ledger: RunningLedger) -
         process.stdin.write(json.dumps(fields_of(restaurant_id=restaurant_id)).encode() + b"\n")
     await process.stdin.drain()
     stored = "SELECT count(*) >= 3 FROM processor_events WHERE restaurant_id = :id"
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        while await shared_ledger.query(stored, id=restaurant_id) != [(True,)]:
-            assert process.returncode is None
+
+    async def some_are_stored() -> bool:
+        assert process.returncode is None
+        return await shared_ledger.query(stored, id=restaurant_id) == [(True,)]
+
+    await until(some_are_stored, TIMEOUT_SECONDS)
     process.send_signal(signal.SIGINT)
     _, stderr = await process.communicate()
     assert process.returncode == ExitStatus.INTERRUPTED
@@ -230,8 +234,8 @@ async def test_interruption_shows_what_is_booked(shared_ledger: RunningLedger) -
     assert "lines are known to be booked" in stderr.decode()
 
 
-async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
-    """Ctrl-C ends the command although the response that gRPC waits for never comes."""
+async def test_interruption_ends_the_wait_for_a_silent_server(tmp_path: Path) -> None:
+    """The response that gRPC waits for never comes."""
     asked = asyncio.Event()
 
     async def never(requests: Any, _: Any) -> None:
@@ -285,9 +289,12 @@ async def test_server_that_stops_and_comes_back_is_waited_for(
 
         await feed(105)
         stored = "SELECT count(*) >= 100 FROM processor_events WHERE restaurant_id = :id"
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            while await first.query(stored, id=restaurant_id) != [(True,)]:
-                assert process.returncode is None
+
+        async def most_are_stored() -> bool:
+            assert process.returncode is None
+            return await first.query(stored, id=restaurant_id) == [(True,)]
+
+        await until(most_are_stored, TIMEOUT_SECONDS)
         port = first.server.port
     async with running_ledger(database, address=f"127.0.0.1:{port}") as second:
         await feed(95)

@@ -28,13 +28,13 @@ def line_of(**fields: Any) -> str:
 
 
 def violations_of(line: str) -> dict[str, str]:
-    """What is wrong with a line, by field."""
+    """The violations of a line, by field."""
     with pytest.raises(InvalidLine) as caught:
         parse_event_line(line)
     return {found.field: found.description for found in caught.value.violations}
 
 
-def test_line_becomes_the_event_it_says() -> None:
+def test_line_becomes_an_event() -> None:
     """Every field, under the names of the published example."""
     event = parse_event_line(line_of(reference="pay_1", metadata={"note": "Año nuevo"}))
     assert event == ledger_pb2.ProcessorEvent(
@@ -75,8 +75,8 @@ def test_fee_has_three_names_and_may_be_absent(name: str) -> None:
     assert parse_event_line(line_of(fee=None)).fee_minor == 0
 
 
-def test_two_names_of_a_field_may_only_say_the_same() -> None:
-    """A contradiction is an error; saying it twice is none."""
+def test_two_names_of_a_field_must_agree() -> None:
+    """A contradiction is an error; the same value twice is none."""
     event = parse_event_line(
         line_of(amount_cents=15000, fee_minor=750, type="EVENT_TYPE_CHARGE_SUCCEEDED")
     )
@@ -88,7 +88,7 @@ def test_two_names_of_a_field_may_only_say_the_same() -> None:
         "fee_cents": "contradicts fee, which is the same field"
     }
     assert "type" in violations_of(line_of(type="refund_succeeded"))
-    # null is as good as absent, so it contradicts nothing.
+    # null counts as absent, so it contradicts nothing.
     assert parse_event_line(line_of(amount=None, amount_cents=7)).amount_minor == 7
     assert violations_of(line_of(amount="x", amount_cents=1, amount_minor=2)).keys() == {
         "amount",
@@ -107,8 +107,8 @@ def test_only_whole_numbers_are_money(name: str, written: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_number_is_no_json(written: str) -> None:
-    """Python's parser would take them."""
+def test_nan_and_infinity_are_no_numbers(written: str) -> None:
+    """Python's parser of JSON would accept them."""
     assert (
         "is not a number"
         in violations_of(line_of(amount=987654321).replace("987654321", written))[""]
@@ -116,7 +116,7 @@ def test_what_is_no_number_is_no_json(written: str) -> None:
 
 
 def test_amount_must_fit_its_field() -> None:
-    """64 bits; whether it is within the ledger's own limits is the server's to say."""
+    """64 bits. The server checks the limits of the ledger."""
     assert parse_event_line(line_of(amount=2**63 - 1)).amount_minor == 2**63 - 1
     assert parse_event_line(line_of(amount=-5)).amount_minor == -5
     assert violations_of(line_of(amount=2**63)) == {"amount": "must fit 64 bits"}
@@ -126,7 +126,7 @@ def test_amount_must_fit_its_field() -> None:
 @pytest.mark.parametrize(
     "name", ["event_id", "event_type", "occurred_at", "restaurant_id", "currency", "amount"]
 )
-def test_required_field_is_missed(name: str) -> None:
+def test_missing_required_field_is_reported(name: str) -> None:
     """Absent or null."""
     assert violations_of(line_of(**{name: ...})) == {name: "is missing"}
     assert violations_of(line_of(**{name: None})) == {name: "is missing"}
@@ -150,7 +150,7 @@ def test_text_must_be_a_string(name: str, value: object) -> None:
     assert violations_of(line_of(**{name: value})).keys() == {name}
 
 
-def test_everything_wrong_is_reported_at_once() -> None:
+def test_all_violations_are_reported_at_once() -> None:
     """Together with the event's id, if that is right."""
     with pytest.raises(InvalidLine) as caught:
         parse_event_line(
@@ -176,7 +176,7 @@ def test_everything_wrong_is_reported_at_once() -> None:
         " CHARGE_SUCCEEDED",
     ],
 )
-def test_unknown_type_is_an_error_that_names_the_known_ones(value: str) -> None:
+def test_error_of_an_unknown_type_names_the_known_ones(value: str) -> None:
     """Nothing is trimmed or folded."""
     assert (
         "charge_succeeded, refund_succeeded"
@@ -208,7 +208,7 @@ def test_unknown_field_is_an_error_unless_allowed() -> None:
     ],
 )
 def test_line_that_is_no_object_is_an_error(line: str, description: str) -> None:
-    """The violation is one of the line as a whole."""
+    """The violation is one of the whole line."""
     assert description in violations_of(line)[""]
 
 
@@ -241,19 +241,19 @@ def test_metadata_is_text() -> None:
 
 @pytest.mark.parametrize("value", [{"a": {}}, {"a": []}, {"a": ["b"]}, [], "text", 1, True])
 def test_nested_metadata_is_an_error(value: object) -> None:
-    """There is no one way to make text of it."""
+    """It has no unique form as text."""
     assert "must be an object of strings" in violations_of(line_of(metadata=value))["metadata"]
 
 
-def test_half_a_character_is_an_error() -> None:
-    """JSON can write what no message can carry."""
+def test_lone_surrogate_is_an_error() -> None:
+    """JSON can contain one, and a message cannot."""
     assert "lone surrogate" in violations_of(line_of(event_id="evt_\ud800"))["event_id"]
     assert "lone surrogate" in violations_of(line_of(metadata={"a": "\udfff"}))["metadata"]
     assert "lone surrogate" in violations_of(line_of(metadata={"\udfff": "a"}))["metadata"]
 
 
 def test_payment_id_is_the_reference_of_an_event_without_one() -> None:
-    """And stays in the metadata."""
+    """It also stays in the metadata."""
     metadata = {"payment_id": "pay_1"}
     assert parse_event_line(line_of(metadata=metadata)).reference == "pay_1"
     assert parse_event_line(line_of(metadata=metadata, reference=None)).reference == "pay_1"

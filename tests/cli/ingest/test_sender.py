@@ -27,12 +27,12 @@ from ledger.v1 import ledger_pb2
 
 Request = ledger_pb2.StreamEventsRequest
 Response = ledger_pb2.StreamEventsResponse
-Answers = Callable[[Iterator[Request], grpc.ServicerContext], Iterator[Response]]
+Responder = Callable[[Iterator[Request], grpc.ServicerContext], Iterator[Response]]
 
 CREATED = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_CREATED)
 DUPLICATE = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_DUPLICATE)
-# Much longer than an interruption takes.
-ANSWER_SECONDS = 30.0
+# How long the silent server waits for the interruption.
+SILENCE_SECONDS = 30.0
 # No test waits long between two attempts.
 LIMITS = SendLimits(backoff_seconds=0.001)
 BUSY = ledger_pb2.IngestResult(
@@ -41,10 +41,10 @@ BUSY = ledger_pb2.IngestResult(
 
 
 @contextmanager
-def answering(answers: Answers) -> Iterator[str]:
-    """The address of a server whose StreamEvents is `answers`."""
+def server_with(respond: Responder) -> Iterator[str]:
+    """The address of a server whose StreamEvents is `respond`."""
     handler = grpc.stream_stream_rpc_method_handler(
-        answers, Request.FromString, Response.SerializeToString
+        respond, Request.FromString, Response.SerializeToString
     )
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     server.add_generic_rpc_handlers(
@@ -102,18 +102,18 @@ def aborted(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> 
     yield Response()  # type: ignore[unreachable]  # which makes it a generator
 
 
-def test_everything_goes_through_one_stream_in_order() -> None:
+def test_batches_go_through_one_stream_in_order() -> None:
     """Requests and results are in the order of the file, whether ids repeat or not."""
     streams: list[list[list[str]]] = []
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         streams.append([])
         for request in requests:
             streams[-1].append(ids_of(request))
             yield all_created(request)
 
     batches = [["a", "b"], ["a"], ["c"], ["b"]] * 20
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert [ids for ids, _ in send(address, [batch_of(*ids) for ids in batches])] == batches
     assert streams == [batches]
 
@@ -122,13 +122,13 @@ def test_batches_without_events_keep_their_place() -> None:
     """They send nothing, and a file without any event opens no stream."""
     streams = 0
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         nonlocal streams
         streams += 1
         yield from map(all_created, requests)
 
     nothing = Batch.of([Line(1, InvalidLine([]))], 0)
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert [ids for ids, _ in send(address, [nothing, nothing])] == [[], []]
         assert streams == 0
         assert [
@@ -138,17 +138,17 @@ def test_batches_without_events_keep_their_place() -> None:
 
 
 def test_stream_that_a_busy_server_refuses_is_repeated() -> None:
-    """And no error is reported."""
+    """No error is reported."""
     calls = 0
 
-    def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         nonlocal calls
         calls += 1
         if calls < 3:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
         yield from map(all_created, requests)
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert send(address, [batch_of("a", "b")]) == [(["a", "b"], [CREATED.status] * 2)]
     assert calls == 3
 
@@ -158,7 +158,7 @@ def test_requests_without_a_response_are_sent_again_after_a_broken_stream() -> N
     streams: list[list[str]] = []
     booked: set[str] = set()
 
-    def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         streams.append([])
         for request in requests:
             (event_id,) = ids_of(request)
@@ -170,7 +170,7 @@ def test_requests_without_a_response_are_sent_again_after_a_broken_stream() -> N
             yield Response(results=[result])
 
     event_ids = [str(number) for number in range(10)]
-    with answering(answers) as address:
+    with server_with(respond) as address:
         sent = send(address, [batch_of(event_id) for event_id in event_ids])
     assert [ids for ids, _ in sent] == [[event_id] for event_id in event_ids]
     assert [ids[0] for ids, statuses in sent if statuses == [DUPLICATE.status]] == ["2", "4", "6"]
@@ -184,13 +184,13 @@ def test_retry_waits_as_long_as_the_server_asks() -> None:
     retry.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=200_000_000)))
     status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy", details=[retry])
 
-    def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         asked_at.append(time.monotonic())
         if len(asked_at) == 1:
             context.abort_with_status(rpc_status.to_status(status))
         yield from map(all_created, requests)
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert send(address, [batch_of("a")]) == [(["a"], [CREATED.status])]
     assert asked_at[1] - asked_at[0] >= 0.2
 
@@ -199,14 +199,14 @@ def test_a_response_resets_the_number_of_attempts() -> None:
     """A stream that breaks off again and again is repeated while it makes progress."""
     calls = 0
 
-    def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         nonlocal calls
         calls += 1
         yield all_created(next(requests))
         context.abort(grpc.StatusCode.UNAVAILABLE, "away")
 
     event_ids = [str(number) for number in range(2 * ATTEMPTS_MAX)]
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert (
             len(send(address, [batch_of(event_id) for event_id in event_ids])) == 2 * ATTEMPTS_MAX
         )
@@ -217,12 +217,12 @@ def test_number_of_attempts_is_bounded() -> None:
     """Then the exit status says that the same command may be run again."""
     calls = 0
 
-    def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         nonlocal calls
         calls += 1
         yield from aborted(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
 
-    with answering(answers) as address, pytest.raises(CommandFailure) as caught:
+    with server_with(respond) as address, pytest.raises(CommandFailure) as caught:
         send(address, [batch_of("a")])
     assert caught.value.exit_status is ExitStatus.UNREACHABLE
     assert calls == ATTEMPTS_MAX
@@ -232,24 +232,24 @@ def test_refused_stream_is_not_repeated() -> None:
     """An invalid request stays invalid."""
     calls = 0
 
-    def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         nonlocal calls
         calls += 1
         yield from aborted(context, grpc.StatusCode.INVALID_ARGUMENT, "no")
 
     with (
-        answering(answers) as address,
+        server_with(respond) as address,
         pytest.raises(CommandFailure, match="INVALID_ARGUMENT: no") as caught,
     ):
         send(address, [batch_of("a")])
     assert (caught.value.exit_status, calls) == (ExitStatus.REFUSED, 1)
 
 
-def test_only_events_that_were_put_off_are_sent_again() -> None:
+def test_only_refused_events_of_a_batch_are_sent_again() -> None:
     """Results stay in the order of the events, and batches in the order of the file."""
     seen: list[list[str]] = []
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for request in requests:
             results = [
                 BUSY if event_id in ("b", "d") and len(seen) == 0 else CREATED
@@ -258,7 +258,7 @@ def test_only_events_that_were_put_off_are_sent_again() -> None:
             seen.append(ids_of(request))
             yield Response(results=results)
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert send(address, [batch_of("a", "b", "c", "d"), batch_of("e")]) == [
             (["a", "b", "c", "d"], [CREATED.status] * 4),
             (["e"], [CREATED.status]),
@@ -266,14 +266,14 @@ def test_only_events_that_were_put_off_are_sent_again() -> None:
     assert sorted(seen) == [["a", "b", "c", "d"], ["b", "d"], ["e"]]
 
 
-def test_event_that_is_always_put_off_is_reported_as_refused() -> None:
+def test_event_that_is_always_refused_is_reported_so() -> None:
     """The others of its batch are booked."""
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for request in requests:
             yield Response(results=[CREATED, BUSY][-len(request.events) :])
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert send(address, [batch_of("a", "b")]) == [(["a", "b"], [CREATED.status, BUSY.status])]
 
 
@@ -281,25 +281,25 @@ def test_event_that_is_always_put_off_is_reported_as_refused() -> None:
 def test_wrong_number_of_results_is_an_error(count: int) -> None:
     """The results cannot be matched with the events."""
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for _request in requests:
             yield Response(results=[CREATED] * count)
 
     with (
-        answering(answers) as address,
+        server_with(respond) as address,
         pytest.raises(CommandFailure, match=f"returned {count} results for 1 events"),
     ):
         send(address, [batch_of("a")])
 
 
 def test_stream_that_ends_before_all_responses_is_an_error() -> None:
-    """Here the server ends it normally, with one request unanswered."""
+    """Here the server ends it normally, without a response to one request."""
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         yield all_created(next(requests))
 
     with (
-        answering(answers) as address,
+        server_with(respond) as address,
         pytest.raises(CommandFailure, match="without a response to 1 requests"),
     ):
         send(address, [batch_of("a"), batch_of("b")])
@@ -310,11 +310,11 @@ def test_silent_server_is_given_up() -> None:
     limits = replace(LIMITS, response_timeout_seconds=0.05)
     over = threading.Event()
 
-    def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
         over.wait(30)
         yield from ()
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         with pytest.raises(CommandFailure, match="has not responded") as caught:
             send(address, [batch_of("a")], limits=limits)
         over.set()
@@ -322,31 +322,31 @@ def test_silent_server_is_given_up() -> None:
 
 
 def test_interruption_that_does_not_wake_the_sender_ends_its_wait() -> None:
-    """A signal that another thread receives, or that comes just before the wait, wakes nothing."""
-    over, waited_in_vain = threading.Event(), threading.Event()
+    """A signal to another thread, or one just before the wait, does not wake the sender."""
+    over, was_not_ended = threading.Event(), threading.Event()
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         next(requests)
         # By now the sender probably waits.
         time.sleep(0.1)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-        if not over.wait(ANSWER_SECONDS):
-            waited_in_vain.set()
+        if not over.wait(SILENCE_SECONDS):
+            was_not_ended.set()
         yield from ()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with answering(answers) as address:
+        with server_with(respond) as address:
             with pytest.raises(KeyboardInterrupt):
                 send(address, [batch_of("a")])
             over.set()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not waited_in_vain.is_set()
+    assert not was_not_ended.is_set()
 
 
 def test_lines_and_bytes_that_are_read_ahead_are_bounded() -> None:
-    """So a file of any size fits into memory."""
+    """So that memory for a file of any size is bounded."""
     limits = replace(LIMITS, lines_in_flight_max=6, bytes_in_flight_max=200)
     assert most_read_ahead(limits, batch_bytes=1, expected=3) == 3
     assert most_read_ahead(limits, batch_bytes=100, expected=2) == 2
@@ -355,7 +355,7 @@ def test_lines_and_bytes_that_are_read_ahead_are_bounded() -> None:
 def most_read_ahead(limits: SendLimits, *, batch_bytes: int, expected: int) -> int:
     """The most batches of two lines that are in flight at once.
 
-    The server answers a batch only when `expected` are in flight, and no further one comes.
+    The server responds only when `expected` batches are in flight and no further one comes.
     """
     pulled = 0
     seen: list[int] = []
@@ -367,7 +367,7 @@ def most_read_ahead(limits: SendLimits, *, batch_bytes: int, expected: int) -> i
             lines = [Line(1, event_message(event_id=f"{number}_{place}")) for place in range(2)]
             yield Batch.of(lines, (number + 1) * batch_bytes)
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for number, request in enumerate(requests):
             ends_at = time.monotonic() + 60
             while pulled < min(number + 1 + expected, 20) and time.monotonic() < ends_at:
@@ -378,23 +378,23 @@ def most_read_ahead(limits: SendLimits, *, batch_bytes: int, expected: int) -> i
             seen.append(pulled - number - 1)
             yield all_created(request)
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         assert len(send(address, batches(), limits=limits)) == 20
     return max(seen)
 
 
-def test_pace_counts_what_is_answered() -> None:
+def test_pace_counts_events_with_a_result() -> None:
     """Each event once; there is no pace before the first response."""
     pace = Pace()
     assert not pace.events_per_second
 
-    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+    def respond(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for number, request in enumerate(requests):
             yield Response(
                 results=[CREATED, BUSY if number == 0 else CREATED][-len(request.events) :]
             )
 
-    with answering(answers) as address:
+    with server_with(respond) as address:
         send(address, [batch_of("a", "b"), batch_of("c", "d")], pace)
     assert pace.events == 4
     assert pace.events_per_second is not None

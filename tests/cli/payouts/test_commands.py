@@ -17,6 +17,7 @@ from support.audit import assert_books_in_order
 from support.commands import Outcome, run_command, table_cells
 from support.events import event_message
 from support.running import RunningLedger
+from support.waiting import until
 
 from ledger.application import run_payouts
 from ledger.cli import pages
@@ -34,21 +35,21 @@ async def command(ledger: RunningLedger, *arguments: str) -> Outcome:
 
 
 async def parsed(ledger: RunningLedger, *arguments: str) -> Any:
-    """What the command answers as JSON, which it does without complaint."""
+    """The JSON that the command prints. Asserts that it succeeds without errors."""
     outcome = await command(ledger, *arguments, "--json")
     assert (outcome.status, outcome.stderr) == (0, "")
     return json.loads(outcome.stdout)
 
 
 async def parsed_lines(ledger: RunningLedger, *arguments: str) -> list[Any]:
-    """What the command answers as JSON lines, which it does without complaint."""
+    """The JSON lines that the command prints. Asserts that it succeeds without errors."""
     outcome = await command(ledger, *arguments, "--json")
     assert (outcome.status, outcome.stderr) == (0, "")
     return [json.loads(line) for line in outcome.stdout.splitlines()]
 
 
 async def exported(ledger: RunningLedger, *arguments: str) -> list[dict[str, str]]:
-    """The rows of an export that is whole."""
+    """The rows of an export. Asserts that it succeeds without errors."""
     outcome = await command(ledger, "export", *arguments)
     assert (outcome.status, outcome.stderr) == (0, "")
     return list(csv.DictReader(io.StringIO(outcome.stdout)))
@@ -74,7 +75,7 @@ async def only_payout(ledger: RunningLedger) -> str:
 
 @asynccontextmanager
 async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIterator[None]:
-    """A restaurant that no run can get past while the block runs."""
+    """Locks a restaurant, so that no run ends before the block does."""
     engine = create_async_engine(ledger.database.migration_url)
     try:
         async with engine.begin() as connection:
@@ -87,8 +88,8 @@ async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIter
         await engine.dispose()
 
 
-async def test_run_waits_and_shows_what_it_did(ledger: RunningLedger) -> None:
-    """What was created, what it adds up to, and how many were skipped for which reason."""
+async def test_run_waits_and_shows_its_result(ledger: RunningLedger) -> None:
+    """The payouts, their total, and the number of skipped restaurants by reason."""
     await charge(ledger, res_1=10_000, res_2=2_550, res_small=99)
     await ledger.ingest(
         event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id="res_red", amount_minor=1)
@@ -139,8 +140,8 @@ async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
     assert "planned" in (await command(ledger, "run", "PEN", *AS_OF, "--dry-run")).stdout
 
 
-async def test_waiting_ends_with_the_time_it_was_given(ledger: RunningLedger) -> None:
-    """Status 3; the run goes on, the same command waits for it, and it cannot be exported yet."""
+async def test_wait_for_a_run_ends_at_its_timeout(ledger: RunningLedger) -> None:
+    """Status 3. The run continues, the same command waits again, and no export is possible yet."""
     await charge(ledger, res_1=10_000)
     async with account_locked(ledger, "res_1"):
         started = await parsed(ledger, "run", "PEN", *AS_OF, "--no-wait")
@@ -156,18 +157,21 @@ async def test_waiting_ends_with_the_time_it_was_given(ledger: RunningLedger) ->
     assert (ended["payout_run_id"], ended["state"]) == (started["payout_run_id"], "succeeded")
 
 
-async def test_waiting_for_a_run_that_is_canceled_ends_with_1(ledger: RunningLedger) -> None:
-    """The command says so after the run itself; the same command again says the same."""
+async def test_wait_for_a_canceled_run_ends_with_status_1(ledger: RunningLedger) -> None:
+    """The command prints the run and then the error, and so does the same command again."""
     await charge(ledger, res_1=10_000, res_2=20_000)
     async with account_locked(ledger, "res_2"):
         waiting = asyncio.create_task(command(ledger, "run", "PEN", *AS_OF, "--json"))
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            while not (
-                payouts := (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
-            ):
-                pass
+        found: list[ledger_pb2.Payout] = []
+
+        async def is_paying() -> bool:
+            request = ledger_pb2.ListPayoutsRequest()
+            found[:] = (await ledger.stub.ListPayouts(request)).payouts
+            return bool(found)
+
+        await until(is_paying, TIMEOUT_SECONDS)
         await ledger.stub.CancelPayoutRun(
-            ledger_pb2.CancelPayoutRunRequest(payout_run_id=payouts[0].payout_run_id)
+            ledger_pb2.CancelPayoutRunRequest(payout_run_id=found[0].payout_run_id)
         )
     for outcome in (await waiting, await command(ledger, "run", "PEN", *AS_OF, "--json")):
         assert outcome.status == ExitStatus.REFUSED
@@ -191,14 +195,16 @@ async def test_half_a_run_is_not_exported(
     await charge(ledger, res_1=10_000, res_2=20_000)
     async with account_locked(ledger, "res_2"):
         run = await parsed(ledger, "run", "PEN", *AS_OF, "--no-wait")
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            while not await parsed_lines(ledger, "list"):
-                pass
+
+        async def is_paying() -> bool:
+            return bool(await parsed_lines(ledger, "list"))
+
+        await until(is_paying, TIMEOUT_SECONDS)
         outcome = await command(ledger, "export")
         assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
         assert f"run {run['payout_run_id']} has considered 1 of 2 restaurants" in outcome.stderr
     await parsed(ledger, "run", "PEN", *AS_OF)
-    # Two pages are paid at a time: which of them is the newer one is not said.
+    # Pages are paid concurrently, so the order of their payouts is not fixed.
     assert sorted(row["restaurant_id"] for row in await exported(ledger)) == ["res_1", "res_2"]
 
 
@@ -258,8 +264,8 @@ async def test_run_is_shown_with_all_its_restaurants(
     assert ["res_5", "payout_created", "", items[-1]["payout_id"], "5.00"] in rows
 
 
-async def test_show_of_what_is_not_there(ledger: RunningLedger) -> None:
-    """An unknown id, and what is no id at all."""
+async def test_show_of_an_unknown_id_is_refused(ledger: RunningLedger) -> None:
+    """Also of a text that is no id."""
     unknown = str(uuid4())
     outcome = await command(ledger, "show", unknown)
     assert outcome.status == ExitStatus.REFUSED
@@ -296,7 +302,7 @@ async def test_list_goes_through_all_pages(
 
 
 async def test_paid_is_booked_once(ledger: RunningLedger) -> None:
-    """A repeat is a duplicate of the same transaction id, and no failure."""
+    """A repeat is a duplicate with the same transaction id, and succeeds."""
     payout_id = await only_payout(ledger)
     first = await parsed(ledger, "paid", payout_id)
     assert (first["status"], first["payout"]["state"]) == ("created", "paid")
@@ -356,10 +362,10 @@ async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> Non
     await assert_books_in_order(ledger.database)
 
 
-async def test_export_holds_what_the_bank_has_not_answered(
+async def test_export_has_the_payouts_in_flight(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it, in the order of the list, of one currency or one run if asked for."""
+    """All of them, in the order of the list, or those of one currency or run."""
     monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
     await ledger.ingest(event_message(restaurant_id="res_jp", currency="JPY", amount_minor=700))
@@ -439,7 +445,7 @@ async def test_no_server_is_reported_with_what_to_do(arguments: tuple[str, ...])
 
 @pytest.mark.parametrize("name", ["run", "show", "list", "paid", "failed", "export"])
 async def test_each_command_has_help(name: str) -> None:
-    """Of more than its name."""
+    """Several lines of it."""
     outcome = await run_command("payouts", name, "--help")
     assert (outcome.status, outcome.stderr) == (0, "")
     assert len(outcome.stdout.splitlines()) > 8

@@ -1,4 +1,4 @@
-"""`ledger serve` as its users meet it: a process, with an embedded PostgreSQL."""
+"""`ledger serve` as a separate process, with an embedded PostgreSQL."""
 
 import asyncio
 import os
@@ -48,16 +48,16 @@ async def until_serving(address: str) -> None:
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
-        answer = health_pb2.HealthCheckResponse()
-        while answer.status != health_pb2.HealthCheckResponse.SERVING:
-            answer = await check(request)
+        response = health_pb2.HealthCheckResponse()
+        while response.status != health_pb2.HealthCheckResponse.SERVING:
+            response = await check(request)
             await asyncio.sleep(0.02)
 
 
 async def test_server_serves_stops_and_keeps_its_books(
     new_data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ready and healthy; status 0 after SIGTERM and Ctrl-C; a restart keeps what was booked."""
+    """It gets ready and healthy, ends with status 0, and has its balances after a restart."""
     monkeypatch.setenv("LEDGER_HEALTH_ADDRESS", "127.0.0.1:0")
     async with serving(new_data_dir) as server:
         await until_serving(server.address)
@@ -101,7 +101,7 @@ async def test_hangup_reads_the_files_again(
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert "files were read again" in ended.stderr
-    # Who does as it says gets in.
+    # These calls work as they are printed.
     assert (
         f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))}"
         f" --address {server.address}\n" in ended.stdout
@@ -115,7 +115,7 @@ async def test_hangup_reads_the_files_again(
 
 
 async def test_hangup_without_files_changes_nothing(data_dir: Path) -> None:
-    """A plain server without a terminal goes on: SIGHUP asks it to read files, and it has none."""
+    """A server without a terminal takes SIGHUP as a request to read its files, and has none."""
     async with serving(data_dir) as server:
         server.process.send_signal(signal.SIGHUP)
         await until_serving(server.address)
@@ -126,7 +126,7 @@ async def test_hangup_without_files_changes_nothing(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_closed_terminal_ends_the_server(data_dir: Path, workers: str) -> None:
-    """It drains as at SIGTERM, and its PostgreSQL ends with it."""
+    """It drains as after SIGTERM, and its PostgreSQL ends with it."""
     with terminal() as (ours, program):
         async with serving(data_dir, "--workers", workers, program=program) as server:
             await until_serving(server.address)
@@ -137,8 +137,8 @@ async def test_closed_terminal_ends_the_server(data_dir: Path, workers: str) -> 
     assert not has_postmaster(data_dir)
 
 
-async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
-    """A closed output does not keep the server from stopping."""
+async def test_server_drains_with_a_closed_log(data_dir: Path) -> None:
+    """The pipes of its output have no reader."""
     async with serving(data_dir) as server:
         await until_serving(server.address)
         # Both pipes lose their reader.
@@ -150,8 +150,8 @@ async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
     assert not has_postmaster(data_dir)
 
 
-async def test_server_serves_although_its_output_is_closed(data_dir: Path, tmp_path: Path) -> None:
-    """As with `ledger serve | head -1`, which is gone before the last line comes."""
+async def test_server_serves_with_a_closed_output(data_dir: Path, tmp_path: Path) -> None:
+    """As with `ledger serve | head -1`, which ends before the last line is written."""
     address = f"unix:{tmp_path}/ledger.sock"
     reader, writer = os.pipe()
     os.close(reader)
@@ -177,13 +177,13 @@ async def test_server_serves_although_its_output_is_closed(data_dir: Path, tmp_p
     finally:
         if process.returncode is None:
             process.terminate()
-        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
-    assert b"stopped" in said
-    assert b"error" not in said
+        _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert b"stopped" in stderr
+    assert b"error" not in stderr
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:
-    """One line on standard error and status 1, while the first goes on."""
+    """One line on standard error and status 1, while the first server continues."""
     async with serving(data_dir) as server:
         env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": server.address}
         second = await run_process("serve", env=env)
@@ -194,7 +194,7 @@ async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:
 
 
 async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
-    """Its PostgreSQL is another process's, which may stop it."""
+    """Another process runs its PostgreSQL, and may stop it."""
     async with serving(data_dir), serving(data_dir) as second:
         ended = await second.stop(signal.SIGTERM)
         assert ended.status == 0
@@ -203,7 +203,7 @@ async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_server_needs_its_database(workers: str) -> None:
-    """Status 3, as always without a response, and one line, without the password."""
+    """Without it the status is 3, with one line that shows no password."""
     env = {
         "LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books",
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",

@@ -1,4 +1,4 @@
-"""What a server that has just started says to try."""
+"""The first calls that a new server prints."""
 
 import shlex
 from pathlib import Path
@@ -20,7 +20,7 @@ CLIENT_TLS = {"client_tls_certificate_file": "me.pem", "client_tls_key_file": "m
 
 @pytest.fixture
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command as people find it."""
+    """The command under its usual name."""
     monkeypatch.setattr("sys.argv", [str(Path.cwd() / "ledger")])
 
 
@@ -49,7 +49,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_first_calls_show_the_credentials_that_the_server_asks_for(
     settings: dict[str, str], options: str, words: list[str]
 ) -> None:
-    """Files that are set, or explained words in capitals; grpcurl only without credentials."""
+    """File names from the settings, or words in capitals that are explained below."""
     # pydantic's plugin for mypy does not know dictionaries of keywords.
     configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]
     lines = first_calls(configured, ADDRESS)
@@ -60,8 +60,8 @@ def test_first_calls_show_the_credentials_that_the_server_asks_for(
 
 
 @pytest.mark.usefixtures("_installed")
-def test_first_calls_go_where_the_server_is() -> None:
-    """All addresses of a machine are none to call; the usual one need not be said."""
+def test_first_calls_have_the_address_of_the_server() -> None:
+    """At loopback if the server listens at all addresses; the default address is left out."""
     settings = Settings(_env_file=None)
     assert first_calls(settings, "0.0.0.0:50051")[2] == "  ledger balance res_barranco PEN"
     assert (
