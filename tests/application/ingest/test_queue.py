@@ -129,7 +129,7 @@ async def test_caller_that_leaves_makes_room() -> None:
 
 
 def test_deadline_must_allow_for_the_full_groups_before_the_call() -> None:
-    """Each group takes as long as recent ones, also that of the call. A call alone may always try."""
+    """Each group takes as long as recent ones. A call that comes alone may always try."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(2.0)
