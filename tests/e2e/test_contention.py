@@ -1,7 +1,4 @@
-"""Events that another session has locked: which calls wait for them, and which do not.
-
-Another session really holds the lock.
-"""
+"""Events that another session has locked: which calls wait for them, and which do not."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -58,7 +55,7 @@ Outcome = IngestStatus | type[BaseException]
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The use case on a database; `groups` has the size of every group that has ended."""
+    """The use case on a database. `groups` has the size of every group that has ended."""
 
     ingest: Booking
     database: Database
@@ -69,7 +66,7 @@ class Books:
         return [asyncio.create_task(self.ingest([event])) for event in events]
 
     async def check(self, events: int) -> None:
-        """So many events are stored, none of them twice, and the books are in order."""
+        """Asserts that `events` events are stored, each once, and that the books are in order."""
         rows = await query(
             self.database.migration_url,
             "SELECT count(*), count(DISTINCT event_id) FROM ledger_entries",
@@ -80,7 +77,7 @@ class Books:
 
 @asynccontextmanager
 async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncIterator[Books]:
-    """Groups have as many connections as there may be groups."""
+    """The use case with a session for each group that may be booked at once."""
     engine = create_engine(
         database.url, pool_size=groups_at_once_max, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS
     )
@@ -108,7 +105,7 @@ async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncI
 
 @pytest.fixture(autouse=True)
 def limit(monkeypatch: pytest.MonkeyPatch) -> TimeLimit:
-    """The time limit of groups with locked events. It is over when a test says so."""
+    """The time limit of groups with locked events. It is over once a test sets it."""
     limit = TimeLimit()
     monkeypatch.setattr(ContendedGroups, "is_over", staticmethod(lambda _: limit.is_over))
     return limit
@@ -130,9 +127,9 @@ def outcome_of(call: "asyncio.Task[list[IngestOutcome]]") -> Outcome:
 
 
 async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) -> UUID:
-    """Another session stores the event and leaves its transaction open.
+    """Stores the event in another session and leaves its transaction open.
 
-    The transaction id of the entries.
+    Returns the transaction id of the entries.
     """
     transaction_id = uuid_utils.compat.uuid7()
     posting = Posting(event, fingerprint(event), transaction_id, entries_of(event))
@@ -177,7 +174,7 @@ LOCKS = {
         ("registration", False, 29),
     ],
 )
-async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
+async def test_other_events_of_a_group_are_booked_while_a_locked_one_waits(
     books: Books, lock: str, commits: bool, place: int
 ) -> None:
     """Their callers receive CREATED while the lock is held.
@@ -199,7 +196,7 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
         )
         calls = books.send(events)
         await until_all_but(calls, {place})
-        assert not calls[place].done(), "the lock is held still"
+        assert not calls[place].done(), "the lock is still held"
         assert {outcome_of(call) for call in calls if call is not calls[place]} == {CREATED}
         await (holder.commit() if commits else holder.rollback())
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -213,9 +210,9 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
 
 
 async def test_only_the_event_that_stays_locked_fails(books: Books, limit: TimeLimit) -> None:
-    """At its time limit, its caller receives an error: the outcome is not known.
+    """At the time limit its caller receives an error: the outcome is unknown.
 
-    A repeat afterwards books it, once.
+    A later repeat books it once.
     """
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
@@ -248,7 +245,7 @@ async def test_time_limit_begins_when_a_group_meets_a_lock() -> None:
     assert not IS_OVER(loop.time() + 3600)
 
 
-async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
+async def test_locked_account_and_locked_events_hold_up_no_other(books: Books) -> None:
     """A locked account row holds up all events of the account; ids elsewhere are locked too.
 
     All other events are booked while these wait.
@@ -285,10 +282,10 @@ async def test_many_locked_events_of_one_account_and_some_of_others(books: Books
     await books.check(6 + EVENTS)
 
 
-async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
+async def test_repeats_of_a_locked_event_wait_with_it(
     books: Books,
 ) -> None:
-    """As without a lock: created, duplicate with the same transaction id, conflict."""
+    """Then the first one decides, as without a lock: created, duplicate, conflict."""
     event = processor_event()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
     await books.ingest([processor_event()])
@@ -305,9 +302,7 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
 
 
 async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database) -> None:
-    """Where there are places for two groups, and both wait, the older one ends, so that others are
-    booked.
-    """
+    """If both groups that may be booked at once wait, the older one ends to make room."""
     async with (
         books_on(database, groups_at_once_max=2) as books,
         locked(database, "SELECT 1") as holder,
@@ -319,13 +314,13 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
         calls = []
         for event in held:
             calls += books.send([event])
-            (neighbour,) = books.send([processor_event()])
+            (other,) = books.send([processor_event()])
             async with asyncio.timeout(DEADLINE_SECONDS):
-                await neighbour
-            assert outcome_of(neighbour) is CREATED
+                await other
+            assert outcome_of(other) is CREATED
         await until(lambda: calls[0].done() and calls[1].done(), DEADLINE_SECONDS)
         assert [outcome_of(call) for call in calls[:2]] == [DatabaseContention] * 2
-        assert not calls[2].done(), "one may wait"
+        assert not calls[2].done(), "one group may wait"
         await holder.rollback()
         async with asyncio.timeout(DEADLINE_SECONDS):
             await calls[2]
@@ -336,9 +331,7 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
 async def test_groups_full_of_locked_events_make_room_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before each of their events stands alone, which takes long where a whole account is locked:
-    their time is bounded.
-    """
+    """Splitting a group takes long if a whole account is locked, so its time is bounded."""
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
@@ -347,19 +340,19 @@ async def test_groups_full_of_locked_events_make_room_too(
             database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"
         ):
             held = []
-            # The first two neighbours are in the groups of the locked events, the third one needs a
-            # place.
+            # The first two other events are in the groups of the locked ones, the third needs a
+            # group.
             for count in (100, 100, 0):
                 held.append(
                     books.send([processor_event(restaurant_id="res_held") for _ in range(count)])
                 )
-                (neighbour,) = books.send([processor_event()])
+                (other,) = books.send([processor_event()])
                 async with asyncio.timeout(DEADLINE_SECONDS):
-                    await neighbour
-                assert outcome_of(neighbour) is CREATED
+                    await other
+                assert outcome_of(other) is CREATED
             older, younger, _ = held
             assert {outcome_of(call) for call in older} == {DatabaseContention}
-            assert not any(call.done() for call in younger), "one may wait"
+            assert not any(call.done() for call in younger), "one group may wait"
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(younger)
         assert {outcome_of(call) for call in younger} == {CREATED}
@@ -372,11 +365,8 @@ async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> N
     await books.ingest([processor_event()])
     async with locked(books.database, "LOCK TABLE processor_events IN EXCLUSIVE MODE") as holder:
         calls = books.send(events)
-        waits = partial(_apart, books.database)
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            # The sessions wait in another process, which sets no event.
-            while not await waits():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        is_split = partial(_is_split, books.database)
+        await until(is_split, DEADLINE_SECONDS)
         assert not any(call.done() for call in calls)
         await holder.rollback()
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -385,9 +375,10 @@ async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> N
     await books.check(1 + EVENTS)
 
 
-async def _apart(database: Database) -> bool:
-    """Whether a session waits for a lock inside a transaction that said for how long: a group is
-    being booked in parts.
+async def _is_split(database: Database) -> bool:
+    """Whether a group is being booked in parts.
+
+    Its session waits for a lock in a transaction that has set its time limit before.
     """
     statement = """
     SELECT 1 FROM pg_stat_activity
@@ -400,8 +391,8 @@ async def _apart(database: Database) -> bool:
 async def test_each_caller_of_a_server_receives_its_own_outcome(
     database: Database, limit: TimeLimit
 ) -> None:
-    """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE,
-    and CREATED when repeated.
+    """Other events are CREATED while the lock is held. The locked one is UNAVAILABLE, and CREATED
+    when it is repeated.
     """
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
@@ -414,8 +405,8 @@ async def test_each_caller_of_a_server_receives_its_own_outcome(
                 DEADLINE_SECONDS,
             )
             limit.is_over = True
-            answers = await asyncio.gather(*calls)
-            assert answers == [
+            responses = await asyncio.gather(*calls)
+            assert responses == [
                 grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)
             ]
         assert await _code_of(_send(ledger, messages[30])) == "CREATED"

@@ -25,7 +25,7 @@ MATURITY = timedelta(days=7)
 
 
 async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -> ModelBalance:
-    """What the server says, in the model's terms."""
+    """The balance that the server returns, as the model has it."""
     got = await ledger.balance(restaurant_id, currency)
     assert got.reserved_minor == 0
     last_event_at = (
@@ -34,10 +34,8 @@ async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -
     return ModelBalance(got.available_minor, got.pending_minor, got.disputed_minor, last_event_at)
 
 
-async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
-    """64 calls at once with the same event: one CREATED, 63 DUPLICATE, one transaction id, one set
-    of entries.
-    """
+async def test_event_of_64_calls_is_created_once(ledger: RunningLedger) -> None:
+    """All calls return one transaction id, and there is one set of entries."""
     event = event_message(amount_minor=1000, fee_minor=50)
     request = ledger_pb2.IngestEventRequest(event=event)
     responses = await asyncio.gather(*(ledger.stub.IngestEvent(request) for _ in range(64)))
@@ -48,10 +46,8 @@ async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
     await assert_books_in_order(ledger.database)
 
 
-async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> None:
-    """64 calls at once with one id and 64 different amounts: one is booked, 63 are refused, the
-    balance is the booked one's.
-    """
+async def test_one_of_64_events_with_one_id_is_booked(ledger: RunningLedger) -> None:
+    """64 calls with different amounts: 63 are conflicts, and the balance is that of the other."""
     event_id = unique("evt")
     events = [
         event_message(event_id=event_id, amount_minor=amount_minor)
@@ -67,12 +63,10 @@ async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> N
     await assert_books_in_order(ledger.database)
 
 
-async def test_overlapping_batches_in_opposite_order_through_two_servers(
+async def test_overlapping_batches_of_two_servers_do_not_deadlock(
     database: Database,
 ) -> None:
-    """Two servers, the same events in opposite order and overlapping, over and over: no deadlock,
-    nothing doubled.
-    """
+    """The same events in opposite order, in several rounds. Each is booked once."""
     rounds, batch_events = 6, 300
     async with running_ledger(database) as first, running_ledger(database) as second:
         for number in range(rounds):
@@ -81,13 +75,13 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(
                 event_message(restaurant_id=restaurants[place % 5], amount_minor=place + 1)
                 for place in range(batch_events)
             ]
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 first.ingest(*events),
                 second.ingest(*reversed(events)),
                 first.ingest(*events[100:]),
                 second.ingest(*reversed(events[:200])),
             )
-            got = Counter(result.status for answer in answers for result in answer)
+            got = Counter(result.status for response in responses for result in response)
             assert got == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
             balances = [
                 (await first.balance(restaurant)).available_minor for restaurant in restaurants
@@ -101,9 +95,7 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(
 
 
 async def test_first_events_of_a_restaurant_at_once_register_it_once(database: Database) -> None:
-    """Many first events of the same restaurants and currencies, through two servers: each is
-    registered and opened once.
-    """
+    """Of the same restaurants and currencies, through two servers. Each account is opened once."""
     async with running_ledger(database) as first, running_ledger(database) as second:
         events = [
             event_message(restaurant_id=f"res_{place % 3}", currency=currency, amount_minor=1)
@@ -121,7 +113,7 @@ async def test_first_events_of_a_restaurant_at_once_register_it_once(database: D
 
 
 async def test_balance_read_after_an_acknowledgement_includes_it(ledger: RunningLedger) -> None:
-    """Each caller sees its own event in the balance, however many others write at the same time."""
+    """Each caller sees its event in the balance while others write."""
 
     async def write_and_read(bit: int) -> None:
         (result,) = await ledger.ingest(event_message(amount_minor=1 << bit))
@@ -134,26 +126,26 @@ async def test_balance_read_after_an_acknowledgement_includes_it(ledger: Running
 
 async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> None:
     """A balance as of the instant of an earlier response equals that response."""
-    answers = []
+    responses = []
     now = datetime.now(UTC)
     for days in (1, 5, 10, 20):
         await ledger.ingest(
             event_message(amount_minor=1000 + days, occurred_at=now - timedelta(days=days))
         )
-        answers.append(await ledger.balance("res_001"))
-    assert [(answer.available_minor, answer.pending_minor) for answer in answers] == [
+        responses.append(await ledger.balance("res_001"))
+    assert [(response.available_minor, response.pending_minor) for response in responses] == [
         (0, 1001),
         (0, 2006),
         (1010, 2006),
         (2030, 2006),
     ]
-    for answer in answers:
+    for response in responses:
         again = await ledger.stub.GetBalance(
             ledger_pb2.GetBalanceRequest(
-                restaurant_id="res_001", currency="PEN", as_of=answer.as_of
+                restaurant_id="res_001", currency="PEN", as_of=response.as_of
             )
         )
-        assert again == answer
+        assert again == response
 
 
 # Random lists of events. Ids come from a small range, so that lists repeat them, with the same
@@ -189,7 +181,7 @@ def _events(draw: st.DrawFn) -> ledger_pb2.ProcessorEvent:
 
 @pytest.fixture
 async def audited_ledger(ledger: RunningLedger) -> AsyncIterator[RunningLedger]:
-    """A server for all examples of a test, whose books are in order in the end."""
+    """A server for all examples of a test. Asserts at the end that its books are in order."""
     yield ledger
     assert await ledger.query("SELECT count(*) > 100 FROM processor_events") == [(True,)]
     await assert_books_in_order(ledger.database)
@@ -197,12 +189,10 @@ async def audited_ledger(ledger: RunningLedger) -> AsyncIterator[RunningLedger]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(events=st.lists(_events(), min_size=1, max_size=40), seed=st.integers(0, 2**32))
-async def test_any_events_in_any_order_with_any_repeats_leave_the_model_s_balance(
+async def test_balances_equal_the_model_for_any_events(
     audited_ledger: RunningLedger, events: list[ledger_pb2.ProcessorEvent], seed: int
 ) -> None:
-    """However events are cut into batches, repeated and sent at once, each id counts once, as the
-    first one that was booked.
-    """
+    """In any order, batches and repeats, sent at once. Each id counts once, as it was booked."""
     example = unique("example")
     for event in events:
         event.event_id = f"{example}.{event.event_id}"
@@ -211,8 +201,8 @@ async def test_any_events_in_any_order_with_any_repeats_leave_the_model_s_balanc
     sent = events + [chance.choice(events) for _ in range(len(events) // 2)]
     chance.shuffle(sent)
     batches = [sent[start : start + 7] for start in range(0, len(sent), 7)]
-    answers = await asyncio.gather(*(audited_ledger.ingest(*batch) for batch in batches))
-    results = [result for answer in answers for result in answer]
+    responses = await asyncio.gather(*(audited_ledger.ingest(*batch) for batch in batches))
+    results = [result for response in responses for result in response]
     booked = [
         event for event, result in zip(sent, results, strict=True) if result.status == CREATED
     ]
@@ -240,21 +230,18 @@ async def balance_at(
     return got.available_minor, got.pending_minor
 
 
-async def test_entry_counts_from_just_after_it_was_recorded(ledger: RunningLedger) -> None:
-    """As of the very instant it was recorded an entry does not count yet.
-
-    A microsecond later it does.
-    """
+async def test_entry_counts_after_the_instant_of_its_record(ledger: RunningLedger) -> None:
+    """As of that instant it does not count, and a microsecond later it does."""
     await ledger.ingest(event_message(amount_minor=1000))
     ((recorded_at,),) = await ledger.query("SELECT recorded_at FROM ledger_entries")
     assert await balance_at(ledger, recorded_at) == (0, 0)
     assert await balance_at(ledger, recorded_at + timedelta(microseconds=1)) == (1000, 0)
 
 
-async def test_charge_is_available_from_the_very_instant_it_matures(ledger: RunningLedger) -> None:
+async def test_charge_is_available_from_the_instant_it_matures(ledger: RunningLedger) -> None:
     """As of available_at it is available; a microsecond before, it is pending."""
-    # Matures a moment from now: late enough to be recorded before, early enough to ask about its
-    # past soon.
+    # The charge matures a moment from now: it must be recorded before, and the test must not wait
+    # long. On a slow machine the next try takes more time.
     for ahead_seconds in (1, 4, 20):
         restaurant_id = unique("res")
         occurred_at = datetime.now(UTC) - MATURITY + timedelta(seconds=ahead_seconds)
@@ -277,7 +264,7 @@ async def test_charge_is_available_from_the_very_instant_it_matures(ledger: Runn
     )
 
 
-async def test_server_is_the_application_role_under_any_login(database: Database) -> None:
+async def test_server_takes_the_application_role_under_any_login(database: Database) -> None:
     """With a superuser's URL too, the server's sessions may do no more than ledger_app may."""
     async with running_ledger(replace(database, url=database.migration_url)) as ledger:
         await ledger.ingest(event_message())

@@ -1,4 +1,4 @@
-"""The page of a server that has worked, as Prometheus reads it."""
+"""The metrics page of a server that has worked, as Prometheus reads it."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ RESTAURANTS, CHARGES_EACH = 3, 5
 
 async def page_of(server: ServerProcess) -> dict[str, float]:
     """The samples without labels, and those with one by its value."""
-    # What the libraries write is no JSON.
+    # Libraries write lines that are no JSON.
     lines = [
         json.loads(line)
         for line in server.log.read_text().splitlines()
@@ -44,7 +44,7 @@ async def page_of(server: ServerProcess) -> dict[str, float]:
 
 
 async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.PayoutRun:
-    """A payout run of today, ended."""
+    """Starts a payout run of today and waits for its end."""
     today = days_ago(0)
     request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today))
     run = (await stub.RunPayouts(request)).payout_run
@@ -61,8 +61,9 @@ async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_page_shows_what_was_done(database: Database, tmp_path: Path, workers: str) -> None:
-    """Events booked, balances read, payouts made and snapshots stored: as many as the books have,
-    by whichever worker.
+    """The counts of events, balances, payouts and snapshots are those of the books.
+
+    With several workers they are the sums of all.
     """
     settings = {
         "metrics_address": "127.0.0.1:0",
@@ -89,8 +90,7 @@ async def test_page_shows_what_was_done(database: Database, tmp_path: Path, work
             await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
             reads = 0
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                # Until a snapshot was made, which others' transactions may put off for some
-                # seconds.
+                # Until there is a snapshot, which open transactions may delay for some seconds.
                 while await query(
                     database.migration_url, "SELECT count(*) FROM balance_snapshots"
                 ) == [(0,)]:

@@ -1,6 +1,4 @@
-"""Payout runs whose server dies: killed at any step, its work is undone whole, and another server
-finishes the run once.
-"""
+"""Payout runs whose server is killed: the whole page is undone, and another server ends the run."""
 
 import asyncio
 import random
@@ -39,12 +37,12 @@ async def serving_on(
 
     Killed at the end if it still runs.
 
-    It pays a page at a time, so that it stands still as a whole when its page does. What waits for
-    a lock goes on waiting.
+    It pays one page at a time, so it stands still when its page waits for a lock. It waits as long
+    as a test holds the lock.
     """
     env = {
         "LEDGER_DATABASE_URL": database.url,
-        # The server of these tests forgets on power loss; killing processes is another matter.
+        # Without fsync, which only a power loss needs: tests kill processes.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
         **role_settings(database),
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
@@ -64,7 +62,7 @@ async def serving_on(
 
 
 async def start_run_at(server: RunningServer) -> str:
-    """Starts a run of today through a server that is another process; its id."""
+    """Starts a run of today through a server in another process. Returns its id."""
     request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today()))
     async with aio.insecure_channel(server.address) as channel:
         return (
@@ -73,7 +71,7 @@ async def start_run_at(server: RunningServer) -> str:
 
 
 async def start_run_unserved(database: Database) -> str:
-    """Has a run of today that no server has begun with, its items all written; its id."""
+    """Starts a run of today without a server, and writes all its items. Returns its id."""
     engine = create_engine(database.url, pool_size=1)
     try:
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
@@ -103,7 +101,7 @@ async def session_waits(database: Database, mode: str, table: str) -> None:
 async def assert_each_paid_once(
     ledger: RunningLedger, payout_run_id: str, restaurants: int = RESTAURANTS
 ) -> None:
-    """Waits for the end of the run: every restaurant has one payout of it, and the books add up."""
+    """Waits for the end of the run. Asserts that it paid each restaurant once."""
     run = await end_of_run(ledger, payout_run_id)
     assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (
         restaurants,
@@ -114,13 +112,13 @@ async def assert_each_paid_once(
     await assert_books_in_order(ledger.database)
 
 
-# What another session holds, so that a worker stops at a step, of which table, and how many payouts
-# have been committed by then at least.
+# The lock of another session that stops a worker at a step, the table of the lock, and the least
+# number of payouts that are committed by then.
 STEPS = {
     # Before it claims: it wants the rows of the run's items.
     "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", "payout_run_items", 500),
-    # Between claiming a page and having its accounts. Of an account that is locked the worker does
-    # not wait.
+    # Between claiming a page and locking its accounts. The lock is on the table, because the worker
+    # skips locked accounts.
     "locking accounts": ("LOCK TABLE balance_accounts IN EXCLUSIVE MODE", "balance_accounts", 0),
     # Inside the paying statement, at its first and at its last insert.
     "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", "payouts", 0),
@@ -136,26 +134,26 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_killed_at_a_step(database: Database, step: str) -> None:
-    """SIGKILL while the worker is at the step: its page is undone whole, and another server
-    finishes the run exactly once.
-    """
+async def test_server_killed_at_a_step_leaves_no_partial_page(
+    database: Database, step: str
+) -> None:
+    """SIGKILL at any step undoes the whole page, and another server pays each restaurant once."""
     statement, table, committed = STEPS[step]
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving_on(database))
         async with running_ledger(database) as ledger:
             await charge_all(ledger, RESTAURANTS)
         async with AsyncExitStack() as locks:
-            # The run must be there before its items or its row can be locked, and the worker must
-            # not be faster.
+            # The run must exist before its items or its row can be locked, and the worker must not
+            # be faster.
             gate = await locks.enter_async_context(
                 locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE")
             )
             payout_run_id = await start_run_at(server)
             await waiting_sessions(database, "payouts")
             if step == "claiming":
-                # It has claimed its first page: that one ends, and it stops before the next, for
-                # which it comes second.
+                # It has claimed its first page, which ends. Then it waits for this lock before the next
+                # page.
                 holding = asyncio.create_task(
                     locks.enter_async_context(locked(database, statement))
                 )
@@ -179,11 +177,8 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
             await assert_each_paid_once(ledger, payout_run_id)
 
 
-async def test_killed_while_it_writes_items(database: Database) -> None:
-    """The run has no items then, and the server reports all of it as open.
-
-    Another server writes them, and pays each once.
-    """
+async def test_server_killed_while_it_writes_items_leaves_none(database: Database) -> None:
+    """Another server writes all items, and pays each restaurant once."""
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with (
@@ -194,8 +189,8 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
         pids = await waiting_sessions(database, "payout_run_items")
         server.process.kill()
         await server.process.wait()
-        # Left alone, a session that waits for a lock would write the items before it sees that its
-        # client is gone.
+        # Otherwise the waiting session would write the items before it notices that its client is
+        # gone.
         await query(
             database.migration_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
@@ -210,14 +205,14 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
         await assert_each_paid_once(ledger, payout_run_id)
 
 
-# What a worker claims, and the lock that it claims with.
+# The rows that a worker claims, and the lock by which it does so.
 ITEMS, LOCK = "SELECT FROM payout_run_items", "FOR NO KEY UPDATE"
 
 
-async def test_killed_at_random_instants(database: Database, seed: int) -> None:
-    """Round after round the server is killed at any instant of the run, commits included, and
-    started anew.
-    """
+async def test_server_killed_at_random_instants_pays_whole_pages(
+    database: Database, seed: int
+) -> None:
+    """The server is killed at any instant, commits included, and started again in each round."""
     chance = random.Random(seed)
     async with running_ledger(database) as ledger:
         ids = await charge_all(ledger, 4_000)
@@ -225,8 +220,8 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
     progress = []
     for number in range(4):
         async with AsyncExitStack() as locks:
-            # No server claims items that another session has locked: a page of the first round's
-            # run is left, however late the kill comes.
+            # No server claims locked items: a page is left over after the first round, however late
+            # the kill comes.
             if number == 0:
                 await locks.enter_async_context(
                     locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}")
@@ -235,7 +230,7 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
             gate = await locks.enter_async_context(locked(database, f"{ITEMS} {LOCK} SKIP LOCKED"))
             server = await locks.enter_async_context(serving_on(database, payout_concurrency=2))
             await gate.rollback()
-            # The run is the same one every time: what is asked for again goes on.
+            # Each call names the same run, which continues.
             assert await start_run_at(server) == payout_run_id
             try:
                 await asyncio.wait_for(server.process.wait(), chance.uniform(0.0, 0.12))
@@ -253,12 +248,9 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
         await assert_each_paid_once(ledger, payout_run_id, len(ids))
 
 
-async def test_session_ended_by_the_administrator(database: Database) -> None:
-    """The worker's session is terminated, over and over: the same server goes on by itself, each
-    restaurant is paid once.
-    """
-    # A page at a time: another one would wait for the lock until it times out, and be made smaller
-    # each time.
+async def test_worker_continues_after_its_session_was_ended(database: Database) -> None:
+    """Its session is terminated several times, and each restaurant is paid once."""
+    # One page at a time: another one would time out on the lock, and be made smaller each time.
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, RESTAURANTS)
         async with AsyncExitStack() as gates:
@@ -277,9 +269,9 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
                         pids=pids,
                     )
                     await sessions_gone(database, pids)
-                    # It comes again.
+                    # It comes back with a new session.
                     assert not set(await waiting_sessions(database, table)) & set(pids)
-                    # The page under way will be paid; the others stay until the next table is
+                    # The page under way is paid. The others stay open until the next table is
                     # locked.
                     gate = await gates.enter_async_context(
                         locked(database, f"{ITEMS} {LOCK} SKIP LOCKED")
@@ -288,10 +280,8 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
         await assert_each_paid_once(ledger, run.payout_run_id)
 
 
-async def test_stopped_while_it_pays(database: Database) -> None:
-    """SIGTERM during a run: the page under way ends, the server exits in order, and the next one
-    finishes the run.
-    """
+async def test_stopped_server_ends_its_page_and_begins_no_other(database: Database) -> None:
+    """The server exits with status 0 after SIGTERM, and the next server ends the run."""
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with serving_on(database) as server:
@@ -317,19 +307,17 @@ async def test_stopped_while_it_pays(database: Database) -> None:
         await assert_each_paid_once(ledger, payout_run_id)
 
 
-async def test_two_servers_of_which_one_is_killed(database: Database) -> None:
-    """Two servers share a run, one stops in the middle of its page and is killed: the other pays
-    what is left, that page too.
-    """
+async def test_surviving_server_pays_the_page_of_a_killed_one(database: Database) -> None:
+    """Two servers share a run, and one freezes in the middle of its page and is killed."""
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with serving_on(database) as server, AsyncExitStack() as stack:
         async with locked(database, "LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE"):
             payout_run_id = await start_run_at(server)
             pids = await waiting_sessions(database, "payout_items")
-            # Its page is written in a moment, and is not committed: it holds what it has locked.
+            # Its page is not committed, so it keeps its locks.
             server.process.send_signal(signal.SIGSTOP)
-        # It takes the pages that the first server has not, and cannot finish the run.
+        # It pays the pages that the first server has not claimed, and cannot end the run.
         survivor = await stack.enter_async_context(running_ledger(database))
         run = await start_run(survivor)
         assert run.payout_run_id == payout_run_id

@@ -1,5 +1,6 @@
-"""Random walks over events, runs and the bank's answers, each step judged by a model that shares no
-code with the service.
+"""Random walks over events, runs and the bank's answers, compared with a model.
+
+The model shares no code with the service.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4}
 
 @dataclass(slots=True)
 class ModelPayout:
-    """A payout as it must be."""
+    """The expected state of a payout."""
 
     as_of: date
     cutoff_at: datetime
@@ -55,9 +56,7 @@ class ModelPayout:
 
 @dataclass(slots=True)
 class ModelRestaurant:
-    """What moved what a restaurant is owed: entry type, signed amount, and when it matures if it
-    must.
-    """
+    """A restaurant. `moves` change the amount owed to it: type, signed amount, and maturity."""
 
     active: bool = True
     moves: list[tuple[str, int, datetime | None]] = field(default_factory=list)
@@ -66,7 +65,7 @@ class ModelRestaurant:
     counted: Counter[str] = field(default_factory=Counter)
 
     def sums(self, cutoff_at: datetime) -> Counter[str]:
-        """What had matured by the cut-off, by entry type."""
+        """The sums that had matured by the cut-off, by entry type."""
         sums: Counter[str] = Counter()
         for entry_type, signed_minor, available_at in self.moves:
             if available_at is None or available_at <= cutoff_at:
@@ -114,14 +113,14 @@ class Walk:
         self.runs: dict[tuple[date, int, str], str] = {}
 
     async def step(self) -> None:
-        """One thing at random."""
+        """Takes one action at random."""
         actions = (
             [self.ingest] * 6 + [self.run] * 4 + [self.answer] * 4 + [self.repeat, self.toggle]
         )
         await self.chance.choice(actions)()
 
     async def ingest(self) -> None:
-        """A few events at once."""
+        """Sends a few events as a batch."""
         events = [self._event() for _ in range(self.chance.randint(1, 4))]
         assert [result.status for result in await self.ledger.ingest(*events)] == [1] * len(events)
         self.sent.extend(events)
@@ -141,7 +140,7 @@ class Walk:
         )
         match kind:
             case "charge":
-                # At either side of the end of a day, or not before tomorrow.
+                # Just before or after the end of a day, or not before tomorrow.
                 age = self.chance.randint(1, 4)
                 available_at = end_of(days_ago(age)) + timedelta(
                     microseconds=self.chance.choice([0, 1, -1])
@@ -191,7 +190,7 @@ class Walk:
         )
 
     async def repeat(self) -> None:
-        """An event that was sent before, the same or with another amount."""
+        """Sends an earlier event again, unchanged and with another amount."""
         if not self.sent:
             return
         event = self.chance.choice(self.sent)
@@ -205,14 +204,14 @@ class Walk:
         assert reason_of(result.error) == "EVENT_ID_REUSED"
 
     async def toggle(self) -> None:
-        """A restaurant is paid no longer, or again."""
+        """Sets a restaurant to inactive, or to active again."""
         if self.restaurants:
             name, restaurant = self.chance.choice(sorted(self.restaurants.items()))
             restaurant.active = not restaurant.active
             await put_restaurant(self.ledger, name, active=restaurant.active)
 
     async def run(self) -> None:
-        """A run of a date up to today: new, or one that was there."""
+        """Starts a run of a date up to today, or calls an earlier run again."""
         day = today() - timedelta(days=self.chance.choice([0, 0, 1, 1, 2, 3, 4]))
         minimum, request_id = (
             self.chance.choice([0, 0, 1, 500, 2_000]),
@@ -266,7 +265,7 @@ class Walk:
             assert sum(payout.items.values()) == amount_minor
 
     async def answer(self) -> None:
-        """The bank reports the end of a payout, rightly or wrongly, or repeats its report."""
+        """Books an answer of the bank, right or contradictory, or repeats an earlier one."""
         candidates = [
             (restaurant, payout)
             for restaurant in self.restaurants.values()
@@ -274,7 +273,7 @@ class Walk:
         ]
         if not candidates:
             return
-        # Mostly of what is in flight.
+        # Mostly for a payout in flight.
         open_ = [
             (restaurant, payout) for restaurant, payout in candidates if payout.state == "CREATED"
         ]
@@ -326,7 +325,7 @@ class Walk:
         ]
 
     async def compare_balances(self) -> None:
-        """What the server says of each restaurant is what the model says."""
+        """Asserts that the server returns the balances of the model."""
         now = datetime.now(UTC)
         for name, restaurant in self.restaurants.items():
             got = await self.ledger.balance(name, self.currency)
@@ -349,9 +348,7 @@ class Walk:
 
 
 async def test_random_walks_agree_with_the_model(database: Database, seed: int) -> None:
-    """Whatever happens in whatever order, payouts, items, reasons and balances are the model's, and
-    the books add up.
-    """
+    """Payouts, items, reasons and balances equal the model's, and the books add up."""
     began = time.monotonic()
     done: Counter[str] = Counter()
     met: set[str] = set()
@@ -360,8 +357,7 @@ async def test_random_walks_agree_with_the_model(database: Database, seed: int) 
         async def walk(place: int) -> None:
             walking = Walk(ledger, CURRENCIES[place], random.Random(seed + place))
             for _ in range(STEPS):
-                # Each walk takes at least one step; a slow machine walks less, but until it has met
-                # with everything.
+                # A slow machine takes fewer steps, but walks until it has met all wanted states.
                 await walking.step()
                 done["steps"] += 1
                 met.update(
@@ -385,7 +381,7 @@ async def test_random_walks_agree_with_the_model(database: Database, seed: int) 
 async def test_any_walk_agrees_with_the_model(
     new_database: Callable[[], Awaitable[Database]], chance: random.Random, steps: int
 ) -> None:
-    """As above, step by step of a search for the shortest walk that does not."""
+    """The same, with hypothesis, which searches for the shortest walk that fails."""
     database = await new_database()
     async with running_ledger(database) as ledger:
         walking = Walk(ledger, CURRENCIES[0], chance)

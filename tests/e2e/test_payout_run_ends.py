@@ -40,23 +40,25 @@ async def cancel(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.Payout
     ).payout_run
 
 
-async def considered(ledger: RunningLedger, payout_run_id: str, restaurants: int) -> None:
+async def until_considered(ledger: RunningLedger, payout_run_id: str, restaurants: int) -> None:
+    """Waits until the run has considered as many restaurants."""
+
     async def all_but_the_held() -> bool:
         return (await get(ledger, payout_run_id)).restaurants_considered == restaurants
 
     await until(all_but_the_held, DEADLINE_SECONDS)
 
 
-async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
-    """It waits for one restaurant of 20: canceled, that one is skipped as CANCELED, the others stay
-    paid, and no server goes on. A repeat is answered alike; a run that has succeeded cannot be
-    canceled.
+async def test_canceled_run_keeps_its_payouts(database: Database) -> None:
+    """It waits for one restaurant of 20: that one is skipped as CANCELED, the others stay paid.
+
+    A repeat returns the same. A run that has succeeded cannot be canceled.
     """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 20)
         async with locked(database, HELD):
             run = await start_run(ledger)
-            await considered(ledger, run.payout_run_id, 19)
+            await until_considered(ledger, run.payout_run_id, 19)
             ended = await cancel(ledger, run.payout_run_id)
         assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (
             CANCELED,
@@ -93,8 +95,9 @@ async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
 
 
 async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
-    """A page that is not paid when the run is canceled is not paid at all, and the answer waits for
-    that.
+    """A page that is not committed when the run is canceled is never paid.
+
+    The response waits for the end of the page.
     """
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, 600)
@@ -130,9 +133,9 @@ async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
 
 
 async def test_runs_under_way_are_bounded(database: Database) -> None:
-    """One more than may be is refused with nothing written.
+    """A run beyond the limit is refused, and nothing is written.
 
-    The same run asked for again is not one more.
+    A repeat of an open run does not count.
     """
     async with running_ledger(database, payout_runs_open=2) as ledger:
         await charge_all(ledger, 8)
@@ -155,7 +158,7 @@ async def test_runs_under_way_are_bounded(database: Database) -> None:
 
 
 async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
-    """In pages, by currency and by state; the command shows them."""
+    """In pages, by currency and by state. The command shows them too."""
     await ledger.ingest(
         *(
             event_message(restaurant_id=f"res_{currency}", currency=currency)
@@ -202,11 +205,9 @@ async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
 async def test_run_that_pays_more_than_int64_can_be_read(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planned, paid, listed, asked for again: the total is the largest number there is, and says
-    so.
-    """
+    """The total is the largest int64 and marked as capped, when planned, paid, listed and shown."""
     await charge_all(ledger, 3)
-    # As events of many years would be; none is so large.
+    # As the events of many years would add up; no single event may be so large.
     await ledger.query("ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
     await ledger.query(
         "UPDATE ledger_entries SET amount_minor = 4000000000000000000 WHERE entry_type = 'CHARGE'"
@@ -232,7 +233,7 @@ async def test_run_that_pays_more_than_int64_can_be_read(
         outcome = await run_command(*shows, "--json", *here)
         shown, _ = json.JSONDecoder().raw_decode(outcome.stdout)
         assert (shown["total_amount_minor"], shown["is_capped"]) == (str(INT64_MAX), True)
-    # What shows each amount by itself, or only which runs there are.
+    # Commands that show single amounts, or no amounts.
     commands = [
         ("payouts", "runs"),
         ("payouts", "list"),
@@ -250,10 +251,8 @@ async def test_run_that_pays_more_than_int64_can_be_read(
             )
 
 
-async def test_run_without_restaurants_says_so(ledger: RunningLedger) -> None:
-    """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command
-    says what that is.
-    """
+async def test_run_without_restaurants_is_explained(ledger: RunningLedger) -> None:
+    """In a currency without events. The command names the reason."""
     run = await end_of_run(ledger, (await start_run(ledger, currency="XPF")).payout_run_id)
     assert (run.restaurants_total, run.payouts_created) == (0, 0)
     outcome = await run_command(

@@ -1,6 +1,4 @@
-"""Payout runs: no restaurant is paid twice, too much or for nothing, whatever else runs at the same
-time.
-"""
+"""Payout runs: no restaurant is paid twice or too much, whatever runs at the same time."""
 
 import asyncio
 import random
@@ -60,10 +58,8 @@ async def servers_on(
     ]
 
 
-async def test_same_run_through_three_servers_at_once_pays_each_once(database: Database) -> None:
-    """24 calls at once with the same key through three servers: one run, each restaurant in it and
-    paid once.
-    """
+async def test_same_run_of_three_servers_pays_each_once(database: Database) -> None:
+    """24 calls at once with the same key start one run."""
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
         ids = await charge_all(servers[0], 1_200)
@@ -81,22 +77,23 @@ async def test_same_run_through_three_servers_at_once_pays_each_once(database: D
         assert sorted(payout.restaurant_id for payout in payouts) == ids
         assert sum(payout.amount_minor for payout in payouts) == run.total_amount_minor
         again = await start_run(servers[0], request_id="same")
-        assert again == run, "the same four return the same run, when it is finished too"
+        assert again == run, "the same parameters return the finished run too"
     assert await deadlocks_of(database) == 0
     await assert_reconciled(database.migration_url)
 
 
 async def test_different_runs_at_once_never_pay_twice(database: Database, seed: int) -> None:
-    """Twelve runs of different dates, minimums and request ids at once through three servers, round
-    after round, the bank's answers in between: one payout for each restaurant and round, no debt,
-    no deadlock.
+    """Twelve runs of different dates, minimums and request ids at once through three servers.
+
+    In several rounds, with the bank's answers in between: no restaurant has two payouts in flight
+    or a debt, and there is no deadlock.
     """
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
         ids = await charge_all(servers[0], 300)
         for number in range(3):
-            # The dates go back and forth, too.
+            # The dates go back and forth.
             wanted: list[dict[str, Any]] = [
                 {
                     "as_of": days_ago(days),
@@ -133,10 +130,8 @@ async def test_different_runs_at_once_never_pay_twice(database: Database, seed: 
     await assert_reconciled(database.migration_url)
 
 
-async def test_hundred_run_payouts_at_once(database: Database) -> None:
-    """100 calls at once, first of one run, then of 100 runs: all are answered, all finish, each
-    restaurant is paid once.
-    """
+async def test_100_concurrent_calls_of_run_payouts_pay_each_once(database: Database) -> None:
+    """First of one run, then of 100 runs: all calls return, and all runs end."""
     async with running_ledger(database, payout_runs_open=200) as ledger:
         await charge_all(ledger, 40)
         same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
@@ -151,10 +146,13 @@ async def test_hundred_run_payouts_at_once(database: Database) -> None:
     await assert_reconciled(database.migration_url)
 
 
-async def test_events_storm_while_two_servers_pay(database: Database, seed: int) -> None:
-    """Charges and refunds pour in while runs pay hundreds of restaurants: what is reserved is what
-    the payouts say, no payout exceeds what was there, and a last run in the quiet pays all the rest
-    to the cent.
+async def test_runs_pay_exactly_the_balance_while_events_arrive(
+    database: Database, seed: int
+) -> None:
+    """Two servers book charges and refunds while runs pay hundreds of restaurants.
+
+    The reserved amounts equal the payouts, and a last run without traffic pays the rest to the
+    cent.
     """
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
@@ -222,10 +220,10 @@ async def test_events_storm_while_two_servers_pay(database: Database, seed: int)
     await assert_reconciled(database.migration_url, quiet=False)
 
 
-async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) -> None:
-    """32 callers say paid and 32 say failed, all at once: each wins once, in either order, and the
-    payout is returned; the others are refused with nothing stored; the entries are those of the
-    final state.
+async def test_racing_answers_of_the_bank_return_the_payout(database: Database) -> None:
+    """32 callers report paid and 32 report failed at once: one event of each kind is booked.
+
+    The others are refused and not stored. The entries are those of the state RETURNED.
     """
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
@@ -259,10 +257,8 @@ async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) 
     await assert_reconciled(database.migration_url)
 
 
-async def test_one_payout_event_from_sixty_four_callers(database: Database) -> None:
-    """The same event 64 times at once through two servers: one CREATED, 63 DUPLICATE, one
-    transaction id, posted once.
-    """
+async def test_payout_event_of_64_calls_is_created_once(database: Database) -> None:
+    """Through two servers: the other 63 calls are duplicates with its transaction id."""
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
         await charge_all(servers[0], 1)
@@ -279,12 +275,10 @@ async def test_one_payout_event_from_sixty_four_callers(database: Database) -> N
 @pytest.mark.parametrize(
     "kinds", [[PAID], [FAILED], [PAID, FAILED]], ids=["paid", "failed", "returned"]
 )
-async def test_saying_it_again_with_another_event_is_refused(
+async def test_second_event_with_the_same_report_is_refused(
     ledger: RunningLedger, kinds: list[int]
 ) -> None:
-    """A second event that says what the first one did cannot move the payout: refused with its
-    reason, nothing stored.
-    """
+    """It cannot move the payout, and is not stored."""
     await charge_all(ledger, 1)
     await finished_run(ledger)
     (payout,) = await payouts_of(ledger)
@@ -318,12 +312,10 @@ async def test_saying_it_again_with_another_event_is_refused(
     [{"amount_minor": 999}, {"restaurant_id": "res_0001"}, {"currency": "USD"}],
     ids=lambda wrong: next(iter(wrong)),
 )
-async def test_an_event_about_another_payout_is_refused(
+async def test_event_that_does_not_match_its_payout_is_refused(
     ledger: RunningLedger, wrong: dict[str, Any]
 ) -> None:
-    """Amount, restaurant and currency must be the payout's: refused, nothing stored, and the right
-    one is booked afterwards.
-    """
+    """Amount, restaurant and currency must be those of the payout. Its id stays free."""
     await charge_all(ledger, 2)
     await finished_run(ledger)
     payout = await payout_of(ledger, "res_0000")
@@ -335,10 +327,8 @@ async def test_an_event_about_another_payout_is_refused(
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLedger) -> None:
-    """Paid, then refunded into the red, it is skipped until it has earned more, and the payout then
-    shows the refund.
-    """
+async def test_debt_of_a_restaurant_is_deducted_from_its_next_payout(ledger: RunningLedger) -> None:
+    """A refund after a payout makes the debt. Until it is earned, the restaurant is skipped."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=300))
     await finished_run(ledger, as_of=days_ago(3))
     await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
@@ -358,10 +348,8 @@ async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLe
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLedger) -> None:
-    """Charges of one day mature on different days: each run pays what had matured by its date, each
-    charge once.
-    """
+async def test_charge_that_matures_after_a_payout_is_in_the_next_one(ledger: RunningLedger) -> None:
+    """Each run pays the charges that had matured by its date, and each charge is paid once."""
     days = [days_ago(age) for age in (4, 3, 2, 1)]
     events = [
         # The last microsecond of a day belongs to it, the one after does not.
@@ -389,12 +377,11 @@ async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLed
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: RunningLedger) -> None:
-    """Not in a payout created seconds before it matures, whole in the next one.
-
-    A payout that failed in between shows as such.
-    """
-    # Later, in another currency, on a machine that has no time for the run before.
+async def test_charge_that_matures_during_a_payout_is_in_the_next_one(
+    ledger: RunningLedger,
+) -> None:
+    """It matures seconds after the payout was created. The next payout also has the reversal."""
+    # A slow machine, where it matures before the run, tries again in another currency.
     for ahead_seconds, currency in ((2, "PEN"), (8, "USD"), (25, "EUR")):
         restaurant_id, matures_at = (
             f"res_{currency}",
@@ -425,8 +412,8 @@ async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: Running
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedger) -> None:
-    """A restaurant's own setting holds for charges booked after it was put, and only for those."""
+async def test_maturity_of_a_restaurant_holds_for_later_charges(ledger: RunningLedger) -> None:
+    """It does not change the maturity of charges that were booked before."""
     recent = datetime.now(UTC) - timedelta(hours=1)
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100, occurred_at=recent))
     await put_restaurant(ledger, "res_1", maturity_days=0)
@@ -441,11 +428,8 @@ async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedg
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
-    """Yesterday then today pays what came in between.
-
-    Again, or backwards, pays nothing, and each says why.
-    """
+async def test_run_of_an_earlier_or_repeated_date_pays_nothing(ledger: RunningLedger) -> None:
+    """A run of today after one of yesterday pays what came in between. Others give a reason."""
     yesterday = {"as_of": days_ago(1)}
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100))
     assert await outcomes_of(ledger, await finished_run(ledger, **yesterday)) == {"res_1": "100"}
@@ -474,8 +458,8 @@ async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger) -> None:
-    """A run of a past date pays no more than there is today."""
+async def test_refund_after_the_date_of_a_run_is_deducted(ledger: RunningLedger) -> None:
+    """A run of a past date pays no more than is available today."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", amount_minor=1_000),
         event_message(
@@ -487,11 +471,8 @@ async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
-    """Exactly the minimum is paid, one less is not.
-
-    No minimum and a minimum of one are the same; each currency is by itself.
-    """
+async def test_amount_below_the_minimum_is_not_paid(ledger: RunningLedger) -> None:
+    """Exactly the minimum is paid. No minimum equals a minimum of 1. Each currency is separate."""
     for amount_minor in (1, 499, 500, 501):
         await ledger.ingest(
             event_message(restaurant_id=f"res_{amount_minor}", amount_minor=amount_minor)
@@ -516,8 +497,8 @@ async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_reasons_in_order_of_precedence(ledger: RunningLedger) -> None:
-    """If several reasons apply, the item has the first one of the list."""
+async def test_skipped_item_has_the_first_reason_that_applies(ledger: RunningLedger) -> None:
+    """In the order of the list of reasons."""
     long_ago = {"as_of": days_ago(9)}
     await charge_all(ledger, 6, prefix="a")
     await finished_run(ledger)
@@ -562,8 +543,8 @@ async def test_reasons_in_order_of_precedence(ledger: RunningLedger) -> None:
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) -> None:
-    """Being inactive postpones; it takes nothing away."""
+async def test_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) -> None:
+    """Inactivity only delays its payout."""
     await charge_all(ledger, 1)
     await put_restaurant(ledger, "res_0000", active=False)
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_0000": "INACTIVE"}
@@ -574,14 +555,14 @@ async def test_a_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) 
     await assert_reconciled(ledger.database.migration_url)
 
 
-async def test_a_date_in_the_future_is_refused(database: Database) -> None:
+async def test_run_of_a_future_date_is_refused(database: Database) -> None:
     """Tomorrow in the settlement time zone is refused, planned or run.
 
-    Today there is accepted, whatever date it is here.
+    The date of today in that zone is accepted.
     """
     for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"):
         async with running_ledger(database, settlement_timezone=zone) as ledger:
-            # All three have their midnight at a full hour.
+            # In all three zones midnight is at a full hour.
             await wait_past(timedelta(hours=1))
             day = datetime.now(ZoneInfo(zone)).date()
             for dry_run in (True, False):
@@ -595,11 +576,8 @@ async def test_a_date_in_the_future_is_refused(database: Database) -> None:
     assert await query(database.migration_url, "SELECT count(*) FROM payout_runs") == [(0,)]
 
 
-async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLedger) -> None:
-    """The plan's figures are those of the run that follows.
-
-    Until then nothing has changed, not even a sequence.
-    """
+async def test_plan_writes_no_rows_and_equals_the_run(ledger: RunningLedger) -> None:
+    """Its figures are those of the run that follows."""
     await charge_all(ledger, 30)
     await ledger.ingest(
         event_message(REFUND, restaurant_id="res_0001", amount_minor=5_000),
@@ -613,14 +591,12 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
     )
     await put_restaurant(ledger, "res_0004", active=False)
     fields: dict[str, Any] = {"as_of": days_ago(1), "min_amount_minor": 1_010}
-    before = await ledger.query("SELECT pg_current_wal_insert_lsn()")
     plan = await start_run(ledger, **fields, dry_run=True)
     for table in ("payout_runs", "payout_run_items", "payouts", "payout_items"):
         assert await ledger.query(f"SELECT count(*) FROM {table}") == [(0,)]
     assert plan.state == ledger_pb2.PAYOUT_RUN_STATE_PLANNED
     assert plan.payout_run_id == ""
     run = await finished_run(ledger, **fields)
-    assert before != await ledger.query("SELECT pg_current_wal_insert_lsn()")
     for field in (
         "payouts_created",
         "total_amount_minor",
@@ -632,7 +608,7 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
     ):
         assert getattr(plan, field) == getattr(run, field), field
     assert run.payouts_created == 16
-    # Planned again, all of it is in flight.
+    # In a second plan all payouts are in flight.
     again = await start_run(ledger, **fields, dry_run=True)
     assert again.payouts_created == 0
     assert again.restaurants_total == 30
@@ -640,14 +616,14 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
 
 
 def last_microsecond(day: date, zone: str) -> datetime:
-    """The last instant at which it is `day` in the zone, or an earlier date, found by asking the
-    zone about instants.
+    """The last instant at which the zone has the date `day` or an earlier one.
+
+    Found by halving, independently of the service.
     """
     there = ZoneInfo(zone)
     low = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(days=2)
     high = low + timedelta(days=5)
-    # Dates never go back in these zones, so that halving finds the one place where the date passes
-    # `day`.
+    # Dates never go back in these zones, so there is one such instant.
     while high - low > timedelta(microseconds=1):
         middle = low + (high - low) // 2
         low, high = (middle, high) if middle.astimezone(there).date() <= day else (low, middle)
@@ -659,7 +635,7 @@ def last_microsecond(day: date, zone: str) -> datetime:
     [
         ("America/Lima", ["2025-06-30", "2026-02-28", "2024-02-29"]),
         ("Asia/Kathmandu", ["2025-12-31", "2026-03-31"]),
-        # It had no 30 December 2011.
+        # This zone had no 30 December 2011.
         ("Pacific/Apia", ["2011-12-29", "2011-12-30", "2011-12-31", "2021-04-03", "2025-09-27"]),
         ("Europe/Madrid", ["2026-03-28", "2026-03-29", "2025-10-25", "2025-10-26"]),
         # Clocks change at midnight: spring begins at 01:00, and autumn has 23:00 to 24:00 twice.
@@ -676,7 +652,7 @@ def last_microsecond(day: date, zone: str) -> datetime:
 async def test_cutoff_is_the_last_microsecond_of_the_date(
     shared_database: Database, zone: str, days: list[str]
 ) -> None:
-    """Wherever the settlement time zone is, and whatever its clocks did that day."""
+    """In any settlement time zone, also on days on which its clocks change."""
     async with running_ledger(shared_database, settlement_timezone=zone) as ledger:
         got = {}
         for day in days:
@@ -687,10 +663,8 @@ async def test_cutoff_is_the_last_microsecond_of_the_date(
         }
 
 
-async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Database) -> None:
-    """In Lima a day ends at 05:00 UTC: what matures in its last microsecond is paid for it, what
-    matures after it is not.
-    """
+async def test_maturity_at_midnight_counts_by_the_settlement_zone(database: Database) -> None:
+    """In Lima a day ends at 05:00 UTC. A charge of its last microsecond belongs to that day."""
     zone = "America/Lima"
     day = datetime.now(ZoneInfo(zone)).date() - timedelta(days=1)
     cutoff_at = last_microsecond(day, zone)
@@ -714,10 +688,8 @@ async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Databas
     await assert_reconciled(database.migration_url)
 
 
-async def test_one_whom_the_database_refuses_holds_up_no_other(database: Database) -> None:
-    """A payout that breaks a rule of the database is skipped as FAILED, all others are paid, and a
-    later run pays it.
-    """
+async def test_payout_that_the_database_rejects_is_skipped(database: Database) -> None:
+    """It breaks a CHECK and is skipped as FAILED. All others are paid. A later run pays it."""
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
         await charge_all(servers[0], 700)
@@ -753,7 +725,7 @@ async def test_accounts_that_are_locked_hold_up_no_other(
 ) -> None:
     """Two accounts of 1,100 are locked, one of each page. All others are paid before these two.
 
-    The run says what it waits for, and pays the two once they are free.
+    The log names the accounts that the run waits for, and the run pays them once they are free.
     """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 1_100)
@@ -789,12 +761,12 @@ async def test_accounts_that_are_locked_hold_up_no_other(
     await assert_reconciled(database.migration_url)
 
 
-async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
+async def test_restaurant_refused_for_an_unknown_reason_stays_open(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not skipped, as the fault may be the schema's.
+    """It is not skipped, as the schema may be wrong.
 
-    All others are paid, and it is once the reason is gone.
+    All others are paid, and so is this one once the reason is removed.
     """
     monkeypatch.setattr(run_payouts, "REFUSED_REST_SECONDS", 0.05)
     async with running_ledger(database) as ledger:
@@ -826,7 +798,7 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
     await assert_reconciled(database.migration_url)
 
 
-async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> None:
+async def test_run_that_waits_holds_up_no_other(database: Database) -> None:
     """One run waits for a locked account of its currency.
 
     A run of another currency, started later, finishes before it.

@@ -23,8 +23,8 @@ async def payouts_with_history(ledger: RunningLedger, **fields: object) -> list[
     return found
 
 
-async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
-    """A payout reserves what is available; paid, it leaves; the items say what it consists of."""
+async def test_run_pays_the_available_balance(ledger: RunningLedger) -> None:
+    """A payout reserves the available amount, shows it as items, and releases it when paid."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=500),
         event_message(
@@ -108,9 +108,7 @@ async def test_failed_payout_can_be_paid_again_the_same_day(
 async def test_payment_reported_after_its_failure_ends_as_returned(
     ledger: RunningLedger, pays_again: bool
 ) -> None:
-    """As if the two had come in order: returned, with nothing on the restaurant's balance changed,
-    paid again or not.
-    """
+    """As if the two had come in order. The balance does not change, paid again or not."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
     (first,) = await payouts_with_history(ledger)
@@ -139,7 +137,7 @@ async def test_payment_reported_after_its_failure_ends_as_returned(
     ]
     stored = await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=paid.event_id))
     assert list(stored.entries) == []
-    # Whatever comes next counts it as what was reversed.
+    # Later payouts count its amount as reversed.
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=500))
     for payout in payouts.values():
         await ledger.ingest(payout_event(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))

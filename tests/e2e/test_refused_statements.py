@@ -1,6 +1,4 @@
-"""Events that the database refuses for reasons that the code does not know: only these fail, and
-the others are booked.
-"""
+"""Events that the database refuses for reasons that the code does not know: only these fail."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,9 +22,8 @@ from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-# Of classes that say nothing of contention, loss or shutdown, and that no table of ours has.
-# PostgreSQL 15 says 0A000 of an escape in jsonb that a database with the encoding SQL_ASCII cannot
-# hold.
+# SQLSTATEs of other classes than contention, loss or shutdown, which no table of the ledger causes.
+# PostgreSQL 15 reports 0A000 for an escape in jsonb that the encoding SQL_ASCII cannot store.
 SQLSTATES = ["0A000", "23502", "23505", "42501", "54000", "P0001", "XX001"]
 
 REFUSE = """
@@ -58,7 +55,7 @@ $$
 async def refuse(
     ledger: RunningLedger, table: str, column: str, sqlstate: str = SQLSTATES[0]
 ) -> None:
-    """From now on the database refuses rows of `table` whose `column` begins with "poison"."""
+    """Makes the database refuse rows of `table` whose `column` begins with "poison"."""
     await ledger.query(REFUSE.format(sqlstate=sqlstate))
     await ledger.query(
         f"CREATE TRIGGER refuse BEFORE INSERT ON {table}"
@@ -121,9 +118,10 @@ async def stream(
     return [response.result async for response in ledger.stub.StreamEvents(requests)]
 
 
-async def test_event_refused_for_an_unknown_reason_stands_alone(ledger: RunningLedger) -> None:
-    """It alone is INTERNAL, by its own row or that of its account, in a batch, in single calls and
-    in a stream. Its id stays free.
+async def test_only_the_event_refused_for_an_unknown_reason_fails(ledger: RunningLedger) -> None:
+    """Because of its own row or that of its account: in batches, single calls and streams.
+
+    Its id stays free.
     """
     await refuse(ledger, "processor_events", "event_id")
     await refuse(ledger, "balance_accounts", "restaurant_id")
@@ -159,7 +157,7 @@ async def test_group_is_internal_only_if_each_of_its_events_is(ledger: RunningLe
     assert [result.status for result in await ledger.ingest(*events)] == [CREATED] * 20
 
 
-async def test_event_that_vanishes_stands_alone(ledger: RunningLedger) -> None:
+async def test_only_the_event_whose_row_vanishes_fails(ledger: RunningLedger) -> None:
     """A trigger that swallows rows makes its event INTERNAL and no other."""
     await ledger.query(
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
@@ -173,7 +171,7 @@ async def test_event_that_vanishes_stands_alone(ledger: RunningLedger) -> None:
     assert internal_places(await ledger.ingest(*events)) == [2]
 
 
-async def test_answer_of_the_bank_that_is_refused_stands_alone(ledger: RunningLedger) -> None:
+async def test_only_the_refused_answer_of_the_bank_fails(ledger: RunningLedger) -> None:
     """In a batch of three answers to three payouts the one that the database refuses is INTERNAL.
 
     The others are booked.
@@ -203,10 +201,8 @@ async def test_answer_of_the_bank_that_is_refused_stands_alone(ledger: RunningLe
     await assert_books_in_order(ledger.database)
 
 
-async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -> None:
-    """Of many balances asked for at once, the one whose entries the database cannot read is
-    INTERNAL.
-    """
+async def test_only_the_balance_that_cannot_be_read_fails(ledger: RunningLedger) -> None:
+    """Of many concurrent calls, the one whose entries the database cannot read is INTERNAL."""
     restaurants = [unique("res") for _ in range(20)]
     await ledger.ingest(*(event_message(restaurant_id=restaurant) for restaurant in restaurants))
     await ledger.query(READABLE.format(restaurant_id=restaurants[11]))
@@ -214,9 +210,11 @@ async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -
         "CREATE POLICY readable ON ledger_entries FOR SELECT USING (readable(balance_account_id))"
     )
     await ledger.query("ALTER TABLE ledger_entries ENABLE ROW LEVEL SECURITY")
-    answers = await asyncio.gather(*map(ledger.balance, restaurants), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(ledger.balance, restaurants), return_exceptions=True)
     failed = {
-        place: answer for place, answer in enumerate(answers) if isinstance(answer, BaseException)
+        place: outcome
+        for place, outcome in enumerate(outcomes)
+        if isinstance(outcome, BaseException)
     }
     assert list(failed) == [11]
     assert isinstance(failed[11], aio.AioRpcError)
@@ -225,10 +223,7 @@ async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -
 
 
 async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningLedger) -> None:
-    """The call log leaves a call out that it cannot store, and says so.
-
-    If it can store none, it keeps them.
-    """
+    """The call log drops a call that the database refuses, and reports that."""
     await refuse(ledger, "audit_log", "identity")
     got: list[tuple[str, BaseException | None]] = []
     log = CallLog(

@@ -1,6 +1,4 @@
-"""The server takes a snapshot because a call had to read many entries, never because an event was
-booked.
-"""
+"""A server takes a snapshot after a read of many entries, and never because it booked an event."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,8 +13,8 @@ from support.running import RunningLedger, running_ledger
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
-# A worker whose try fails, because another transaction is still open, leaves the account alone for
-# up to ten seconds.
+# A worker that fails because another transaction is open lets the account rest for up to ten
+# seconds.
 DEADLINE_SECONDS = 60
 TAIL_ENTRIES = 5
 
@@ -43,12 +41,12 @@ async def count_of_snapshots(ledger: RunningLedger) -> int:
 
 
 @pytest.mark.parametrize("read", [read_balance, run_payouts])
-async def test_a_long_tail_is_shortened(
+async def test_read_of_a_long_tail_makes_a_snapshot(
     database: Database, read: Callable[[RunningLedger], Awaitable[None]]
 ) -> None:
     """A call that reads more entries than the setting allows causes a snapshot.
 
-    Its response stays the same. Short tails have no snapshot.
+    The response stays the same. Short tails cause no snapshot.
     """
     async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:
         await ledger.ingest(
@@ -69,10 +67,8 @@ async def test_a_long_tail_is_shortened(
     await assert_books_in_order(database)
 
 
-async def test_payouts_go_on_from_snapshots(database: Database) -> None:
-    """Payouts, their items and balances, with a snapshot before each of them and deleted between
-    them.
-    """
+async def test_payouts_are_right_with_snapshots(database: Database) -> None:
+    """With a snapshot before each payout, and after the snapshots were deleted."""
     async with running_ledger(database, snapshot_tail_entries=1) as ledger:
         for round_ in range(1, 4):
             await ledger.ingest(
@@ -117,8 +113,8 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
     await assert_books_in_order(database)
 
 
-async def test_switched_off_makes_none(database: Database) -> None:
-    """With 0 every read adds up everything, as slowly and as right as ever."""
+async def test_setting_0_makes_no_snapshots(database: Database) -> None:
+    """Every read adds up all entries then."""
     async with running_ledger(database, snapshot_tail_entries=0) as ledger:
         await ledger.ingest(
             *(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1))
@@ -126,6 +122,6 @@ async def test_switched_off_makes_none(database: Database) -> None:
         for _ in range(3):
             await read_balance(ledger)
             await read_statement(ledger)
-    # Whatever was under way is done now.
+    # The first server has ended, and with it all that it had begun.
     async with running_ledger(database, snapshot_tail_entries=0) as ledger:
         assert await count_of_snapshots(ledger) == 0
