@@ -152,8 +152,8 @@ async def test_server_killed_at_a_step_leaves_no_partial_page(
             payout_run_id = await start_run_at(server)
             await waiting_sessions(database, "payouts")
             if step == "claiming":
-                # It has claimed its first page, which ends. Then it waits for this lock before the next
-                # page.
+                # It has claimed its first page, which ends. Then it waits for this lock
+                # before the next page.
                 holding = asyncio.create_task(
                     locks.enter_async_context(locked(database, statement))
                 )
