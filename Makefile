@@ -1,14 +1,13 @@
-# Every target that needs Python uses uv. `make` installs it into the project where the machine
-# has none.
+# Every target that needs Python uses uv. On a machine without uv, make installs it into $(TOOLS).
 SHELL := /bin/sh
 UV_VERSION := 0.13.8
 PYTHON ?= python3
 TOOLS := .tools
 UV := $(shell command -v uv 2>/dev/null || printf '%s' '$(TOOLS)/bin/uv')
-# The Python of the machine; uv fetches none of its own.
+# The Python of the machine; uv downloads none.
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
-# Where uv's own folder for it cannot be written to, as with a read-only home directory.
+# The cache is in the project if uv's folder cannot be written to, as in a read-only home directory.
 UV_CACHE_FOLDER = $${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}
 ifneq ($(shell mkdir -p "$(UV_CACHE_FOLDER)" 2>/dev/null && test -w "$(UV_CACHE_FOLDER)" \
   && echo writable),writable)
@@ -39,7 +38,7 @@ $(TOOLS)/bin/uv:
 	@$(RUN) python -m compileall -q src
 	@touch .venv/.installed-service $@
 
-# The part of it that runs the service; leaves the rest as it is.
+# The part of the environment that runs the service. It does not remove the rest.
 .venv/.installed-service: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment of the service into .venv, once; this takes a moment' >&2
 	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact \
@@ -52,7 +51,7 @@ $(TOOLS)/bin/uv:
 run: install-service ## Start PostgreSQL unless one is configured, and serve on 127.0.0.1:50051
 	@$(RUN) ledger serve $(ARGS)
 
-demo: install-service ## Send real events to a temporary server; show balances and the audit
+demo: install-service ## Send example events to a temporary server; show balances and the audit
 	@$(RUN) ledger demo $(ARGS)
 
 migrate: install-service ## Bring the database to the newest schema
@@ -112,7 +111,7 @@ schema: install ## Write sql/schema.sql from the migrations
 
 ##@ Measure and break
 
-bench: install ## Measure the service on a PostgreSQL of its own, each figure beside its limit
+bench: install ## Measure the service on a temporary PostgreSQL, each figure beside its limit
 	@$(RUN) python -m scripts.bench $(ARGS)
 
 bench-short: install ## The bench with small sizes, to see that it runs
@@ -121,10 +120,10 @@ bench-short: install ## The bench with small sizes, to see that it runs
 soak: install ## Ten minutes of mixed load, and how memory grows: ARGS="--minutes 2"
 	@$(RUN) python -m scripts.bench --soak $(ARGS)
 
-overload: install ## Offer a server of its own ten times what it can take, for a minute
+overload: install ## Offer a temporary server ten times what it can take, for a minute
 	@$(RUN) python -m scripts.overload $(ARGS)
 
-fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
+fuzz: install ## Make a million random calls, or CASES=n; SEED=n repeats a run
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) \
 	  $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
 

@@ -2,9 +2,9 @@
 
     python scripts/check_vulnerabilities.py requirements.txt [--ignore-vuln ID ...]
 
-Shows what pip-audit prints and exits with its status. Exits with 0 and says NOT CHECKED where
-pip-audit reaches no service, or a mirror that knows no packages: a machine without a network must
-not fail. `--strict` lets no package pass unchecked.
+Prints pip-audit's output and exits with its status. Prints NOT CHECKED and exits with 0 if
+pip-audit reaches no service, or only a mirror that knows no packages: a machine without a network
+must not fail. `--strict` lets no package pass unchecked.
 
 To accept a vulnerability, add `--ignore-vuln ID` to the target in the Makefile, with the reason and
 the date of the next look in a comment.

@@ -4,7 +4,7 @@ With `--check` it only compares, and fails if what is committed is stale. With `
 writes the contract and everything it imports as one file, for buf.
 
 The package `ledger.v1` and the folder `ledger/v1` have the same name, so the imports of the
-generated code are right as they are.
+generated code need no change.
 """
 
 import filecmp

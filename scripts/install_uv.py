@@ -1,4 +1,4 @@
-"""Installs uv into a folder, where the machine has none: `install_uv.py FOLDER VERSION`.
+"""Installs uv into a folder, for a machine without uv: `install_uv.py FOLDER VERSION`.
 
 Runs before anything is installed, so it uses the standard library only.
 """
@@ -29,8 +29,8 @@ def main() -> int:
     if done.returncode != 0:
         print(
             f"could not install {requirement}: this Python has neither ensurepip nor pip"
-            " (on Debian: python3-venv), "
-            "or no package index is reachable. Install uv any other way and run make again.",
+            " (on Debian: python3-venv), or no package index is reachable. Install uv in another"
+            " way and run make again.",
             file=sys.stderr,
         )
         return 1

@@ -3,8 +3,8 @@
 With `--check` it only compares, and fails if the file is stale.
 
 A month of five restaurants: 62 charges with a fee of 5 % and 8 partial refunds, 90 % of them in
-PEN, the rest in USD and MXN. The events are the same on every machine and version of Python: it
-uses `random()` alone, the only function of `random` that promises that.
+PEN, the rest in USD and MXN. The events are the same on every machine and version of Python: the
+script uses only `random()`, the one function of `random` that promises that.
 """
 
 import json
@@ -121,7 +121,7 @@ def make_lines() -> str:
     ]
     events = [charge_fields(charge) for charge in charges]
     events += [refund_fields(source, charges[number - 1]) for number in REFUNDED_CHARGES]
-    # Written alike, instants sort as text does.
+    # Instants in one form sort as text does.
     events.sort(key=lambda fields: str(fields["occurred_at"]))
     lines = [
         json.dumps({"event_id": f"evt_lima_{number:04d}"} | fields)

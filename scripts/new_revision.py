@@ -27,14 +27,14 @@ from ledger.infrastructure.postgres.schema.schema_moves import alembic_config
 async def write_revision(url: str, message: str) -> str:
     """Writes the migration after the newest one; returns its path. `url` has the newest schema."""
     engine = create_async_engine(url, poolclass=NullPool)
-    # Only the migrations have the comments; without this each new one would drop them all.
+    # Only the migrations have the comments; without this each new migration would drop them all.
     engine.dialect.supports_comments = False
 
     def compare(connection: Connection) -> str:
         config = alembic_config()
         config.attributes["connection"] = connection
         number = f"{int(head_revision()) + 1:04}"
-        # Alembic reports its progress; our output is the path.
+        # Alembic prints its progress; our standard output is the path alone.
         with redirect_stdout(sys.stderr):
             command.revision(
                 config,

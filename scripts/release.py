@@ -79,7 +79,7 @@ def main() -> int:
         return 2
     except subprocess.CalledProcessError as error:
         print(f"the release stopped: {error}", file=sys.stderr)
-        print("`git restore --staged --worktree .` takes it back", file=sys.stderr)
+        print("`git restore --staged --worktree .` undoes its changes", file=sys.stderr)
         return 1
     print(f"released {version}: push main and the tag v{version}")
     return 0

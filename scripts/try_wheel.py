@@ -1,13 +1,13 @@
 """Builds the wheel, installs it in a clean environment, and tries it there.
 
-The environment is a temporary folder outside the checkout, so that the checkout cannot stand in for
-a file that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
+The environment is a temporary folder outside the checkout, so that no file of the checkout replaces
+one that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
 the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
 and imports the stubs. Prints each step; exits with 1 at the first that fails.
 
     python scripts/try_wheel.py UV [--locked]
 
-It installs the newest versions that the wheel allows, as users do; with `--locked` those of
+It installs the newest versions that the wheel allows, as users do; with `--locked`, those of
 uv.lock.
 """
 

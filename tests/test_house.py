@@ -96,7 +96,7 @@ THEMES = {
     "cli/test_newer_server.py": ["cli/words.py", "cli/payouts/views.py"],
     "cli/test_numbers.py": ["cli/parameters.py"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
-    "cli/test_workers.py": ["workers.py", "cli/serve/supervisor.py", "cli/serve/worker.py"],
+    "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
     "infrastructure/postgres/test_append_only.py": [
         "infrastructure/postgres/schema/privileges.py",
         "infrastructure/postgres/schema/triggers.py",

@@ -1,5 +1,5 @@
 """Measures the service on a temporary, durable PostgreSQL, each figure beside its limit.
 
 The parent starts every server and every load as a separate process: gRPC does not survive a fork,
-and a cost can only be measured of a whole process.
+and the system counts CPU and memory by process.
 """

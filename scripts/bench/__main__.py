@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 import scripts.bench
 from scripts.bench import books, growth, payout_rows, report, rows, seal_rows, soak, statement_rows
 from scripts.bench.bench import Bench, Sizes
-from scripts.bench.servers import answering_empty, serving, uses_uvloop
+from scripts.bench.servers import serving, serving_empty, uses_uvloop
 
 FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
 SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000)
@@ -26,7 +26,10 @@ ROWS = rows.CALL_ROWS | {
 
 
 async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
-    """The rows that `only` matches, in the order of the table; then the books as a whole."""
+    """Measures the rows that `only` matches, in the order of the table; then checks the books.
+
+    Raises WrongBooks.
+    """
     measured = [report.row("machine", float(facts["machine"].split()[0]), "cores")]
     measured[0] = replace(measured[0], facts=facts)
     left_out: list[str] = []
@@ -63,7 +66,7 @@ async def run(
     async with AsyncExitStack() as stack:
         service = stack.enter_context(serving(cluster))
         uvloop = uses_uvloop(service)
-        empty = stack.enter_context(answering_empty(uvloop=uvloop))
+        empty = stack.enter_context(serving_empty(uvloop=uvloop))
         bench = await Bench.open(stack, cluster, service, empty, sizes, processes)
         facts = await books.facts(
             bench.connection,
@@ -89,16 +92,24 @@ def parse() -> argparse.Namespace:
     )
     names = ", ".join([*ROWS, *growth.SERIES])
     parser.add_argument(
-        "--only", metavar="GLOB", default="*", help=f"some rows, or series of --growth: {names}"
+        "--only", metavar="GLOB", default="*", help=f"only these rows, or series: {names}"
     )
     parser.add_argument(
-        "--seconds", type=float, help=f"of each side of a comparison; default {FULL.seconds}"
+        "--seconds",
+        type=float,
+        help=f"seconds of each side of a comparison; default {FULL.seconds}",
     )
     parser.add_argument(
-        "--minutes", type=float, default=soak.MINUTES, help=f"of --soak; default {soak.MINUTES}"
+        "--minutes",
+        type=float,
+        default=soak.MINUTES,
+        help=f"minutes of --soak; default {soak.MINUTES}",
     )
     parser.add_argument(
-        "--processes", type=int, default=PROCESSES, help=f"that make load; default {PROCESSES}"
+        "--processes",
+        type=int,
+        default=PROCESSES,
+        help=f"processes that make load; default {PROCESSES}",
     )
     arguments = parser.parse_args()
     known = growth.SERIES if arguments.growth else ROWS
@@ -131,7 +142,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does, so that no server is left behind.
+    # SIGTERM does what Ctrl-C does, so that no server is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()

@@ -19,14 +19,14 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR, restaurants
 
-# No more is prepared; a faster machine ends its interval early.
+# As much is prepared and no more: a faster machine ends its interval early.
 EVENTS_PER_SECOND_MAX = 150_000
 BATCHES_PER_SECOND_MAX = 8_000
 MATURITY_DAYS = 7
 
 
 def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Posting]:
-    """Events with their entries. Only ids differ, as preparing them takes long."""
+    """Events with their entries. Only their ids differ: calculating each would take too long."""
     made = []
     for place in range(number):
         template = templates[place % len(templates)]

@@ -1,4 +1,4 @@
-"""What every measure uses: servers, database, processes that make load, and sizes."""
+"""What every measure uses: servers, database, sizes, and processes that make load."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ class Load:
     in_flight: int = 1
     currency: str = INGEST_CURRENCY
     restaurants: int = RESTAURANTS
-    # Instead of all.
+    # The only restaurant of the load; empty for all.
     restaurant: str = ""
     available_minor: int = 0
     channels: int = 1
@@ -51,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes: seconds for each side of a comparison, rounds, and warm-up."""
+    """How long and how large measures are: `seconds` is for each side of a comparison."""
 
     seconds: float
     rounds: int
@@ -87,12 +87,12 @@ class Worker:
 
     async def prepare(self, job: dict[str, Any]) -> None:
         """Returns when the process is ready for the interval."""
-        self._tell(job)
+        self._write(job)
         if await self._read_line() != READY:
-            raise RuntimeError("a process that makes load does not say that it is ready")
+            raise RuntimeError("a process that makes load does not report that it is ready")
 
     def begin(self, interval: Interval) -> None:
-        self._tell([interval.begins_at, interval.counts_from, interval.ends_at])
+        self._write([interval.begins_at, interval.counts_from, interval.ends_at])
 
     async def outcome(self) -> Outcome:
         """The outcome of the interval, once it has ended."""
@@ -107,7 +107,7 @@ class Worker:
             self._process.terminate()
             await self._process.communicate()
 
-    def _tell(self, message: object) -> None:
+    def _write(self, message: object) -> None:
         if self._process.stdin is None:
             raise RuntimeError("standard input is not piped")
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -121,7 +121,7 @@ class Worker:
     async def _read_line(self) -> bytes:
         line = await self._stdout.readline()
         if not line:
-            raise RuntimeError("a process that makes load has failed; it says why above")
+            raise RuntimeError("a process that makes load has failed; its error is above")
         return line
 
 
@@ -163,7 +163,7 @@ class Bench:
     async def run(self, load: Load, server: Server, seconds: float | None = None) -> Measured:
         """Makes load for one slice, and checks that the books have every acknowledged event.
 
-        None must be there if the empty handler acknowledged them. Raises WrongBooks.
+        Events that the empty handler acknowledged must not be there. Raises WrongBooks.
         """
         running = await self.begin(load, server, seconds)
         return await self.end(running)
@@ -197,7 +197,7 @@ class Bench:
         )
 
     async def run_statement(self, events: int, connections: int) -> Measured:
-        """The same for the bare statement."""
+        """Makes load with the bare SQL statement for one slice. Raises WrongBooks."""
         prefix = self._new_prefix()
         job = {
             "url": self.cluster.application_url,
@@ -213,12 +213,13 @@ class Bench:
         )
 
     async def end(self, running: "Running") -> Measured:
-        """The figures of the load, once its interval has ended."""
+        """Waits for the end of the interval; returns the figures of the load. Raises WrongBooks."""
         outcomes = [await worker.outcome() for worker in running.workers]
         cpu_s, resident_before, resident_after = await running.costs
         acknowledged = sum(outcome.acknowledged for outcome in outcomes)
-        if running.books:
-            stored = acknowledged if running.server is None or running.server.books else 0
+        if running.books_events:
+            is_stored = running.server is None or running.server.books_events
+            stored = acknowledged if is_stored else 0
             await books.check_events(self.connection, running.prefix, stored)
             self.acknowledged += stored
         counts_from = running.interval.counts_from
@@ -228,18 +229,18 @@ class Bench:
                 *(outcome.ran_dry_at for outcome in outcomes if outcome.ran_dry_at),
             ]
         )
-        answers = [
+        responses = [
             pair for outcome in outcomes for pair in zip(outcome.ends, outcome.took, strict=True)
         ]
-        if not any(counts_from <= ended < counts_to for ended, _ in answers):
+        if not any(counts_from <= ended < counts_to for ended, _ in responses):
             # On a busy machine calls overrun the interval: their times still count, their costs do
             # not.
             counts_from, counts_to = (
                 running.interval.begins_at,
-                math.nextafter(max(ended for ended, _ in answers), math.inf),
+                math.nextafter(max(ended for ended, _ in responses), math.inf),
             )
             cpu_s = dict.fromkeys(cpu_s)
-        counted = [(ended, took) for ended, took in answers if counts_from <= ended < counts_to]
+        counted = [(ended, took) for ended, took in responses if counts_from <= ended < counts_to]
         return Measured(
             counts_to - counts_from,
             [took for _, took in counted],
@@ -312,8 +313,8 @@ class Running:
     prefix: str
     events: int
     server: Server | None
-    # Whether its calls book events.
-    books: bool
+    # Whether its method books events, on a server that does.
+    books_events: bool
     costs: asyncio.Task[tuple[dict[str, float | None], int | None, int | None]]
 
 
@@ -323,7 +324,7 @@ Measure = Callable[[], Awaitable[Measured]]
 async def interleaved(
     rounds: int, limits: Sequence[Measure], measure: Measure
 ) -> tuple[list[Measured], Measured]:
-    """Limits and measure in turn, limits first and last: the drift of a shared machine cancels."""
+    """Limits and measure in turn, limits first and last: so the drift of a machine cancels out."""
     of_limits: list[list[Measured]] = [[] for _ in limits]
     measured: list[Measured] = []
     for turn in range(rounds + 1):

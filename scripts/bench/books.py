@@ -22,7 +22,7 @@ from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
 
 DATABASE = "bench"
 COMMAND_TIMEOUT_SECONDS = 600
-# As for 100,000 restaurants: the entries that a run reads fit into memory. Durable by default.
+# For 100,000 restaurants: the entries that a run reads fit into memory. Durable by default.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 SHOWN_SETTINGS = (
     "server_version",
@@ -49,8 +49,8 @@ SELECT $1::text || '_' || n, $1 FROM generate_series(1, $2::integer) AS n
 # events: no payout reads them.
 INSERT_ENTRIES = """
 INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
-  debit_account, credit_account,
-                            amount_minor, available_at, occurred_at, event_id)
+                            debit_account, credit_account, amount_minor, available_at,
+                            occurred_at, event_id)
 SELECT a.balance_account_id, gen_random_uuid(), 1, e.entry_type,
        e.debit_account, e.credit_account, e.amount_minor,
        CASE WHEN e.entry_type IN ('CHARGE', 'FEE') THEN now() - interval '3 days' END,
@@ -81,8 +81,8 @@ SELECT restaurant_id, $2 FROM restaurant RETURNING balance_account_id
 # Matured charges of 10.00 each.
 INSERT_LONG_ACCOUNT_ENTRIES = """
 INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
-  debit_account, credit_account,
-                            amount_minor, available_at, occurred_at, event_id)
+                            debit_account, credit_account, amount_minor, available_at,
+                            occurred_at, event_id)
 SELECT $1, gen_random_uuid(), 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000,
        now() - interval '3 days',
        now() - interval '10 days', 'long_' || n
@@ -129,7 +129,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """A cluster that is removed at the end."""
     data_dir = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
-    # As root the server runs as another account, which has to pass through.
+    # As root, PostgreSQL runs as another account, which must enter the directory.
     data_dir.chmod(0o755)
     try:
         with EmbeddedPostgres.start(data_dir, parameters=SETTINGS) as postgres:
@@ -148,7 +148,7 @@ def cluster() -> Iterator[Cluster]:
 async def facts(
     connection: Any, data_dir: Path, *, uvloop: bool, processes: int, load_average: float
 ) -> dict[str, str]:
-    """The machine and the database, for the reader of the figures."""
+    """What the figures depend on: the machine, the versions and the database's settings."""
     settings = {
         name: await connection.fetchval("SELECT current_setting($1)", name)
         for name in SHOWN_SETTINGS
@@ -163,7 +163,7 @@ async def facts(
         "event loop of service and empty handler": "uvloop" if uvloop else "asyncio",
         "postgresql": f"{settings['server_version']} on {filesystem_of(data_dir)}: {shown}",
         "load generator": f"{processes} processes",
-        # On a machine that others use, figures are slow and ratios uncertain.
+        # With other work on the machine, figures are slow and ratios uncertain.
         "load average before": f"{load_average:.1f}",
     }
 
@@ -171,7 +171,7 @@ async def facts(
 async def load_restaurants(
     connection: Any, currency: str, restaurants: int, *, entries: bool
 ) -> None:
-    """Registers restaurants named after a currency, with 20 entries each on demand."""
+    """Registers restaurants named after a currency; with `entries`, 20 entries for each."""
     await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
     await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
     if not entries:
@@ -193,7 +193,7 @@ async def load_long_account(
     entries: int,
     entries_a_transaction: int = ENTRIES_A_TRANSACTION,
 ) -> None:
-    """One restaurant with many entries."""
+    """Registers a restaurant with `entries` matured charges."""
     account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
     for start in range(1, entries + 1, entries_a_transaction):
         await connection.execute(

@@ -1,4 +1,4 @@
-"""How cost grows: each series varies one thing and keeps the rest."""
+"""How cost grows: each series varies one number and keeps the others."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -107,7 +107,7 @@ SERIES: dict[str, Callable[[Bench], Awaitable[list[Series]]]] = {
 
 
 async def measure(bench: Bench, facts: dict[str, str], only: str) -> None:
-    """The series that `only` matches, as JSON and as curves."""
+    """Measures the series that `only` matches; writes them as JSON and as curves."""
     found: list[Series] = []
     for name, series in SERIES.items():
         if fnmatch(name, only):

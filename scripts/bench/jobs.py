@@ -59,10 +59,10 @@ async def work(prepare: Prepare) -> None:
     """Does jobs until standard input ends. A job that fails ends the process."""
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         run = await prepare(json.loads(line))
-        # What was prepared stays: the collector need not look at it again.
+        # What was prepared stays in memory: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        _say(READY)
+        _write(READY)
         interval = Interval(*json.loads(await asyncio.to_thread(sys.stdin.buffer.readline)))
         await asyncio.sleep(interval.begins_at - time.monotonic())
         outcome = await run(interval)
@@ -72,11 +72,11 @@ async def work(prepare: Prepare) -> None:
             "acknowledged": outcome.acknowledged,
             "ran_dry_at": outcome.ran_dry_at,
         }
-        _say(json.dumps(header).encode() + b"\n" + times)
+        _write(json.dumps(header).encode() + b"\n" + times)
         gc.unfreeze()
 
 
-def _say(content: bytes) -> None:
+def _write(content: bytes) -> None:
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
@@ -90,7 +90,7 @@ def run_worker(prepare: Prepare, *, uvloop: bool) -> None:
 
 
 def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is wanted, or asyncio's own."""
+    """What makes event loops: uvloop, or None for asyncio's default."""
     if not uvloop:
         return None
     from importlib import import_module

@@ -20,7 +20,7 @@ from scripts.bench.wire import (
 )
 
 _OPTIONS = (
-    # Without it channels to one address share a connection, and so one of several processes.
+    # Without it channels to one address share a connection, and so reach one of several processes.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
@@ -67,8 +67,8 @@ async def call_until(
     """One caller of a unary method. It makes at least one call, however late it is."""
     began = time.monotonic()
     while True:
-        answer = await call(requests.take(events))
-        requests.check(answer, events)
+        response = await call(requests.take(events))
+        requests.check(response, events)
         outcome.add(began, events)
         if (began := time.monotonic()) >= ends_at:
             return
@@ -77,7 +77,7 @@ async def call_until(
 async def stream_until(
     ends_at: float, call: Any, requests: Requests, events: int, in_flight: int, outcome: Outcome
 ) -> None:
-    """One stream, with at most `in_flight` requests unanswered."""
+    """One stream, with at most `in_flight` requests without a response."""
     free = asyncio.Semaphore(in_flight)
     sent: deque[float] = deque()
 
@@ -90,13 +90,13 @@ async def stream_until(
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(write())
-        while (answer := await call.read()) is not aio.EOF:
-            requests.check(answer, events)
+        while (response := await call.read()) is not aio.EOF:
+            requests.check(response, events)
             outcome.add(sent.popleft(), events)
             free.release()
     if sent or await call.code() is not StatusCode.OK:
         raise RuntimeError(
-            f"a stream ended with {await call.code()} and {len(sent)} requests unanswered"
+            f"a stream ended with {await call.code()}, without a response to {len(sent)} requests"
         )
 
 

@@ -18,7 +18,7 @@ from scripts.bench.rows import Rows
 CALLERS = 16
 POLL_SECONDS = 0.005
 TIMEOUT_SECONDS = 600
-# How many times as long a run may take beside calls; sets how long to make calls.
+# How many times as long a run may take beside calls; from it follows how long to make calls.
 SLOWER_MAX = 4
 
 
@@ -41,7 +41,7 @@ class Paid:
 
     payout_run_id: str
     called_at: float
-    answered_at: float
+    responded_at: float
     ended_at: float
 
     @property
@@ -66,8 +66,8 @@ async def run_payouts(
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         called_at = time.monotonic()
         run = (await stub.RunPayouts(request)).payout_run
-        answered_at = time.monotonic()
-        # From the database: the service would count the run's items each time.
+        responded_at = time.monotonic()
+        # Asks the database: the service would count the run's items each time.
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 if await state.fetchval(run.payout_run_id) == "SUCCEEDED":
@@ -85,7 +85,7 @@ async def run_payouts(
             f"{paid.payouts_created} of {restaurants} restaurants were paid,"
             f" {paid.total_amount_minor} in all"
         )
-    return Paid(run.payout_run_id, called_at, answered_at, ended_at)
+    return Paid(run.payout_run_id, called_at, responded_at, ended_at)
 
 
 async def payouts(bench: Bench) -> Rows:
@@ -93,7 +93,7 @@ async def payouts(bench: Bench) -> Rows:
     few, many = bench.sizes.payout_restaurants
     for currency, restaurants in (("PEN", few), ("USD", many), ("EUR", few)):
         await books.load_restaurants(bench.connection, currency, restaurants, entries=True)
-    # Autovacuum would otherwise do it beside the first run, as the books are new.
+    # The books are new: autovacuum would otherwise do this beside the first run.
     await bench.connection.execute("VACUUM (ANALYZE)")
     await bench.connection.execute("CHECKPOINT")
     commits, latencies = await durable_commits(bench.connection, bench.sizes.seconds)
@@ -112,7 +112,7 @@ async def payouts(bench: Bench) -> Rows:
         )
         yield row(
             f"payout run of {restaurants:,}, worker alone",
-            restaurants / (paid.ended_at - paid.answered_at),
+            restaurants / (paid.ended_at - paid.responded_at),
             "payouts/s",
             commits,
         )
@@ -135,7 +135,7 @@ async def payouts(bench: Bench) -> Rows:
     if paid.ended_at > running.interval.ends_at:
         yield (
             f"the payout run of {few:,} beside IngestEvent took longer than the calls beside it:"
-            " the next rows flatter"
+            " the next rows are too good"
         )
     during = [
         took

@@ -20,7 +20,7 @@ class Series:
 
 
 def short(number: float) -> str:
-    """1,000 as 1k, 1,000,000 as 1M, less as it is."""
+    """1,000 as 1k, 1,000,000 as 1M; smaller numbers unchanged."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if number >= size:
             return f"{number / size:g}{letter}"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 _PROC = Path("/proc")
-_CAN_TELL = (_PROC / "self" / "stat").exists()
+_HAS_PROC = (_PROC / "self" / "stat").exists()
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -31,7 +31,7 @@ def _tree(root: int) -> dict[int, list[str]]:
 
 def cpu_seconds(root: int) -> float | None:
     """CPU of a process and its descendants, including ended ones."""
-    if not _CAN_TELL:
+    if not _HAS_PROC:
         return None
     # utime, stime, and the same of the children that were waited for.
     ticks = sum(int(field) for fields in _tree(root).values() for field in fields[11:15])
@@ -40,7 +40,7 @@ def cpu_seconds(root: int) -> float | None:
 
 def resident_bytes(root: int) -> int | None:
     """Resident memory of a process and its descendants; shared memory counts for each."""
-    if not _CAN_TELL:
+    if not _HAS_PROC:
         return None
     return sum(int(fields[21]) for fields in _tree(root).values()) * os.sysconf("SC_PAGE_SIZE")
 

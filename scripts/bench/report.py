@@ -17,10 +17,11 @@ WIDTH_MIN = 165
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure, its limit, and its circumstances.
+    """A figure, its limit and its costs.
 
-    CPU in seconds per thousand of what `value` counts, by server, database and load generator;
-    resident memory of the server in MiB. `wanted` is the ratio to reach.
+    CPU is in seconds per thousand of what `value` counts, by server, database and load generator;
+    resident memory of the server in MiB. `wanted` is the ratio to reach. The first row has the
+    `facts` about the machine.
     """
 
     name: str

@@ -171,7 +171,7 @@ async def streams_missing(bench: Bench) -> str | None:
                 pass
         except aio.AioRpcError as error:
             if error.code() is StatusCode.UNIMPLEMENTED:
-                return "the server answers UNIMPLEMENTED"
+                return "the server returns UNIMPLEMENTED"
             raise
     return None
 
@@ -185,7 +185,7 @@ async def balance_64(bench: Bench) -> Rows:
 
 
 async def load_balances(bench: Bench) -> None:
-    """The restaurants whose balances are read."""
+    """Registers the restaurants whose balances are read, once."""
     if BALANCE_CURRENCY not in bench.loaded:
         await books.load_restaurants(bench.connection, BALANCE_CURRENCY, RESTAURANTS, entries=True)
         await bench.connection.execute("ANALYZE")
@@ -193,7 +193,7 @@ async def load_balances(bench: Bench) -> None:
 
 
 async def long_account(bench: Bench, entries: int) -> Load:
-    """One caller that reads the balance of an account with so many entries; loads it on demand."""
+    """One caller that reads the balance of an account with `entries` entries, which it makes."""
     restaurant_id = f"long_{entries}"
     if restaurant_id not in bench.loaded:
         await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries)
@@ -210,9 +210,9 @@ async def long_account(bench: Bench, entries: int) -> Load:
 
 
 async def read_until_fast(bench: Bench, load: Load, fast_seconds: float) -> float:
-    """Reads a balance until a snapshot makes it fast, or a deadline passes; the last latency.
+    """Reads a balance until a snapshot makes it fast, or a deadline passes.
 
-    A read that the service gives up counts with the time that it took.
+    Returns the latency of the last read in seconds, also if the service gave that read up.
     """
     request = ledger_pb2.GetBalanceRequest(restaurant_id=load.restaurant, currency=load.currency)
     deadline = time.monotonic() + min(SNAPSHOT_DEADLINE_SECONDS, 10 * bench.sizes.seconds)
@@ -244,7 +244,7 @@ async def balance_of_long_account(bench: Bench) -> Rows:
     note = (
         None
         if took <= fast_seconds
-        else "reading did not get fast within the deadline: no snapshot was made"
+        else "reads did not become fast before the deadline: no snapshot was made"
     )
     if took > SLOW_SECONDS:
         yield row(
@@ -253,7 +253,7 @@ async def balance_of_long_account(bench: Bench) -> Rows:
             "ms",
             first.p50_ms,
             wanted="<= 1.2",
-            note=f"{note}; one read is all that was measured",
+            note=f"{note}; only one read was measured",
         )
         return
     (limit,), measured = await interleaved(

@@ -22,11 +22,11 @@ STOP_TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: the service, which books, or the empty handler, which does not."""
+    """A running server: the service, which books events, or the empty handler, which does not."""
 
     address: str
     pid: int
-    books: bool
+    books_events: bool
 
 
 @contextmanager
@@ -38,11 +38,11 @@ def serving(cluster: Cluster, extra: Mapping[str, str] | None = None) -> Iterato
         "LEDGER_LOG_LEVEL": "warning",
         **(extra or {}),
     }
-    # Where no `.env` changes what is measured.
+    # In a directory without a `.env`, which would change what is measured.
     with running(
         [sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir
     ) as (address, pid):
-        yield Server(address, pid, books=True)
+        yield Server(address, pid, books_events=True)
 
 
 def workers_can_be_set() -> bool:
@@ -51,8 +51,8 @@ def workers_can_be_set() -> bool:
 
 
 @contextmanager
-def answering_empty(*, uvloop: bool) -> Iterator[Server]:
-    """The empty handler."""
+def serving_empty(*, uvloop: bool) -> Iterator[Server]:
+    """The empty handler, as a server."""
     command = [
         sys.executable,
         "-m",
@@ -63,7 +63,7 @@ def answering_empty(*, uvloop: bool) -> Iterator[Server]:
     if uvloop:
         command.append("--uvloop")
     with running(command, empty_handler.READY_PREFIX, dict(os.environ), ROOT) as (address, pid):
-        yield Server(address, pid, books=False)
+        yield Server(address, pid, books_events=False)
 
 
 def uses_uvloop(server: Server) -> bool:
@@ -81,7 +81,7 @@ def running(
     *,
     stderr: TextIO | None = None,
 ) -> Iterator[tuple[str, int]]:
-    """A process whose first line says where it listens: its address and pid. Logs to `stderr`."""
+    """Runs a process whose first line names its address; yields the address and the pid."""
     process = subprocess.Popen(
         command,
         env=env,

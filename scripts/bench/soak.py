@@ -16,7 +16,7 @@ from scripts.bench.rows import BALANCE, load_balances, streams_missing
 
 MINUTES = 10.0
 SAMPLE_SECONDS = 10.0
-# By then the pools are full and every kind of call was made: later growth is a leak.
+# After this the pools are full and every kind of call was made: later growth is a leak.
 SETTLED_SECONDS = 60.0
 GROWTH_PERCENT_WANTED = 5.0
 PAYOUT_CURRENCY = "PEN"
@@ -60,8 +60,8 @@ async def sample_memory(bench: Bench, seconds: float, every_seconds: float) -> l
         await asyncio.sleep(every_seconds)
 
 
-async def pay_again_and_again(bench: Bench, seconds: float, every_seconds: float) -> int:
-    """Pays restaurants and fails every payout, over and over; returns the number of payouts."""
+async def pay_repeatedly(bench: Bench, seconds: float, every_seconds: float) -> int:
+    """Pays restaurants and books every payout as failed, in turn; returns how many payouts."""
     ends_at, runs = time.monotonic() + seconds, 0
     async with aio.insecure_channel(bench.service.address) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -83,13 +83,13 @@ async def pay_again_and_again(bench: Bench, seconds: float, every_seconds: float
                 await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
             ).results
             if any(result.status != ledger_pb2.INGEST_STATUS_CREATED for result in results):
-                raise books.WrongBooks("a payout did not fail when its event said so")
+                raise books.WrongBooks("the event that a payout failed was not booked")
             await asyncio.sleep(min(every_seconds, max(0.0, ends_at - time.monotonic())))
     return runs * PAYOUT_RESTAURANTS
 
 
 def failed(payout: ledger_pb2.Payout) -> ledger_pb2.ProcessorEvent:
-    """The event that says that a payout has failed."""
+    """The event that reports that a payout has failed."""
     event = ledger_pb2.ProcessorEvent(
         event_id=f"soak.{payout.payout_id}",
         type=ledger_pb2.EVENT_TYPE_PAYOUT_FAILED,
@@ -125,7 +125,7 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
         async with asyncio.TaskGroup() as beside:
             sampling = beside.create_task(sample_memory(bench, seconds, every_seconds))
             paying = beside.create_task(
-                pay_again_and_again(bench, seconds, min(PAYOUT_SECONDS, seconds / 3))
+                pay_repeatedly(bench, seconds, min(PAYOUT_SECONDS, seconds / 3))
             )
         measured = [await bench.end(part) for part in running]
     finally:

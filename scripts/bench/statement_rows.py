@@ -13,7 +13,7 @@ from scripts.bench.report import row
 from scripts.bench.rows import LONG_CURRENCY, Rows
 
 PAGE_ENTRIES = 1_000
-# As batches do.
+# As a batch writes them.
 ENTRIES_A_TRANSACTION = 1_000
 SECONDS_MAX = 30.0
 
@@ -64,7 +64,7 @@ async def statement(bench: Bench) -> Rows:
         note=f"the first page took {1000 * took[0]:.0f} ms;"
         f" a page of the first and the second half {halves}",
     )
-    # Of server and database with their background work, such as sealing what was loaded.
+    # CPU of server and database with their background work, such as sealing what was loaded.
     yield replace(figure, cpu_server_s=server_s, cpu_database_s=database_s, cpu_load_s=load_s)
 
 

@@ -1,4 +1,4 @@
-"""Requests as bytes, made cheaper than protobuf makes them, and checks of their responses.
+"""Requests as bytes, made at less cost than protobuf makes them, and checks of their responses.
 
 The load generator shares the machine with what it measures, so it must cost little. The empty
 handler and the service receive the same bytes.
@@ -18,8 +18,8 @@ _CREATED = ledger_pb2.INGEST_STATUS_CREATED
 _CREATED_BYTES = ledger_pb2.IngestEventResponse(status=_CREATED).SerializeToString()
 
 
-class UnexpectedAnswer(Exception):
-    """A response is not what it must be."""
+class UnexpectedResponse(Exception):
+    """The response to a request of the load is not the one that must come."""
 
 
 def restaurants(currency: str, number: int) -> list[str]:
@@ -79,16 +79,16 @@ class EventRequests:
         head, tail = self._templates[self._sent % len(self._templates)]
         return head + _NUMBER % self._sent + tail
 
-    def check(self, answer: bytes, events: int) -> None:
-        """Raises UnexpectedAnswer unless every event that was sent is CREATED."""
+    def check(self, content: bytes, events: int) -> None:
+        """Raises UnexpectedResponse unless every event that was sent is CREATED."""
         if self._method == "IngestEvent":
-            if not answer.startswith(_CREATED_BYTES):
-                raise UnexpectedAnswer(ledger_pb2.IngestEventResponse.FromString(answer))
+            if not content.startswith(_CREATED_BYTES):
+                raise UnexpectedResponse(ledger_pb2.IngestEventResponse.FromString(content))
             return
-        response: Any = getattr(ledger_pb2, f"{self._method}Response").FromString(answer)
+        response: Any = getattr(ledger_pb2, f"{self._method}Response").FromString(content)
         results = response.results if self._repeated else [response.result]
         if len(results) != events or any(result.status != _CREATED for result in results):
-            raise UnexpectedAnswer(
+            raise UnexpectedResponse(
                 next((result for result in results if result.status != _CREATED), response)
             )
 
@@ -113,13 +113,13 @@ class BalanceRequests:
         self._sent += 1
         return self._requests[self._sent % len(self._requests)]
 
-    def check(self, answer: bytes, _events: int) -> None:
-        """Raises UnexpectedAnswer unless the balance is what was booked."""
+    def check(self, content: bytes, _events: int) -> None:
+        """Raises UnexpectedResponse unless the balance is what was booked."""
         self._checked += 1
         if self._checked % self._CHECKED_EVERY == 1:
-            response = ledger_pb2.GetBalanceResponse.FromString(answer)
+            response = ledger_pb2.GetBalanceResponse.FromString(content)
             if response.available_minor != self._available_minor:
-                raise UnexpectedAnswer(response)
+                raise UnexpectedResponse(response)
 
 
 class StatementRequests:
@@ -138,10 +138,10 @@ class StatementRequests:
         self._sent += 1
         return self._requests[self._sent % len(self._requests)]
 
-    def check(self, answer: bytes, _events: int) -> None:
-        """Raises UnexpectedAnswer when a statement is empty."""
-        if not answer:
-            raise UnexpectedAnswer("an empty statement")
+    def check(self, content: bytes, _events: int) -> None:
+        """Raises UnexpectedResponse when a statement is empty."""
+        if not content:
+            raise UnexpectedResponse("an empty statement")
 
 
 Requests = EventRequests | BalanceRequests | StatementRequests

@@ -1,6 +1,6 @@
 """Offers a server ten times what it can take; reports bookings, refusals, memory and health checks.
 
-Prints a table, writes `.bench/overload.json`, and exits with 1 when an expectation is not met.
+Prints a table, writes `.bench/overload.json`, and exits with 1 if an expectation is not met.
 `make overload` runs it.
 """
 
@@ -52,17 +52,17 @@ DATABASE = "overload"
 HEALTH_SECONDS = 0.1
 HEALTH_TIMEOUT_SECONDS = 5.0
 SAMPLE_SECONDS = 0.1
-# The expectations: the first is a wish, the others are promises.
+# What is expected. The first is an aim; the service promises the others.
 GOODPUT_RATIO_MIN = 0.8
 HEALTH_FAILURES_MAX = 0
 RECOVERY_SECONDS_MAX = 5.0
-# Deadlines of the short form, which shows that everything works, on a machine that may be slow.
+# How long the short form waits: it shows that everything works, on a machine that may be slow.
 PATIENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Watched:
-    """What can be seen of the server from outside under load."""
+    """The server under load as seen from outside: samples of memory, and health checks."""
 
     rss_mib: list[float] = field(default_factory=list)
     health_seconds: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ def rss_mib(pid: int) -> float:
 
 
 async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds: float) -> None:
-    """Asks for the health over and over, on a separate connection, and samples the memory."""
+    """Checks the health again and again, on separate connections, and samples the memory."""
 
     async def memory() -> None:
         while True:
@@ -93,12 +93,12 @@ async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds
             while True:
                 began = time.monotonic()
                 try:
-                    answer = await stub.Check(
+                    response = await stub.Check(
                         health_pb2.HealthCheckRequest(service=service),
                         timeout=health_timeout_seconds,
                     )
-                    if answer.status != health_pb2.HealthCheckResponse.SERVING:
-                        watched.health_failures.append(f"{service!r}: {answer.status}")
+                    if response.status != health_pb2.HealthCheckResponse.SERVING:
+                        watched.health_failures.append(f"{service!r}: {response.status}")
                 except aio.AioRpcError as error:
                     watched.health_failures.append(f"{service!r}: {error.code().name}")
                 watched.health_seconds.append(time.monotonic() - began)
@@ -117,7 +117,7 @@ def serving(
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         **settings,
     }
-    # Where no `.env` changes what is measured.
+    # In a directory without a `.env`, which would change what is measured.
     command = [sys.executable, "-m", "ledger", "serve"]
     with (
         log.open("w") as stderr,
@@ -127,7 +127,7 @@ def serving(
 
 
 def rate_of(results: list[Results]) -> float:
-    """Events booked a second, between the first and the last of them."""
+    """Events booked a second, from the first to the last."""
     booked_at = sorted(at for some in results for at in some.booked_at)
     return (len(booked_at) - 1) / (booked_at[-1] - booked_at[0]) if len(booked_at) > 1 else 0.0
 
@@ -135,7 +135,7 @@ def rate_of(results: list[Results]) -> float:
 async def peak(
     address: str, numbers: Iterator[int], arguments: argparse.Namespace
 ) -> tuple[float, list[Results], list[int]]:
-    """What the server books a second when it refuses nothing."""
+    """What the server books a second when it refuses nothing; the results, and their numbers."""
     chosen = [next(numbers) for _ in range(arguments.processes)]
     results = await call_in_processes(
         [
@@ -154,7 +154,7 @@ async def peak(
     return rate_of(results), results, chosen
 
 
-async def first_answer(address: str, number: int) -> float | None:
+async def recovery_seconds(address: str, number: int) -> float | None:
     """Seconds until a call succeeds; None if none does."""
     began = time.monotonic()
     while time.monotonic() - began < PATIENCE_SECONDS:
@@ -183,7 +183,7 @@ async def lost_events(postgres: EmbeddedPostgres, booked: list[str]) -> tuple[in
 async def measure(
     postgres: EmbeddedPostgres, address: str, pid: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Peak, overload, recovery, peak again."""
+    """Measures the peak, the overload, the recovery, and the peak again."""
     numbers = iter(range(100))
     # The first calls open connections and register restaurants.
     warm = await peak(
@@ -212,7 +212,7 @@ async def measure(
                 for number in chosen
             ]
         )
-        recovery = await first_answer(address, next(numbers))
+        recovery = await recovery_seconds(address, next(numbers))
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -273,8 +273,8 @@ EXPECTED_OUTCOMES |= {
 }
 
 
-def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
-    """The expectations that were not met; the short form expects nothing that depends on speed."""
+def unmet_expectations(result: dict[str, Any], *, is_short: bool) -> list[str]:
+    """A sentence for each; the short form expects nothing that depends on speed."""
     found = []
     if result["goodput_ratio"] < GOODPUT_RATIO_MIN and not is_short:
         found.append(
@@ -288,7 +288,7 @@ def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
     if len(result["health_failures"]) > HEALTH_FAILURES_MAX:
         found.append(f"health checks failed: {Counter(result['health_failures'])}")
     if (recovery := result["recovery_seconds"]) is None:
-        found.append(f"no call was answered for {PATIENCE_SECONDS:.0f} s afterwards")
+        found.append(f"no call succeeded for {PATIENCE_SECONDS:.0f} s afterwards")
     elif recovery > RECOVERY_SECONDS_MAX and not is_short:
         found.append(f"recovery took {recovery:.1f} s")
     if result["lost"]:
@@ -299,7 +299,7 @@ def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Prints the figures as a table."""
     table = Table("figure", "value")
     for name, value in result.items():
         table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else str(value))
@@ -307,7 +307,6 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Runs it all, or one process of callers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--short",
@@ -318,28 +317,32 @@ def main() -> None:
         "--seconds", type=float, default=None, help="how long the overload lasts (60)"
     )
     parser.add_argument(
-        "--factor", type=float, default=10.0, help="how many times the peak is offered"
+        "--factor", type=float, default=10.0, help="how many times the peak is offered (10)"
     )
-    parser.add_argument("--deadline", type=float, default=5.0, help="of the calls, in seconds")
+    parser.add_argument(
+        "--deadline", type=float, default=5.0, help="the deadline of a call, in seconds (5)"
+    )
     parser.add_argument(
         "--manners",
         choices=list(Manners),
         default=Manners.CONSIDERATE,
-        help="of the callers (considerate)",
+        help="the manners of the callers (considerate)",
     )
-    parser.add_argument("--processes", type=int, default=2, help="of callers")
-    parser.add_argument("--connections", type=int, default=32, help="of each process")
+    parser.add_argument("--processes", type=int, default=2, help="processes of callers (2)")
+    parser.add_argument(
+        "--connections", type=int, default=32, help="connections of each process (32)"
+    )
     parser.add_argument(
         "--open-max",
         type=int,
         default=100,
-        help="calls that a connection has open at most; queueing callers ignore it",
+        help="calls that a connection has open at most (100); queueing callers ignore it",
     )
     parser.add_argument(
         "--peak-open",
         type=int,
         default=128,
-        help="calls that a process has open while the peak is measured",
+        help="calls that a process has open while the peak is measured (128)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
@@ -386,7 +389,7 @@ def main() -> None:
             result |= {"audit": audit.returncode, "log_lines": log.read_text().count("\n")}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result["disappointments"] = disappointments(result, is_short=arguments.short)
+    result["disappointments"] = unmet_expectations(result, is_short=arguments.short)
     arguments.results.parent.mkdir(exist_ok=True)
     arguments.results.write_text(json.dumps(result, indent=2) + "\n")
     show(result)

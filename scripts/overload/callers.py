@@ -1,4 +1,4 @@
-"""Callers that write HTTP/2 frames by themselves (RFC 9113; headers as RFC 7541).
+"""Callers that write HTTP/2 frames without a library (RFC 9113; headers as in RFC 7541).
 
 Callers that use a gRPC library need more processor time for a call than the server does, so they
 could not overload it on one machine. The load is open-loop: a call is due at its time, whether or
@@ -29,7 +29,7 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 REFUSED_STREAM, CANCEL = 7, 8
 RETRY_SECONDS = 0.1
 WINDOW_MAX = 2**31 - 1
-# No header table: trailers can then be read without state, binary ones as they are.
+# No header table and true binary metadata: trailers can then be read without state or decoding.
 SETTINGS_PAYLOAD = (1).to_bytes(2) + (0).to_bytes(4) + (0xFE03).to_bytes(2) + (1).to_bytes(4)
 
 OK = "OK"
@@ -42,10 +42,10 @@ _RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo\x12"
 class Manners(StrEnum):
     """What a caller does when more calls are due than the server takes.
 
-    CONSIDERATE: has a bounded number of calls open. When the server asks it to wait, it sends
-    nothing until then and drops the calls that become due. HASTY: the same bound, but it does not
-    wait. QUEUEING: calls wait for a stream of the connection, in order, until their deadline, as
-    gRPC libraries do by default.
+    CONSIDERATE: has a bounded number of calls open. When the server asks it to wait, it waits, and
+    drops the calls that become due in that time. HASTY: the same bound, but it does not wait.
+    QUEUEING: calls wait for a stream of the connection, in order, until their deadline, as in gRPC
+    libraries by default.
     """
 
     CONSIDERATE = "considerate"
@@ -57,8 +57,8 @@ class Manners(StrEnum):
 class Plan:
     """One process of callers: `rate` calls a second; 0 keeps `open_max` open on each connection.
 
-    It goes on for up to `patience_seconds` more, until the server has asked a caller to wait: a
-    slow machine does not within a second.
+    It goes on for up to `patience_seconds` more until the server has asked a caller to wait. A
+    server on a slow machine does not ask within a second.
     """
 
     address: str
@@ -72,7 +72,7 @@ class Plan:
     patience_seconds: float = 0.0
 
     def is_over(self, elapsed_seconds: float, results: "Results") -> bool:
-        """Whether all calls were made."""
+        """Whether no further call is to be made."""
         is_asked_to_wait = bool(results.outcomes[HELD_BACK])
         return elapsed_seconds >= self.seconds + (
             0.0 if is_asked_to_wait else self.patience_seconds
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Results:
-    """The results of a process: outcomes by name, latencies and numbers of what was booked."""
+    """The results of a process: outcomes by name; latencies and numbers of the booked events."""
 
     offered: int = 0
     sent: int = 0
@@ -148,7 +148,7 @@ class Events:
 
 
 class Caller(asyncio.Protocol):
-    """One connection. It obeys the server's limits of streams and bytes, as every client must."""
+    """One connection. It keeps to the server's limits of streams and bytes, as clients must."""
 
     def __init__(self, plan: Plan, events: Events, results: Results) -> None:
         self._events = events
@@ -320,7 +320,7 @@ class Caller(asyncio.Protocol):
 
 
 def outcome_of(trailers: bytes) -> str:
-    """OK, the number of the status, or the name of a refusal that has its details."""
+    """The outcome's name: OK, QUEUE_FULL if the refusal has its details, or the status."""
     place = trailers.find(b"grpc-status") + len(b"grpc-status") + 1
     status = int(trailers[place : place + trailers[place - 1]])
     if status == 0:
@@ -353,7 +353,7 @@ async def call_all(plan: Plan) -> Results:
         (await loop.create_connection(lambda: Caller(plan, events, results), host, int(port)))[1]
         for _ in range(plan.connections)
     ]
-    # The server's settings come first: no call may go beyond them.
+    # Wait for the server's settings: no call may go beyond them.
     await asyncio.sleep(0.2)
     worked = time.process_time()
     began = time.monotonic()
@@ -377,8 +377,7 @@ async def call_all(plan: Plan) -> Results:
     results.seconds = ended - began
     while any(caller.waiting for caller in callers):
         is_last = time.monotonic() > ended + plan.deadline_seconds + 1
-        # Also when it is late: a process that was halted must still see which deadlines have
-        # passed.
+        # Also the last time: a process that was halted must still see which deadlines have passed.
         for caller in callers:
             caller.expire()
             caller.send()

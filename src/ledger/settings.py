@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     health_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="",
         pattern=rf"^$|{ADDRESS_PATTERN}",
-        description="Where the server serves health checks and nothing else, in plaintext and "
-        "with reserved connections: host:port or unix:path. For an orchestrator's "
-        "probes; let only them reach it. Empty: nowhere.",
+        description="Where the server serves health checks and nothing else, in plaintext "
+        "and with reserved connections: host:port or unix:path. For an "
+        "orchestrator's probes; let nothing else reach it. Empty: nowhere.",
     )
     database_url: DatabaseUrl = Field(
         default="",
@@ -126,14 +126,14 @@ class Settings(BaseSettings):
     require_restricted_role: bool = Field(
         default=True,
         description="Whether to refuse a database role that may change or remove what is "
-        "recorded, such as a superuser. Set false only to try things out.",
+        "recorded, such as a superuser. Set it to false only for trials.",
     )
     database_pool_size: int = Field(
         default=10,
         ge=1,
         le=200,
-        description="Database sessions of each worker, at most, for all work but booking events "
-        "and long reads.",
+        description="Database sessions of each worker, at most, for everything except "
+        "booking events and long reads.",
     )
     long_read_pool_size: int = Field(
         default=4,
@@ -252,9 +252,9 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=86_400,
-        description="Age at which a client is asked to connect anew, so that a load balancer "
-        "spreads its connections over all servers. Streams that are still open 3 "
-        "minutes later are cut off. 0: never.",
+        description="The age in seconds at which the server asks a client to connect anew, "
+        "so that a load balancer spreads connections over all servers. Streams "
+        "still open 3 minutes later are cut off. 0: never.",
     )
     memory_megabytes: int = Field(
         default=0,
@@ -281,9 +281,9 @@ class Settings(BaseSettings):
     )
     reflection: bool | None = Field(
         default=None,
-        description="Whether the server offers gRPC reflection, by which grpcurl and similar "
-        "tools find its methods. Empty: on loopback addresses and unix sockets "
-        "only.",
+        description="Whether the server offers gRPC reflection, through which grpcurl and "
+        "similar tools find methods. Empty: on loopback addresses and unix "
+        "sockets only.",
     )
     tls_certificate_file: SecurityFile = Field(
         default=None, description="The server's certificate chain in PEM. Empty: no TLS."
@@ -328,7 +328,8 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=1_000_000,
-        description="How many of these calls may come at once. 0: as many as one second allows.",
+        description="How many calls may come at once under that limit. 0: as many as one second "
+        "allows.",
     )
     allow_insecure: bool = Field(
         default=False,
@@ -337,8 +338,8 @@ class Settings(BaseSettings):
     )
     audit_log: bool | None = Field(
         default=None,
-        description="Whether to record every call that writes, with the caller. Empty: if "
-        "callers authenticate.",
+        description="Whether to record every call that writes, with the caller, in the call"
+        " log. Empty: if callers authenticate.",
     )
     client_tls_ca_file: SecurityFile = Field(
         default=None,
@@ -360,13 +361,13 @@ class Settings(BaseSettings):
         default=10,
         ge=0,
         le=300,
-        description="How long calls under way may go on when the server stops.",
+        description="How many seconds calls under way may go on when the server stops.",
     )
     allow_unknown_settings: bool = Field(
         default=False,
-        description="Whether to start although a variable that begins with LEDGER_ is not a "
-        "setting, as in a file for a newer version. `ledger serve` then warns about "
-        "each.",
+        description="Whether to start if a variable that begins with LEDGER_ is not a "
+        "setting, as in a file for a newer version. `ledger serve` then warns "
+        "about each.",
     )
     log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
