@@ -92,6 +92,7 @@ THEMES = {
         "application/list_entries.py",
         "infrastructure/postgres/statement_marks.py",
     ],
+    "cli/payouts/test_commands.py": ["cli/payouts"],
     "cli/test_credentials.py": ["cli/token.py", "cli/connection.py", "cli/client_settings.py"],
     "cli/test_newer_server.py": ["cli/words.py", "cli/payouts/views.py"],
     "cli/test_numbers.py": ["cli/parameters.py"],

@@ -21,10 +21,10 @@ PAYOUTS = Branch(
             "Pay out every restaurant of a currency, and wait for the end.",
         ),
         "show": Leaf(
-            "payouts.commands:show",
+            "payouts.show:show",
             "Show a payout with its items and history, or a run with its restaurants.",
         ),
-        "list": Leaf("payouts.commands:list_payouts", "List payouts, the latest first."),
+        "list": Leaf("payouts.payout_list:list_payouts", "List payouts, the latest first."),
         "runs": Leaf("payouts.run_list:list_runs", "List payout runs, the latest first."),
         "cancel": Leaf("payouts.run_list:cancel", "End a payout run; what it has paid stays paid."),
         "paid": Leaf("payouts.answers:paid", "Book that the bank carried out a payout."),

@@ -23,14 +23,17 @@ it as authorization: Bearer TOKEN. Add the line to LEDGER_AUTH_TOKENS_FILE; it
 holds the SHA-256 of the token, not the token. Servers read the file again by
 themselves.
 
-Scopes: ingest sends events, read reads, payout starts payout runs, admin
-changes restaurants. No scope includes another.
+Scopes: ingest sends events of any kind, ingest:processor, ingest:bank and
+ingest:adjustment those of one kind; read reads; payout starts and cancels
+payout runs; admin changes restaurants. Only ingest includes other scopes.
 """
 
 
 @click.command(help=HELP)
 @click.argument("identity", metavar="IDENTITY", help="Who calls, such as webhook-gateway.")
-@click.argument("scopes", metavar="SCOPES", help="What for: some of ingest,read,payout,admin.")
+@click.argument(
+    "scopes", metavar="SCOPES", help="What for: scopes with commas, such as ingest,read."
+)
 @json_option
 def token(identity: str, scopes: str, json: bool) -> None:
     # Imported when needed: it loads the libraries of the server.

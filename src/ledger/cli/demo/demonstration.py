@@ -134,10 +134,10 @@ def _show_balances(
     columns = ("available", "pending", "the lines add up to")
     table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
-        answer = stub.GetBalance(
+        response = stub.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
         )
-        amounts = (answer.available_minor, answer.pending_minor, owed_minor)
+        amounts = (response.available_minor, response.pending_minor, owed_minor)
         table.add(
             restaurant_id,
             currency,
@@ -145,10 +145,10 @@ def _show_balances(
         )
         name = f"balance of {restaurant_id} in {currency}, minor units"
         # Every event is long past, so all of it has matured.
-        demonstration.expect(f"available {name}", answer.available_minor, owed_minor)
-        demonstration.expect(f"pending {name}", answer.pending_minor, 0)
-        demonstration.expect(f"reserved {name}", answer.reserved_minor, 0)
-        demonstration.expect(f"disputed {name}", answer.disputed_minor, 0)
+        demonstration.expect(f"available {name}", response.available_minor, owed_minor)
+        demonstration.expect(f"pending {name}", response.pending_minor, 0)
+        demonstration.expect(f"reserved {name}", response.reserved_minor, 0)
+        demonstration.expect(f"disputed {name}", response.disputed_minor, 0)
     demonstration.say(
         "This is what each restaurant may be paid now: its charges, less 5 % commission, less its"
         " refunds."
@@ -160,11 +160,11 @@ def _show_event(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
 ) -> None:
     """Shows the entries of a charge with a fee."""
-    answer = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
+    response = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
     table = Table(
         ("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],))
     )
-    for entry in answer.entries:
+    for entry in response.entries:
         table.add(
             word_of(ledger_pb2.EntryType, entry.type),
             word_of(ledger_pb2.LedgerAccount, entry.debit_account),
@@ -175,7 +175,7 @@ def _show_event(
         f"The event {line['event_id']} posted these entries, each with one debit and one credit:"
     )
     print_table(table)
-    entries = [(entry.type, entry.amount_minor) for entry in answer.entries]
+    entries = [(entry.type, entry.amount_minor) for entry in response.entries]
     expected = [
         (ledger_pb2.ENTRY_TYPE_CHARGE, line["amount"]),
         (ledger_pb2.ENTRY_TYPE_FEE, line["fee"]),
@@ -189,8 +189,8 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
     event = parse_event_line(first_line)
     event.amount_minor += 100
     try:
-        answer = stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
-        seen = ledger_pb2.IngestStatus.Name(answer.status)
+        response = stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+        seen = ledger_pb2.IngestStatus.Name(response.status)
     except grpc.RpcError as error:
         refusal = refusal_of_call(error)
         seen = f"{refusal.code} {refusal.reason}"
@@ -410,18 +410,18 @@ def _show_reserved(
     columns = ("available", "reserved", "not paid yet")
     table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
-        answer = stub.GetBalance(
+        response = stub.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
         )
-        amounts = (answer.available_minor, answer.reserved_minor, reserved_minor)
+        amounts = (response.available_minor, response.reserved_minor, reserved_minor)
         table.add(
             restaurant_id,
             currency,
             *(format_minor(amount_minor, currency) for amount_minor in amounts),
         )
         name = f"balance of {restaurant_id} in {currency} after the payouts, minor units"
-        demonstration.expect(f"available {name}", answer.available_minor, 0)
-        demonstration.expect(f"reserved {name}", answer.reserved_minor, reserved_minor)
+        demonstration.expect(f"available {name}", response.available_minor, 0)
+        demonstration.expect(f"reserved {name}", response.reserved_minor, reserved_minor)
     demonstration.say("Nothing is available now; what the bank has not paid yet is reserved.")
     print_table(table)
 

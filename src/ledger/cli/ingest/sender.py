@@ -33,8 +33,8 @@ ATTEMPTS_MAX = 8
 ATTEMPTS_WITHOUT_SERVER_MAX = 4
 BACKOFF_SECONDS_MAX = 5.0
 END_TIMEOUT_SECONDS = 2.0
-# Python looks for Ctrl-C between two steps of its own code. A signal that comes just before a wait,
-# or that another thread receives, does not end the wait. So no wait is longer than this.
+# Python handles Ctrl-C between two steps of Python code. A signal that comes just before a wait, or
+# that another thread receives, does not end the wait. So no wait is longer than this.
 WAIT_SECONDS = 0.25
 
 Results = Sequence[ledger_pb2.IngestResult]

@@ -1,6 +1,5 @@
-"""`ledger payouts show` and `list`."""
+"""`ledger payouts show`: a payout, or a payout run with its restaurants."""
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -8,10 +7,9 @@ import click
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, report
-from ledger.cli.instants import format_instant
-from ledger.cli.output import print_json, print_json_lines, print_line, print_table
+from ledger.cli.output import print_json, print_json_lines, print_table
 from ledger.cli.pages import pages_of
-from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
+from ledger.cli.parameters import address_option, json_option
 from ledger.cli.payouts.views import (
     history_table,
     items_table,
@@ -19,24 +17,16 @@ from ledger.cli.payouts.views import (
     json_of_run,
     json_of_run_item,
     payout_table,
-    payouts_table,
     run_items_table,
     run_table,
 )
 from ledger.cli.refusals import refusal_of_call
-from ledger.cli.words import number_of, prefix_of, words_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
-# The default of the server's setting for the audit; the command cannot know the setting itself.
-OLD_DAYS = 5
-OLD_SECONDS = OLD_DAYS * 86_400
-
-PAYOUT_STATE = Word(prefix_of(ledger_pb2.PayoutState), words_of(ledger_pb2.PayoutState))
-
-SHOW_HELP = """
+HELP = """
 Show a payout with its items and its history, or a payout run with its
 restaurants.
 
@@ -45,7 +35,7 @@ its restaurants.
 """
 
 
-@click.command(help=SHOW_HELP)
+@click.command(help=HELP)
 @click.argument("identifier", metavar="ID", help="The id of a payout, or of a payout run.")
 @json_option
 @address_option
@@ -62,54 +52,6 @@ def show(identifier: str, json: bool, address: str | None) -> None:
         print_table(payout_table(payout))
         print_table(items_table(payout))
         print_table(history_table(payout))
-
-
-@click.command(help="List payouts, the latest first.")
-@click.option("--restaurant", metavar="RESTAURANT", default="", help="Only this restaurant's.")
-@click.option(
-    "--state",
-    metavar="STATE",
-    type=PAYOUT_STATE,
-    help=f"Only those in this state: {', '.join(PAYOUT_STATE.words)}.",
-)
-@click.option("--run", "payout_run_id", metavar="RUN", default="", help="Only those of this run.")
-@json_lines_option
-@address_option
-def list_payouts(
-    restaurant: str, state: str | None, payout_run_id: str, json: bool, address: str | None
-) -> None:
-    settings = load_client_settings(address)
-    request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id)
-    if state is not None:
-        request.state = number_of(ledger_pb2.PayoutState, state)
-    count = 0
-    old_count = 0
-    oldest: ledger_pb2.Payout | None = None
-    old_before = time.time() - OLD_SECONDS
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListPayouts, request):
-            count += len(page.payouts)
-            old = [
-                payout
-                for payout in page.payouts
-                if payout.state == ledger_pb2.PAYOUT_STATE_CREATED
-                and payout.created_at.seconds < old_before
-            ]
-            old_count += len(old)
-            # The list begins with the latest, so the last one is the oldest.
-            oldest = old[-1] if old else oldest
-            if json:
-                print_json_lines(map(json_of_payout, page.payouts))
-            elif page.payouts:
-                print_table(payouts_table(page.payouts))
-    if not json:
-        print_line(f"{count} payouts")
-        if oldest is not None:
-            since = format_instant(oldest.created_at)
-            print_line(
-                f"{old_count} of them have waited for the bank's answer for more than"
-                f" {OLD_DAYS} days, the oldest since {since}"
-            )
 
 
 def _payout_or_none(
