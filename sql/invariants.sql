@@ -268,7 +268,7 @@ WHERE p.state <> CASE
 -- account, between the accounts of the rules. Its reserve has its transaction id and was recorded
 -- when it was created. A returned payout that failed first has the entries of a failed one: the
 -- later payment posted none. The rules are those of ledger.domain.posting_rules, and the states
--- that lead to a state follow from MOVES of ledger.domain.payouts; tests compare them.
+-- that lead to a state follow from MOVES of ledger.domain.payout_states; tests compare them.
 WITH rule (state, entry_type, debit_account, credit_account) AS (
   VALUES
     ('CREATED', 'PAYOUT_RESERVE', 'restaurant_payable', 'payout_reserved'),

@@ -14,21 +14,22 @@ CONTRACT = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_na
 
 
 def test_methods_are_those_of_the_contract() -> None:
-    """A new RPC fails here until it has a row."""
-    assert set(METHODS) == set(CONTRACT)
+    assert set(METHODS) == set(CONTRACT), "change METHODS in src/ledger/api/methods.py"
     assert all(name == method.name for name, method in METHODS.items())
 
 
 def test_exactly_the_methods_that_get_and_list_need_the_scope_read() -> None:
     for name, method in METHODS.items():
-        assert method.is_read == name.startswith(("Get", "List"))
+        assert method.is_read == name.startswith(("Get", "List")), name
 
 
 def test_exactly_the_methods_that_write_are_recorded() -> None:
     """Each has a rule for the content of its record."""
     recorded = {name for name, method in METHODS.items() if method.recorded is not Recorded.NO}
     assert recorded == {name for name, method in METHODS.items() if not method.is_read}
-    assert recorded == set(CONTENT_BY_METHOD)
+    assert recorded == set(CONTENT_BY_METHOD), (
+        "change CONTENT_BY_METHOD in src/ledger/api/access/call_records.py"
+    )
 
 
 def test_exactly_the_streams_have_the_limit_on_open_streams() -> None:
@@ -65,4 +66,6 @@ def test_documented_scopes_are_those_of_the_table() -> None:
             re.escape(name).replace("…", ".+") for name in re.findall(r"`(\w+…?)`", rows[scope])
         ]
         documented = {name for name in METHODS if re.fullmatch("|".join(named), name)}
-        assert documented == {name for name, method in METHODS.items() if method.scope is scope}
+        assert documented == {name for name, method in METHODS.items() if method.scope is scope}, (
+            f"change the row `{scope}` of the scopes in docs/operations/security.md"
+        )

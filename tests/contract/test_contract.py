@@ -216,9 +216,9 @@ def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescri
     for number, method in enumerate(service.method):
         comment = comments[(6, 0, 2, number)]
         if not method.client_streaming:
-            assert "INVALID_ARGUMENT" in comment, method.name
+            assert "INVALID_ARGUMENT" in comment, f"say when {method.name} returns it"
         if not method.name.startswith(("Get", "List")):
-            assert "On repeat:" in comment, method.name
+            assert "On repeat:" in comment, f"say what a repeat of {method.name} does"
 
 
 def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:

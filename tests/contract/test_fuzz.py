@@ -253,22 +253,14 @@ async def test_any_event_that_is_accepted_is_read_back(
     )
 
 
-NEW_METHODS = [
-    "ListEntries",
-    "RunPayouts",
-    "GetPayoutRun",
-    "ListPayoutRunItems",
-    "GetPayout",
-    "ListPayouts",
-]
+# Any of their fields may be replaced: events have a test above.
+METHODS_WITHOUT_EVENTS = sorted(set(UNARY_METHODS) - {"IngestEvent", "BatchIngestEvents"})
 
 
 @st.composite
 def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A valid request about statements or payouts with one or two of its fields replaced: it gets
-    past most of the checks.
-    """
-    method = draw(st.sampled_from(NEW_METHODS))
+    """A valid request with one or two of its fields replaced: it gets past most of the checks."""
+    method = draw(st.sampled_from(METHODS_WITHOUT_EVENTS))
     kind = GetMessageClass(METHODS[method])
     merged, replaced = (
         kind.FromString(VALID[method].SerializeToString()),
@@ -286,7 +278,7 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 async def test_any_field_of_a_valid_request_is_answered(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Requests for statements and payouts with an unforeseen field: a status of the contract."""
+    """Requests with an unforeseen field: a status of the contract."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     await assert_answered(shared_ledger, *case)
 

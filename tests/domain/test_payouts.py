@@ -90,7 +90,7 @@ def test_other_moves_are_refused(state: str, event: str) -> None:
     assert (refused.value.event_id, refused.value.booked_event_ids) == ("evt_new", ("evt_booked",))
 
 
-@pytest.mark.parametrize("first", sorted(PAYOUT_EVENT_TYPES))
+@pytest.mark.parametrize("first", [EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED])
 @pytest.mark.parametrize(("paid_minutes_later", "is_told"), [(-1, True), (0, True), (1, False)])
 def test_answers_lead_to_the_same_end_in_either_order(
     first: EventType, paid_minutes_later: int, is_told: bool

@@ -11,7 +11,8 @@ from enum import Enum, StrEnum
 
 from ledger.v1 import ledger_pb2
 
-SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
+_SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+SERVICE_NAME = _SERVICE.full_name
 
 
 class Scope(StrEnum):
@@ -146,3 +147,8 @@ METHODS: Mapping[str, Method] = _by_name(
         _read("ListRestaurants"),
     )
 )
+
+for _name in _SERVICE.methods_by_name:
+    if _name not in METHODS:
+        # The frame around each call looks the method up when the server starts.
+        raise TypeError(f"{_name} is in the contract: add it to METHODS in {__file__}")

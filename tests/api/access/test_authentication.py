@@ -693,10 +693,6 @@ def test_malformed_token_file_is_refused(tmp_path: Path, text: str, says: str) -
     assert "secret" not in str(caught.value)
 
 
-def jwks_of(issuer: Issuer, **changed: Any) -> dict[str, Any]:
-    return {"keys": [issuer.jwks["keys"][0] | changed]}
-
-
 def bad_key_sets(issuer: Issuer) -> dict[str, Any]:
     """Bad key sets by the error that they cause."""
     keys = issuer.jwks["keys"]

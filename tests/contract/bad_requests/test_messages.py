@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from support import fuzzing
 from support.bad_requests import (
     DEADLINE_SECONDS,
     INVALID,
@@ -71,25 +72,8 @@ NOT_MESSAGES = {
 }
 
 
-# All that are built and take one request.
-METHODS = (
-    "IngestEvent",
-    "BatchIngestEvents",
-    "GetEvent",
-    "GetBalance",
-    "ListEntries",
-    "RunPayouts",
-    "GetPayoutRun",
-    "ListPayoutRuns",
-    "CancelPayoutRun",
-    "ListPayoutRunItems",
-    "GetPayout",
-    "ListPayouts",
-    "PutRestaurant",
-    "UpdateRestaurant",
-    "GetRestaurant",
-    "ListRestaurants",
-)
+# Those that take one request.
+METHODS = [name for name in fuzzing.METHODS if name != "StreamEvents"]
 
 
 def malformed_messages() -> Iterator[tuple[str, Case]]:
