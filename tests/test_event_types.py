@@ -1,4 +1,5 @@
-"""Each event type has a row in every place that needs one; a message names the file to change.
+"""Each event type and each payout state has a row in every place that needs one; a message names
+the file to change.
 
 Places that fail by themselves are not repeated here: the converters and the scopes at import, the
 posting rules in tests/domain/test_posting_rules.py, docs/accounting.md in
@@ -12,8 +13,13 @@ import pytest
 
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
-from ledger.domain.payout_states import MOVES
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, PostingRule
+from ledger.domain.payout_states import MOVES, PayoutState
+from ledger.domain.posting_rules import (
+    EVENT_POSTING_RULES,
+    PAYOUT_POSTING_RULES,
+    Available,
+    PostingRule,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 # File, and how it spells an event type; types of payout events that it does not need are left out.
@@ -36,6 +42,11 @@ def test_every_event_type_has_its_rows(event_type: EventType) -> None:
     if event_type in PAYOUT_EVENT_TYPES:
         moved = {moved_by for _, moved_by in MOVES}
         assert event_type in moved, "add its moves to src/ledger/domain/payout_states.py"
+        # Only the bank's answers name a payout, and have the payout's amount, however large.
+        for name in ("processor_events_payout_id_check", "processor_events_amount_minor_check"):
+            assert f"'{event_type.value}'" in check_of_schema(name), (
+                f"{event_type.value} is not in {name}"
+            )
     else:
         places += PLACES_WITHOUT_PAYOUTS
         assert event_type in EVENT_POSTING_RULES, "add it to src/ledger/domain/posting_rules.py"
@@ -69,3 +80,24 @@ def test_every_entry_of_an_event_passes_the_checks(rule: PostingRule) -> None:
         checks.append("payout_items_entry_type_check")
     missing = [name for name in checks if f"'{rule.entry_type.value}'" not in check_of_schema(name)]
     assert not missing, f"{rule.entry_type.value} is not in: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("state", list(PayoutState))
+def test_every_payout_state_has_its_rows(state: PayoutState) -> None:
+    """Each state posts an entry, and the CHECKs know both; a migration teaches them."""
+    assert state in PAYOUT_POSTING_RULES, "add it to src/ledger/domain/posting_rules.py"
+    rule = PAYOUT_POSTING_RULES[state]
+    checks = {
+        "payouts_state_check": state.value,
+        "ledger_entries_accounts_check": rule.entry_type.value,
+        "ledger_entries_payout_id_check": rule.entry_type.value,
+    }
+    # The amount of a payout is what was there before its own reserve.
+    if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit) and state != "CREATED":
+        checks["payout_items_entry_type_check"] = rule.entry_type.value
+    missing = [name for name, word in checks.items() if f"'{word}'" not in check_of_schema(name)]
+    assert not missing, f"{state.value} or {rule.entry_type.value} is not in: {', '.join(missing)}"
+    audit = (ROOT / "sql" / "invariants.sql").read_text()
+    assert f"('{state.value}', '{rule.entry_type.value}', " in audit, (
+        f"{state.value} has no row in sql/invariants.sql"
+    )
