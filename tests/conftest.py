@@ -73,11 +73,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--no-database"):
         return
-    with_database = [
-        item for item in items if DATABASE_FIXTURE in getattr(item, "fixturenames", ())
-    ]
+    with_database: list[pytest.Item] = []
+    without_database: list[pytest.Item] = []
+    for item in items:
+        needs_database = DATABASE_FIXTURE in getattr(item, "fixturenames", ())
+        (with_database if needs_database else without_database).append(item)
     config.hook.pytest_deselected(items=with_database)
-    items[:] = [item for item in items if item not in set(with_database)]
+    items[:] = without_database
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,8 +1,6 @@
 """How the parts are put together."""
 
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -71,15 +69,3 @@ def test_formula_in_the_documentation(settings: dict[str, int]) -> None:
         value = int(name) if name.isdigit() else getattr(configured, name[7:].lower())
         total += int(factor or 1) * value
     assert total == connections_of_a_server(configured)
-
-
-def test_server_that_migrates_nothing_does_without_alembic() -> None:
-    """It is an eighth of the time that each worker takes to load."""
-    loading = (
-        "import sys; import ledger.bootstrap, ledger.cli.database_failures;"
-        " print('alembic' in sys.modules)"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", loading], capture_output=True, text=True, check=True
-    )
-    assert (loaded.stdout, loaded.stderr) == ("False\n", "")

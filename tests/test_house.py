@@ -1,6 +1,8 @@
 """Rules of the tests themselves: helpers live once, and each file of tests says what it tests."""
 
 import ast
+import gc
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -8,41 +10,63 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+IMPORT_FROM_TESTS = re.compile(r"^\s*from ((?:[\w.]*\.)?test_[\w.]*) import\b", re.MULTILINE)
 
 
 @cache
-def modules() -> dict[str, ast.Module]:
-    """Every module of the tests by its path."""
+def texts() -> dict[str, str]:
+    """The text of every module of the tests by its path."""
     return {
-        str(path.relative_to(TESTS)): ast.parse(path.read_text(encoding="utf-8"))
+        str(path.relative_to(TESTS)): path.read_text(encoding="utf-8")
         for path in sorted(TESTS.rglob("*.py"))
     }
 
 
-def helpers_of(module: ast.Module) -> Iterator[Definition]:
-    """The functions and classes of a module that are not tests."""
-    for node in module.body:
-        if isinstance(node, Definition) and not node.name.lower().startswith("test"):
-            yield node
+def helpers() -> Iterator[tuple[str, Definition]]:
+    """The functions and classes of every module that are not tests, each with its path."""
+    # The collector would look at all nodes again and again, and take as long as the parser.
+    gc.disable()
+    try:
+        modules = {path: ast.parse(text) for path, text in texts().items()}
+    finally:
+        gc.enable()
+    for path, module in modules.items():
+        for node in module.body:
+            if isinstance(node, Definition) and not node.name.lower().startswith("test"):
+                yield path, node
 
 
-def body_of(helper: Definition) -> str:
+def body_of(helper: Definition) -> list[ast.stmt]:
     """What a helper does, without its name and its docstring; empty if it does nothing."""
-    statements = [
-        ast.dump(statement)
+    return [
+        statement
         for statement in helper.body
         if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
         and not isinstance(statement, ast.Pass)
     ]
-    return "\n".join(statements)
+
+
+def shape_of(body: list[ast.stmt]) -> tuple[type[ast.AST], ...]:
+    """The kinds of the outer nodes of a body: those of equal bodies are equal."""
+    return tuple(
+        type(node)
+        for statement in body
+        for child in ast.iter_child_nodes(statement)
+        for node in (statement, child, *ast.iter_child_nodes(child))
+    )
 
 
 def test_helpers_are_written_once() -> None:
     """Two modules with a helper of the same body are one helper that belongs in tests/support."""
+    alike: dict[tuple[type[ast.AST], ...], list[tuple[str, Definition]]] = defaultdict(list)
+    for path, helper in helpers():
+        alike[shape_of(body_of(helper))].append((path, helper))
     places: dict[str, dict[str, str]] = defaultdict(dict)
-    for path, module in modules().items():
-        for helper in helpers_of(module):
-            places[body_of(helper)][path] = f"{path}:{helper.lineno} {helper.name}"
+    for same_shape in alike.values():
+        # Most shapes are of one helper, which is then written once.
+        for path, helper in same_shape if len(same_shape) > 1 else ():
+            body = "\n".join(map(ast.dump, body_of(helper)))
+            places[body][path] = f"{path}:{helper.lineno} {helper.name}"
     copies = [
         " = ".join(found.values()) for body, found in places.items() if body and len(found) > 1
     ]
@@ -52,11 +76,9 @@ def test_helpers_are_written_once() -> None:
 def test_helpers_are_not_imported_from_tests() -> None:
     """A module of tests imports from tests/support, never from another module of tests."""
     wrong = [
-        f"{path} imports {node.module}"
-        for path, module in modules().items()
-        for node in ast.walk(module)
-        if isinstance(node, ast.ImportFrom)
-        and any(part.startswith("test_") for part in (node.module or "").split("."))
+        f"{path} imports {imported}"
+        for path, text in texts().items()
+        for imported in IMPORT_FROM_TESTS.findall(text)
     ]
     assert not wrong, "move what they import to tests/support: " + "; ".join(wrong)
 
@@ -127,7 +149,7 @@ THEMES = {
 
 def test_each_file_of_tests_says_what_it_tests() -> None:
     """It has the name of a source file or folder, is in a folder of themes, or is in THEMES."""
-    for path in modules():
+    for path in texts():
         name = Path(path).name
         if not name.startswith("test_") or path.startswith(THEME_FOLDERS) or path in THEMES:
             continue
@@ -139,6 +161,6 @@ def test_each_file_of_tests_says_what_it_tests() -> None:
 
 def test_themes_name_sources_that_exist() -> None:
     for path, sources in THEMES.items():
-        assert path in modules(), f"{path} is gone: take it out of THEMES"
+        assert path in texts(), f"{path} is gone: take it out of THEMES"
         for source in sources:
             assert (SOURCE / source).exists(), f"{path} says that it tests {source}, which is gone"

@@ -13,9 +13,7 @@ import pytest
 from ledger.application import seal_ledger
 from ledger.application.ports.seals import WHOLE, PartedTransaction, SealLag, SealPart, SealPosition
 from ledger.application.seal_ledger import (
-    READ_ROWS_MAX,
     READS_AT_ONCE_MAX,
-    SEAL_ROWS,
     LedgerSealer,
     SealWorker,
     TransactionTooLarge,
@@ -31,7 +29,11 @@ from ledger.domain.seals import (
     unpacked,
 )
 
-SLICE_ROWS = 1000
+# Sixteenths of the real sizes: the same divisions, in a sixteenth of the time.
+SEAL_ROWS = seal_ledger.SEAL_ROWS // 16
+READ_ROWS_MAX = seal_ledger.READ_ROWS_MAX // 16
+FIRST_REACH_TXIDS = seal_ledger.FIRST_REACH_TXIDS // 16
+SLICE_ROWS = 60
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
@@ -178,9 +180,19 @@ class FakeSealedBooks:
         return [numbers[transaction_id] for transaction_id in sealed_ids]
 
 
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal_ledger, "SEAL_ROWS", SEAL_ROWS)
+    monkeypatch.setattr(seal_ledger, "FIRST_REACH_TXIDS", FIRST_REACH_TXIDS)
+
+
+def sealer_of(books: FakeSealedBooks, *, part_rows: int = seal_ledger.PART_ROWS) -> LedgerSealer:
+    return LedgerSealer(books, read_rows_max=READ_ROWS_MAX, part_rows=part_rows)
+
+
 async def seal_all(books: FakeSealedBooks) -> None:
     """Seals until nothing is left; the chain has no fault."""
-    sealer = LedgerSealer(books)
+    sealer = sealer_of(books)
     while await sealer.seal_next():
         pass
     previous: Seal | None = None
@@ -207,7 +219,7 @@ async def test_only_what_is_below_the_horizon_is_sealed() -> None:
 
 async def test_seals_are_about_full() -> None:
     """Where there is much to seal."""
-    many = dict.fromkeys(range(1000, 9000), 3)
+    many = dict.fromkeys(range(1000, 2000), 3)
     books = FakeSealedBooks(many, horizon_txid=10_000)
     await seal_all(books)
     assert books.sealed() == sorted(many)
@@ -251,7 +263,7 @@ async def test_large_transaction_is_sealed_in_parts() -> None:
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
-    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    sealer = sealer_of(books, part_rows=READ_ROWS_MAX)
     while await sealer.seal_next():
         pass
     assert books.sealed() == [5, *[900] * 7, 901]
@@ -274,13 +286,13 @@ async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_bef
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
-    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    sealer = sealer_of(books, part_rows=READ_ROWS_MAX)
     for _ in range(seals_before):
         if not await sealer.seal_next():
             break
     books.system_identifier, books.stay_id = 2, UUID(int=2)
     books.add({950: 1})
-    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    sealer = sealer_of(books, part_rows=READ_ROWS_MAX)
     while await sealer.seal_next():
         pass
     assert sorted(books.sealed()) == [5, *[900] * 7, 901, 950]
@@ -344,7 +356,7 @@ async def test_the_slower_of_two_sealers_adds_nothing() -> None:
 
     late = Late({5: 2}, horizon_txid=10)
     late.seals = books.seals
-    assert await LedgerSealer(late).seal_next() is False
+    assert await sealer_of(late).seal_next() is False
     assert len(books.seals) == 1
 
 
@@ -352,13 +364,11 @@ async def test_several_reads_at_once_seal_the_same_rows() -> None:
     """Each row once and in order, in fewer turns. Between them are empty ranges and a
     transaction that is too large for one read.
     """
-    rows = {txid: 3 for txid in range(1000, 30_000) if txid % 9000 < 8000} | {
-        25_000: 2 * READ_ROWS_MAX
-    }
+    rows = {txid: 3 for txid in range(1000, 4000) if txid % 900 < 800} | {2500: 2 * READ_ROWS_MAX}
     turns = {}
     for reads in (1, 4):
-        books = FakeSealedBooks(rows, horizon_txid=40_000)
-        sealer, turns[reads] = LedgerSealer(books), 0
+        books = FakeSealedBooks(rows, horizon_txid=5000)
+        sealer, turns[reads] = sealer_of(books), 0
         while await sealer.seal_next(reads):
             turns[reads] += 1
         assert books.sealed() == sorted(rows)
@@ -372,7 +382,7 @@ async def test_lag_is_the_age_of_the_oldest_row() -> None:
     """Both of rows that wait for a seal and of rows that are not final; 0 when all are sealed."""
     books = FakeSealedBooks({5: 2, 6: 2}, horizon_txid=6, next_txid=7)
     books.recorded_at = NOW - timedelta(minutes=3)
-    sealer = LedgerSealer(books)
+    sealer = sealer_of(books)
     assert await sealer.seal_next()
     assert sealer.lag.seconds == 180
     # The horizon stands still at 6.
@@ -414,13 +424,13 @@ def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
 
 async def test_worker_reports_how_far_it_is_behind() -> None:
     """Every lag, and for a long one an alarm, which does not come again at once."""
-    books = FakeSealedBooks(dict.fromkeys(range(100, 9000), 3), horizon_txid=10_000)
+    books = FakeSealedBooks(dict.fromkeys(range(100, 700), 3), horizon_txid=10_000)
     books.recorded_at = NOW - timedelta(hours=1)
     lags: list[SealLag] = []
     alarms: list[SealLag] = []
     failures: list[object] = []
     worker = SealWorker(
-        LedgerSealer(books),
+        sealer_of(books),
         interval_seconds=0.01,
         on_failure=lambda *failure: failures.append(failure),
         is_busy=lambda: True,
@@ -434,5 +444,5 @@ async def test_worker_reports_how_far_it_is_behind() -> None:
     await worker.stop()
     assert [lag.seconds for lag in alarms] == [3600]
     assert lags[0].seconds == 3600
-    assert len(books.sealed()) == 8900
+    assert len(books.sealed()) == 600
     assert failures == []

@@ -255,8 +255,9 @@ async def test_closed_output_is_no_defect() -> None:
     """As with `head`: status 1, since not all was written, and no error text."""
     reader, writer = os.pipe()
     os.close(reader)
+    command = ("-m", "ledger", "completion", "bash")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ledger", "settings", stdout=writer, stderr=asyncio.subprocess.PIPE
+        sys.executable, *command, stdout=writer, stderr=asyncio.subprocess.PIPE
     )
     os.close(writer)
     _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
@@ -338,7 +339,7 @@ async def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
 async def test_closed_standard_stream_does_no_harm(stream: int) -> None:
     """A script may close it. No file that the command opens gets its number."""
     process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", f'exec "$0" -m ledger settings {stream}>&-', sys.executable),
+        *("sh", "-c", f'exec "$0" -m ledger completion bash {stream}>&-', sys.executable),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -370,7 +371,7 @@ async def test_output_that_cannot_be_written_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        ("settings", ExitStatus.DONE),
+        ("completion bash", ExitStatus.DONE),
         ("settings --unheard-of", ExitStatus.USAGE),
         ("balance res_1 PEN --address 127.0.0.1:1", ExitStatus.UNREACHABLE),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.certificates import HERE, Authority, uri
-from support.commands import Outcome, run_command, run_process
+from support.commands import Outcome, run_command
 from support.running import RunningLedger, running_ledger
 
 from ledger.api.access.credential_files import read_tokens
@@ -152,10 +152,12 @@ async def test_token_that_no_server_would_accept_is_not_made(arguments: tuple[st
     )
 
 
-async def test_server_beyond_this_machine_is_refused(tmp_path: Path) -> None:
+async def test_server_beyond_this_machine_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Before it starts a database; with status 2 and what to set."""
-    env = {"LEDGER_GRPC_ADDRESS": "0.0.0.0:0", "LEDGER_DATA_DIR": str(tmp_path / "data")}
-    outcome = await run_process("serve", env=env)
+    monkeypatch.setenv("LEDGER_DATA_DIR", str(tmp_path / "data"))
+    outcome = await run_command("serve", "--address", "0.0.0.0:0")
     assert (outcome.status, outcome.stdout) == (ExitStatus.USAGE, "")
     assert len(outcome.stderr.splitlines()) == 1
     assert "LEDGER_ALLOW_INSECURE=true" in outcome.stderr

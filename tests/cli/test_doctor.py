@@ -106,6 +106,13 @@ async def test_role_that_may_not_connect_is_named_with_the_missing_right(
     assert outcome.stderr.splitlines()[0].endswith("; User does not have CONNECT privilege.")
 
 
+async def test_database_out_of_reach_has_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3, and nothing on standard output."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    outcome = await run_command("doctor")
+    assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
+
+
 async def test_check_that_times_out_is_a_warning(database: Database) -> None:
     """The results of the other checks are still shown."""
     engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)

@@ -97,18 +97,11 @@ async def python(
     return process.returncode or 0, stdout.decode(), stderr.decode()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "is_taken_apart"), [(("settings", "--json"), False), (("doctor",), True)], ids=str
-)
-async def test_command_without_a_database_ends_at_once(
-    tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool
-) -> None:
+async def test_command_without_a_database_ends_at_once() -> None:
     """With complete output. A command that has opened a database may have to clean up."""
-    env = {"LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    status, stdout, stderr = await python(TAKEN_APART, *arguments, env=env)
-    assert ("taken apart" in stderr) == is_taken_apart
-    assert status == (ExitStatus.UNREACHABLE if is_taken_apart else ExitStatus.DONE)
-    assert is_taken_apart or len(stdout.splitlines()) == len(Settings.model_fields)
+    status, stdout, stderr = await python(TAKEN_APART, "settings", "--json")
+    assert (status, stderr) == (ExitStatus.DONE, "")
+    assert len(stdout.splitlines()) == len(Settings.model_fields)
 
 
 @pytest.mark.parametrize(

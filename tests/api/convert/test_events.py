@@ -209,8 +209,9 @@ def test_event_id_is_decoded() -> None:
         {"reference": "r" * 255, "restaurant_id": "r" * 128},
         {"metadata": {"text": "x" * 8000}},
         {"metadata": {"text": "x" * 8000 + "\U0001f600"}},
-        {"metadata": {str(entry): "" for entry in range(1000)}},
-        {"metadata": {str(entry): "\U0001f600" for entry in range(1000)}},
+        # Just after a dictionary has grown, when it takes the most for each entry.
+        {"metadata": {str(entry): "" for entry in range(350)}},
+        {"metadata": {str(entry): "\U0001f600" for entry in range(350)}},
         {"metadata": {str(entry): "" for entry in range(30)}},
         {"event_id": "!" * 8000},
         {

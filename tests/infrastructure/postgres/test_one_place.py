@@ -37,6 +37,8 @@ def modules() -> Iterator[tuple[str, str]]:
 
 def names_of_sqlalchemy(text: str) -> set[str]:
     """The names that a module imports from SQLAlchemy."""
+    if "sqlalchemy" not in text:
+        return set()
     return {
         name.name
         for node in ast.walk(ast.parse(text))
