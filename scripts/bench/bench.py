@@ -92,6 +92,7 @@ class Worker:
             raise RuntimeError("a process that makes load does not report that it is ready")
 
     def begin(self, interval: Interval) -> None:
+        """Starts the prepared load."""
         self._write([interval.begins_at, interval.counts_from, interval.ends_at])
 
     async def outcome(self) -> Outcome:

@@ -27,6 +27,7 @@ class Measured:
 
     @property
     def counted(self) -> int:
+        """Calls or events."""
         return len(self.latencies) * self.each
 
     @property

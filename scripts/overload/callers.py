@@ -144,6 +144,7 @@ class Events:
         return f"{self._prefix}{number:09d}"
 
     def message(self, number: int) -> bytes:
+        """The request with gRPC's prefix: no compression, and the length."""
         return self._length + self._before + self.event_id(number).encode() + self._after
 
 
