@@ -136,6 +136,7 @@ class CallFrame:
         )
         self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX, OPEN_PATIENCE_SECONDS)
         self._stopping = asyncio.Event()
+        self._last_calls = 0
         # Bound once: to look up the log level costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
         self._refusals = RefusalLog(self._log)
@@ -147,6 +148,11 @@ class CallFrame:
         """
         self._stopping.set()
         self._refusals.report()
+
+    @property
+    def last_calls(self) -> int:
+        """How many calls were refused because the server stops."""
+        return self._last_calls
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
         """Does nothing: generated code registers the same methods in the other way, too."""
@@ -220,6 +226,7 @@ class CallFrame:
             request: list[Message] = []
             try:
                 if self._stopping.is_set() and not answers_while_stopping:
+                    self._last_calls += 1
                     raise ShuttingDown
                 # The caller first: nothing is received from a stranger.
                 gated = None if gate is None else gate.call(context, framed.request_id)
@@ -324,6 +331,7 @@ class _Call:
     """
 
     __slots__ = (
+        "_is_ended",
         "_log",
         "_method",
         "_metrics",
@@ -344,6 +352,7 @@ class _Call:
         self._method = method
         self.context = context
         self._status: status_pb2.Status | None = None
+        self._is_ended = False
         self.request_id = _request_id_given(context) or uuid_utils.uuid7().hex
         CALL_IDS.set((self.request_id, method))
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
@@ -373,6 +382,9 @@ class _Call:
         self._metrics.answered(self._method, code, time.perf_counter() - self._started_at)
 
     def _set_status(self, error: BaseException) -> bool:
+        if self._status is not None and isinstance(error, LedgerError):
+            # Another task has refused the call, and its client left before it learned that.
+            return True
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
             if (reason := REASONS_OF_OVERLOAD.get(type(error))) is not None:
@@ -409,9 +421,12 @@ class _Call:
             await self.abort()
 
     async def abort(self) -> None:
-        """Sends the status. Always raises."""
+        """Sends the status, once. Always raises, AbortError if the status is sent already."""
         if self._status is None:
             raise RuntimeError("there is no status to end the call with")
+        if self._is_ended:
+            raise aio.AbortError
+        self._is_ended = True
         trailers: tuple[tuple[str, str | bytes], ...] = (
             (_STATUS_DETAILS_KEY, self._status.SerializeToString()),
             (REQUEST_ID_KEY, self.request_id),
