@@ -238,6 +238,26 @@ async def test_killed_server_leaves_rows_of_its_open_streams(
     assert counts[-1] >= 2500 - STREAM_ROW_EVENTS
 
 
+async def test_rows_that_wait_to_be_written_count_for_nothing(
+    database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream's rows in between are written later, and a killed server writes none of them.
+
+    So the row that follows a thousand acknowledgements does not rely on them.
+    """
+    monkeypatch.setattr("ledger.api.access.gate.STREAM_ROW_SECONDS", 0.0)
+    monkeypatch.setattr("ledger.application.call_log.FLUSH_SECONDS", DEADLINE_SECONDS)
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        stream = ledger.stub.StreamEvents(metadata=by("one"))
+        for _ in range(25):
+            await stream.write(
+                ledger_pb2.StreamEventsRequest(events=[event_message() for _ in range(100)])
+            )
+            await stream.read()
+        counts = [row[4]["answered"] for row in await ledger.query(SELECT_CALLS)]
+        assert counts == [0, 1100, 2200]
+
+
 async def test_acknowledgements_of_an_idle_stream_are_recorded(
     database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,8 @@ from ledger.application.ports.call_log import RecordedCall
 from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
 from ledger.observability import CALLER
 
-# A stream gets a row when it opens, before it acknowledges more than STREAM_ROW_EVENTS events that
-# no row counts, STREAM_ROW_SECONDS after an event that no row counts, and when it ends.
+# A stream gets a row when it opens, before it acknowledges more than STREAM_ROW_EVENTS events since
+# the last such row, STREAM_ROW_SECONDS after an event that no row counts, and when it ends.
 STREAM_ROW_EVENTS = 1_000
 STREAM_ROW_SECONDS = 1.0
 # The outcome of a stream that has not ended.
@@ -187,8 +187,8 @@ class GatedCall:
 
     def _record_progress(self, call_log: CallLog) -> None:
         self._timer = None
+        # This row is not written yet, and a killed server never writes it. So it is not counted.
         if self._answered > self._answered_recorded:
-            self._answered_recorded = self._answered
             call_log.record(self._record(STREAM_OPEN))
 
     async def answered(self, response: Message) -> None:
