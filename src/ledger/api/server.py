@@ -33,9 +33,12 @@ PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
 # One failed ping may be a hiccup.
 FAILED_PINGS_MAX = 2
-LAST_CALLS_SECONDS = 0.5
-# Waits one after the other: if the system halts the process, it loses one of them and not all.
-LAST_CALLS_STEPS = 10
+# A stopping server refuses the last calls for this long, and for longer while calls still come.
+LAST_CALLS_SECONDS, LAST_CALLS_SECONDS_MAX = 0.5, 2.0
+# In steps: if the system halts the process, it loses one of them and not all.
+LAST_CALLS_STEP_SECONDS = 0.05
+# No call has come for this many steps: clients know that the server stops.
+LAST_CALLS_QUIET_STEPS = 4
 
 # Longer than the longest deadline in the service config: only streams are still open then.
 CONNECTION_AGE_GRACE_SECONDS = 180
@@ -224,12 +227,23 @@ class Server:
             self._health_frame.stop()
         # The library would answer calls that it has not handed to us with CANCELLED, which clients
         # do not repeat. We answer them until clients know that this server stops.
-        for _ in range(LAST_CALLS_STEPS):
-            await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEPS)
+        await self._refuse_last_calls(grace_seconds)
         await self._listener.stop(grace_seconds)
         if self._health_listener is not None:
             # Last, as it answers that the server stops.
             await self._health_listener.stop(0)
+
+    async def _refuse_last_calls(self, grace_seconds: float) -> None:
+        """Waits for LAST_CALLS_SECONDS, then until no more calls come, within `grace_seconds`."""
+        steps = round(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEP_SECONDS)
+        steps_max = round(min(LAST_CALLS_SECONDS_MAX, grace_seconds) / LAST_CALLS_STEP_SECONDS)
+        quiet_steps = 0
+        for step in range(steps_max):
+            if step >= steps and quiet_steps >= LAST_CALLS_QUIET_STEPS:
+                return
+            calls = self._frame.last_calls
+            await asyncio.sleep(LAST_CALLS_STEP_SECONDS)
+            quiet_steps = quiet_steps + 1 if self._frame.last_calls == calls else 0
 
     async def _follow_database(self) -> None:
         """Pings the database and sets the health of the service."""
