@@ -57,8 +57,8 @@ class Manners(StrEnum):
 class Plan:
     """One process of callers: `rate` calls a second; 0 keeps `open_max` open on each connection.
 
-    It goes on for up to `patience_seconds` more until the server has asked a caller to wait. A
-    server on a slow machine does not ask within a second.
+    It goes on for up to `patience_seconds` more, at a growing rate, until the server has asked a
+    caller to wait: the rate may follow from a peak that was measured while the machine was slow.
     """
 
     address: str
@@ -70,6 +70,11 @@ class Plan:
     deadline_seconds: float
     manners: Manners = Manners.QUEUEING
     patience_seconds: float = 0.0
+
+    def calls_due(self, elapsed_seconds: float) -> int:
+        """How many calls are due since the beginning."""
+        late_seconds = max(0.0, elapsed_seconds - self.seconds)
+        return int(self.rate * (elapsed_seconds + late_seconds**2)) + 1
 
     def is_over(self, elapsed_seconds: float, results: "Results") -> bool:
         """Whether no further call is to be made."""
@@ -360,9 +365,10 @@ async def call_all(plan: Plan) -> Results:
     began = time.monotonic()
     while not plan.is_over((now := time.monotonic()) - began, results):
         if plan.rate:
-            due = int((now - began) * plan.rate) + 1
+            due = plan.calls_due(now - began)
             for number in range(results.offered, due):
-                callers[number % len(callers)].call(began + number / plan.rate, number)
+                due_at = min(now, began + number / plan.rate)
+                callers[number % len(callers)].call(due_at, number)
             results.offered = max(results.offered, due)
         else:
             for caller in callers:
