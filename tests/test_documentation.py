@@ -7,14 +7,15 @@ import pytest
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES
+from ledger.infrastructure.postgres.verification.doctor import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
-def table(heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading of docs/accounting.md, without code marks."""
-    page = (ROOT / "docs" / "accounting.md").read_text()
+def table(heading: str, page_name: str = "accounting.md") -> list[list[str]]:
+    """The rows of the first table below a heading of a page, without code marks."""
+    page = (ROOT / "docs" / page_name).read_text()
     section = page.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
@@ -56,6 +57,12 @@ def test_payout_posting_rules_are_documented_as_they_are() -> None:
         ]
         for state, rule in PAYOUT_POSTING_RULES.items()
     ]
+
+
+def test_checks_of_the_doctor_are_documented() -> None:
+    """All checks of `ledger doctor`, in their order."""
+    rows = table("Is the database fit?", "operations/databases.md")
+    assert [row[0] for row in rows] == list(CHECKS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -43,8 +43,8 @@ A file holds the rows of one month as compressed JSON lines, with a manifest
 beside it. Before its rows are removed, the file is synced to disk, read back
 and recorded in the database. If the command is killed, run it again.
 
-Balance snapshots that later ones supersede are removed without a file: they can
-be calculated again, and no balance changes.
+Balance snapshots and statement marks that later ones supersede are removed
+without a file: they can be calculated again, and no balance changes.
 
 The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
 LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; a server may be

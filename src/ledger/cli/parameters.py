@@ -109,7 +109,7 @@ class SettlementDate(click.ParamType[date]):
 class Word(click.ParamType[str]):
     """One of the contract's words, in either case, with its prefix or without.
 
-    fee, FEE and ENTRY_TYPE_FEE are the same; the value is the word in small letters: fee.
+    fee, FEE and ENTRY_TYPE_FEE are the same; the value is the word in lower case: fee.
     """
 
     name = "word"
@@ -163,7 +163,7 @@ def restaurant_argument(function: Decorator) -> Decorator:
 def currency_argument(function: Decorator) -> Decorator:
     """Adds CURRENCY."""
     return click.argument(
-        "currency", metavar="CURRENCY", help="ISO 4217 code in capitals, such as PEN."
+        "currency", metavar="CURRENCY", help="ISO 4217 code in upper case, such as PEN."
     )(function)
 
 

@@ -46,7 +46,7 @@ The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it. Nothing is written. Amounts are
 in minor units.
 """
-# Columns that hold one of the contract's words, which commands write in small letters.
+# Columns that hold one of the contract's words, which commands write in lower case.
 _WORDS = frozenset(("state", "outcome", "skip_reason"))
 # Columns that a narrow terminal does not show, the least important first; --csv and --json have
 # all.
@@ -179,7 +179,7 @@ def _load_settings() -> "Settings":
 def _checked(currency: str) -> str:
     if not is_currency(currency):
         raise CommandFailure(
-            "CURRENCY must be an ISO 4217 code, in capitals", exit_status=ExitStatus.USAGE
+            "CURRENCY must be an ISO 4217 code in upper case", exit_status=ExitStatus.USAGE
         )
     return currency
 

@@ -16,7 +16,7 @@ def prefix_of(enum: Any) -> str:
 # Bounded: a newer server may send any number.
 @lru_cache(maxsize=1024)
 def word_of(enum: Any, number: int) -> str:
-    """The name of an enum's value in small letters without its prefix: `payout_in_flight`.
+    """The name of an enum's value in lower case without its prefix: `payout_in_flight`.
 
     A value that only a newer server knows is its number: `7`.
     """

@@ -54,7 +54,7 @@ def export(currency: str, payout_run_id: str, address: str | None) -> None:
     # A misspelt currency would give a file without payouts.
     if currency and not is_currency(currency):
         raise CommandFailure(
-            f"--currency must be an ISO 4217 code, in capitals (it is {currency!r})",
+            f"--currency must be an ISO 4217 code in upper case (it is {currency!r})",
             exit_status=ExitStatus.USAGE,
         )
     settings = load_client_settings(address)
