@@ -54,8 +54,8 @@ Exit status: 0 done; 1 refused, or a file cannot be written or read; 2 a bad
 setting, date or directory; 3 the database cannot be reached.
 """
 LIST_HELP = """
-List what was archived, oldest first. Rows from before these instants are in the
-files, and no longer in the database.
+List what was archived, oldest first. The rows of a range are in its file, and
+no longer in the database.
 
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.

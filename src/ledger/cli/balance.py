@@ -21,8 +21,8 @@ HELP = """
 Show what RESTAURANT has in CURRENCY, now or at a past instant.
 
 Available is what may be paid out, pending what has not matured, reserved what
-is in payouts under way, disputed what is held for open disputes. Each may be
-negative: then the restaurant owes the platform.
+is in payouts under way, disputed what is held for open disputes. A negative
+amount is what the restaurant owes the platform.
 """
 
 

@@ -7,13 +7,13 @@ from ledger.cli.output import Table, counted, print_json, print_line, print_tabl
 from ledger.cli.parameters import json_option
 
 HELP = """
-Check whether a server can run on the database, and say what to do where it
+Check whether a server can run on the database, and show what to do if it
 cannot. It writes nothing.
 
 It makes the checks that `ledger serve` makes when it starts: sessions,
-encoding, durability, writes, settings, schema, privileges, triggers, sequences,
-transaction numbers and clocks. `ledger verify` says whether the books are
-right.
+encoding, durability, writes, settings, schema, subscriptions, privileges,
+triggers, sequences, transaction numbers and clocks. `ledger verify` checks
+whether the books are right.
 
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.

@@ -84,14 +84,14 @@ class Line:
     "start",
     metavar="INSTANT",
     type=Instant(),
-    help="Recorded at or after it.  [default: from the first entry]",
+    help="Entries recorded at or after this.  [default: from the first entry]",
 )
 @click.option(
     "--to",
     "end",
     metavar="INSTANT",
     type=Instant(),
-    help="Recorded before it, not in the future.  [default: now]",
+    help="Entries recorded before this; not in the future.  [default: now]",
 )
 @click.option(
     "--type",

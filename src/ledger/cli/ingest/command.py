@@ -43,11 +43,11 @@ event_type or type                  charge_succeeded, CHARGE_SUCCEEDED or
                                     EVENT_TYPE_CHARGE_SUCCEEDED, and so on
 amount, amount_cents, amount_minor  whole minor units of the currency: 1250
                                     for 12.50 PEN; never 12.50 or 1e3
-fee, fee_cents, fee_minor           the same; absent is 0
+fee, fee_cents, fee_minor           the same; 0 if absent
 occurred_at                         ISO 8601 with Z or an offset
-payout_id                           on payout events only; absent is
+payout_id                           on payout events only; if absent,
                                     metadata.payout_id
-reference                           absent is metadata.payment_id, if any
+reference                           if absent, metadata.payment_id, if any
 metadata                            an object of strings; numbers, true and
                                     false become text, null is left out
 

@@ -51,8 +51,8 @@ example to pay again what failed. A restaurant that has a payout for a date,
 paid or under way, gets no second one for it.
 
 Exit status: 0 once every restaurant was considered; 1 if the run was refused or
-canceled; 3 without a response or after the timeout. In the last case the run
-goes on at the servers, and the same command waits for it again.
+canceled; 3 without a response or after the timeout. After the timeout the
+servers continue the run, and the same command waits for it again.
 """
 
 
@@ -197,7 +197,7 @@ def wait_for_run(
             if left_seconds <= 0:
                 raise CommandFailure(
                     f"the run has not ended within {timeout_seconds:g} s",
-                    *_goes_on(run),
+                    *_progress_lines(run),
                     exit_status=ExitStatus.UNREACHABLE,
                 )
             time.sleep(min(pause_seconds, left_seconds))
@@ -209,7 +209,7 @@ def wait_for_run(
                     raise
     except KeyboardInterrupt:
         raise CommandFailure(
-            "interrupted", *_goes_on(run), exit_status=ExitStatus.INTERRUPTED
+            "interrupted", *_progress_lines(run), exit_status=ExitStatus.INTERRUPTED
         ) from None
     return run
 
@@ -234,10 +234,10 @@ def _progress_bar(run: ledger_pb2.PayoutRun) -> Iterator[Callable[[ledger_pb2.Pa
         yield lambda seen: progress.update(task, completed=seen.restaurants_considered)
 
 
-def _goes_on(run: ledger_pb2.PayoutRun) -> tuple[str, str]:
+def _progress_lines(run: ledger_pb2.PayoutRun) -> tuple[str, str]:
     return (
         f"run {run.payout_run_id} had considered {run.restaurants_considered} of"
         f" {run.restaurants_total} restaurants",
-        "it goes on at the servers; the same command again waits for it, and `ledger payouts show`"
+        "the servers continue it; the same command waits for it again, and `ledger payouts show`"
         " shows its progress",
     )
