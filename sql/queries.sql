@@ -1,4 +1,4 @@
--- Questions about the books, each a statement with a name. Nothing here writes.
+-- The reports about the books, each a query with a name. None of them writes.
 --
 -- `ledger report` runs one of them. psql runs all of them in one read-only transaction, with the
 -- parameters as variables. Those with a default may be left out:
@@ -17,7 +17,7 @@
 --   min_amount_minor     q3_payout_eligibility: the least that is paid, in minor units; default: 0
 --   restaurant_id        payout_history: the restaurant; default: none
 --
--- A line `-- query: name` opens a query. The comment below it says what it answers. The statement
+-- A line `-- query: name` opens a query. The comment below it says what it returns. The statement
 -- ends with the first semicolon that ends a line. :'name' is a parameter: psql quotes its value,
 -- the program binds it. Amounts are in minor units of the row's currency. Sums of bigint are
 -- numeric and cannot overflow.
@@ -58,39 +58,42 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- query: q1_balances
 -- The balances of every restaurant in a currency, as GetBalance returns them; zeros for a
--- restaurant without an account in it. Reads the entries of the currency's accounts by the primary
--- key of ledger_entries, and no others.
-SELECT r.restaurant_id, r.name, sums.available_minor, sums.pending_minor, sums.reserved_minor,
-       sums.disputed_minor,
-       sums.last_event_at
+-- restaurant without an account in it. The sums are made for all accounts at once, not account by
+-- account: PostgreSQL then reads the entries of a rare currency by the primary key of
+-- ledger_entries, and the whole table where most entries are wanted.
+WITH sums AS (
+  SELECT m.balance_account_id,
+         sum(m.signed_minor) FILTER (
+           WHERE m.ledger_account = 'restaurant_payable'
+             AND (m.available_at IS NULL OR m.available_at <= now())) AS available_minor,
+         sum(m.signed_minor) FILTER (
+           WHERE m.ledger_account = 'restaurant_payable' AND m.available_at > now())
+           AS pending_minor,
+         sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'payout_reserved')
+           AS reserved_minor,
+         sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'dispute_hold') AS disputed_minor,
+         max(m.occurred_at) AS last_event_at
+  FROM balance_accounts AS a
+  JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
+  WHERE a.currency = :'currency'::text
+  GROUP BY m.balance_account_id
+)
+SELECT r.restaurant_id, r.name, COALESCE(sums.available_minor, 0) AS available_minor,
+       COALESCE(sums.pending_minor, 0) AS pending_minor,
+       COALESCE(sums.reserved_minor, 0) AS reserved_minor,
+       COALESCE(sums.disputed_minor, 0) AS disputed_minor, sums.last_event_at
 FROM restaurants AS r
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id
   AND a.currency = :'currency'::text
-CROSS JOIN LATERAL (
-  SELECT
-    COALESCE(sum(m.signed_minor) FILTER (
-      WHERE m.ledger_account = 'restaurant_payable'
-        AND (m.available_at IS NULL OR m.available_at <= now())), 0) AS available_minor,
-    COALESCE(sum(m.signed_minor) FILTER (
-      WHERE m.ledger_account = 'restaurant_payable' AND m.available_at > now()), 0)
-      AS pending_minor,
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'payout_reserved'), 0)
-      AS reserved_minor,
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'dispute_hold'), 0)
-      AS disputed_minor,
-    max(m.occurred_at) AS last_event_at
-  FROM ledger_movements AS m
-  WHERE m.balance_account_id = a.balance_account_id
-) AS sums
+LEFT JOIN sums ON sums.balance_account_id = a.balance_account_id
 ORDER BY r.restaurant_id;
 
 -- query: q2_top_restaurants
 -- The ten restaurants of each currency with the highest net revenue of seven days: charges less
 -- fees less refunds, by the time at which they happened. Fees are those of charges and those
 -- assessed alone, not those of disputes. The share is in percent of the net revenue of all
--- restaurants of the currency, rounded half away from zero to two digits; none where that sum is
--- not positive. Equal revenues have equal ranks; among them, the first in the order of ids are
--- shown.
+-- restaurants of the currency, rounded half away from zero to two digits; NULL where that sum is
+-- not positive. Equal revenues have equal ranks. If more than ten qualify, the first ids are shown.
 WITH movement AS (
   SELECT e.balance_account_id,
          count(*) FILTER (WHERE e.entry_type = 'CHARGE') AS charges_count,
@@ -102,8 +105,8 @@ WITH movement AS (
   FROM ledger_entries AS e
   WHERE e.occurred_at >= :'until_at'::timestamptz - interval '168 hours'
     AND e.occurred_at < :'until_at'::timestamptz
-    -- An event is recorded at most five minutes before it occurs, so this leaves nothing out that
-    -- the line above lets in. It is here for an index on recorded_at, if there is one.
+    -- An event is recorded at most five minutes before it occurs, so this line leaves out nothing
+    -- that the lines above let in. It is here for an index on recorded_at, if there is one.
     AND e.recorded_at >= :'until_at'::timestamptz - interval '168 hours' - interval '6 minutes'
     AND e.entry_type IN ('CHARGE', 'FEE', 'REFUND')
   GROUP BY e.balance_account_id
@@ -132,11 +135,11 @@ ORDER BY currency, place;
 
 -- query: q3_payout_eligibility
 -- What a payout run would do now, restaurant by restaurant: what it would pay, or why it would skip
--- it. Of several reasons the first counts, in the order of SkipReason in ledger.domain.payouts. No
--- rows for a date in the future, which a run refuses. The cut-off is the date's last microsecond,
--- or now if that is earlier. What may be paid is the sum of all entries on restaurant_payable that
--- need not mature or had matured by then. A restaurant without an account in the currency is in no
--- run.
+-- the restaurant. If several reasons hold, the first in the order of SkipReason in
+-- ledger.domain.payouts is shown. No rows for a date in the future, which a run rejects. The
+-- cut-off is the date's last microsecond, or now if that is earlier. What may be paid is the sum of
+-- all entries on restaurant_payable that need not mature or had matured by then. A restaurant
+-- without an account in the currency is in no run.
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 terms AS (
   SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor,
@@ -144,11 +147,21 @@ terms AS (
   FROM moment
   WHERE :'begins_at'::timestamptz <= moment.now_at
 ),
+-- For all accounts at once, for the reason given at q1_balances.
+payable AS (
+  SELECT m.balance_account_id, sum(m.signed_minor) AS amount_minor
+  FROM terms
+  JOIN balance_accounts AS a ON a.currency = :'currency'::text
+  JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
+  WHERE m.ledger_account = 'restaurant_payable'
+    AND (m.available_at IS NULL OR m.available_at <= terms.cutoff_at)
+  GROUP BY m.balance_account_id
+),
 account AS (
   SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at,
          terms.min_amount_minor,
          in_flight.payout_id AS in_flight_payout_id, same_date.payout_id AS same_date_payout_id,
-         latest.cutoff_at AS latest_cutoff_at, payable.amount_minor
+         latest.cutoff_at AS latest_cutoff_at, COALESCE(payable.amount_minor, 0) AS amount_minor
   FROM terms
   JOIN balance_accounts AS a ON a.currency = :'currency'::text
   JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
@@ -163,12 +176,7 @@ account AS (
     WHERE p.balance_account_id = a.balance_account_id
     ORDER BY p.sequence DESC LIMIT 1
   ) AS latest ON true
-  CROSS JOIN LATERAL (
-    SELECT COALESCE(sum(m.signed_minor), 0) AS amount_minor
-    FROM ledger_movements AS m
-    WHERE m.balance_account_id = a.balance_account_id AND m.ledger_account = 'restaurant_payable'
-      AND (m.available_at IS NULL OR m.available_at <= terms.cutoff_at)
-  ) AS payable
+  LEFT JOIN payable ON payable.balance_account_id = a.balance_account_id
 ),
 verdict AS (
   SELECT account.*,
@@ -194,10 +202,11 @@ ORDER BY restaurant_id;
 -- query: q4_integrity
 -- What is wrong with the books, at a glance: one row for each anomaly, errors first. The whole
 -- audit, with what guards the books, is sql/invariants.sql.
--- Where the audit has a check of the same thing, the names are the audit's; a test breaks the books
--- and compares the two. The checks are written again here, because this is one statement that psql
--- and `ledger report` run like the others, and each sum is made once for several checks; the audit
--- runs a statement for each check.
+--
+-- A check that the audit has as well has the same name; a test breaks the books and compares the
+-- two. The checks are written again here, because this is one statement that psql and `ledger
+-- report` run like the others, and each sum is made once for several checks. The audit runs a
+-- statement for each check.
 WITH net AS (
   SELECT balance_account_id,
          sum(signed_minor) FILTER (WHERE ledger_account = 'restaurant_payable') AS payable_minor,
@@ -269,7 +278,7 @@ anomaly (check_name, severity, entity, detail) AS (
   SELECT 'events_have_entries', 'ERROR', 'event ' || event_id,
          format('a %s event that posted nothing', type)
   FROM posted AS n
-  -- But for a payment that came after the failure of its payout, and occurred no later.
+  -- A payment that came after the failure of its payout, and occurred no later, posts nothing.
   WHERE entries_count = 0 AND NOT EXISTS (
     SELECT FROM processor_events AS v
     JOIN processor_events AS f ON f.payout_id = v.payout_id AND f.type = 'payout_failed'
