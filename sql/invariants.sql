@@ -7,8 +7,8 @@
 --
 -- A line `-- check: name` opens a check. The comment below it says what the check proves. The
 -- statement ends with the first semicolon that ends a line. Each row is (check_name, severity,
--- entity, detail). ERROR: the books are broken, or what guards them is. WARNING: a fact that an
--- operator should look at; the books recorded it faithfully. Any role that may read the tables can
+-- entity, detail). ERROR: the books are broken, or what guards them is. WARNING: the books are
+-- right, and show something that an operator should look at. Any role that may read the tables can
 -- run the file.
 --
 -- Sums of bigint are numeric and cannot overflow.
@@ -18,8 +18,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 -- check: entries_follow_posting_rules
 -- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
 -- entry of the fee exists if and only if the fee is above 0; the fee of a refund posts nothing. The
--- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules.
--- A test compares the two.
+-- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules;
+-- a test compares the two.
 WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
@@ -127,8 +127,8 @@ WHERE a.balance_account_id IS NULL;
 
 -- check: charges_mature_after_whole_days
 -- Only entries of charges have available_at, and it is 1 to 365 times 24 hours after occurred_at.
--- For 0 days it is NULL. No other column stores how many days the restaurant had when the charge
--- was booked.
+-- For 0 days it is NULL. No column has the restaurant's maturity days at the time of booking, so
+-- the number of days itself cannot be checked.
 SELECT 'charges_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type,
@@ -198,9 +198,9 @@ WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
        OR (v.event_id IS NOT NULL AND v.payout_id IS NULL));
 
 -- check: payout_events_follow_posting_rules
--- A payout event has exactly one entry. If the bank paid, it is a release. If the bank did not pay,
--- it is a return if the payout had been paid before, and a reversal otherwise. After a reversal, a
--- payment that occurred no later than the failure has no entry. The checks of payouts below compare
+-- A payout event has exactly one entry. For a payment it is a release. For a failure it is a return
+-- if the payout had been paid before, and a reversal otherwise. One kind of event has none: after a
+-- reversal, a payment that occurred no later than the failure. The checks of payouts below compare
 -- the accounts and amounts of these entries.
 WITH reversed AS (
   SELECT payout_id::text AS payout_id
@@ -357,8 +357,8 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE a.balance_account_id IS NULL;
 
 -- check: payouts_are_numbered_without_gaps
--- The payouts of a balance account are numbered 1, 2, 3 and so on: an item refers to the payout
--- before by its number.
+-- The payouts of a balance account are numbered 1, 2, 3 and so on. An item counts from the payout
+-- with the number before.
 SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
          AS entity,
@@ -397,8 +397,8 @@ FROM (
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 
 -- check: payout_cutoffs_never_go_back
--- A payout's cut-off is not before that of the previous payout, which would have counted more than
--- this one.
+-- A payout's cut-off is not before that of the previous payout, which otherwise could have counted
+-- more than this one.
 SELECT 'payout_cutoffs_never_go_back' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('its cut-off is %s, that of the payout before %s', p.cutoff_at, before.cutoff_at)
@@ -429,9 +429,9 @@ LEFT JOIN (
 WHERE i.amount_minor IS DISTINCT FROM p.amount_minor;
 
 -- check: payout_items_telescope
--- An item is what its payout counted of a type less what the previous payout counted of it. Each
--- type that one payout counted, the next counts again. Entries are only added and cut-offs do not
--- go back, so no item has a sign that its type cannot have.
+-- An item is what its payout counted of a type, less what the previous payout counted of it. A
+-- payout counts every type that the previous one counted. Entries are only added and cut-offs do
+-- not go back, so no item has a sign that its type cannot have.
 WITH item AS (
   SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor,
          i.amount_minor
@@ -467,9 +467,9 @@ WHERE i.amount_minor::numeric
 -- check: payouts_count_what_is_booked
 -- The latest payout of a balance account counted no more of a type than the books hold of it by the
 -- cut-off; with the check before, that holds for every payout. That it counted all of it cannot be
--- proved: entries may have been booked since, and no number says which transactions had committed
+-- proved: entries may have been booked since, and no column says which transactions had committed
 -- when a payout's statement began. (A transaction with a lower recorded_txid may have committed
--- later, one with a higher may have committed before.)
+-- later, one with a higher recorded_txid before.)
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id, cutoff_at
   FROM payouts
@@ -493,8 +493,9 @@ LEFT JOIN booked AS b ON b.payout_id = i.payout_id AND b.entry_type = i.entry_ty
 WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
 
 -- check: payouts_count_what_came_back
--- A payout counted as reversed exactly what had failed of the payouts before it: none was in flight
--- when it was created, and a paid one can only be returned.
+-- A payout counted as reversed exactly the amounts of the earlier payouts that had failed. That is
+-- known afterwards, because none of them was in flight when it was created, and a paid one can only
+-- be returned.
 SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0),
@@ -567,8 +568,8 @@ WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currenc
          IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
 
 -- check: finished_runs_have_no_open_items
--- A run that has succeeded has reached every restaurant, and judged it. A canceled run has left
--- some, and reports them as skipped.
+-- A run that has succeeded has reached and judged every restaurant. A canceled run may have left
+-- some, which it reports as skipped.
 SELECT 'finished_runs_have_no_open_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
        format('is %s and has %s open items', r.state, count(*)) AS detail
@@ -586,9 +587,9 @@ WHERE r.state NOT IN ('RUNNING', 'CANCELED')
   AND p.reached_balance_account_id < p.last_balance_account_id;
 
 -- check: runs_have_an_item_for_each_account_they_reached
--- A run has reached the balance accounts of its currency up to one. Those of them that existed when
--- it started have an item, and no others have one, unless the items are archived. A run without
--- progress was started by a server that wrote all its items at once.
+-- A run has reached the balance accounts up to an id. Of these, each account in the run's currency
+-- that existed when the run started has an item. No other account has one. Runs with archived items
+-- are left out, and runs without progress: a server of an earlier revision wrote all items at once.
 SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' AS severity,
        'run ' || p.payout_run_id || ', restaurant ' || a.restaurant_id AS entity,
        format('balance account %s has %s, the run has reached %s of %s', a.balance_account_id,
@@ -607,8 +608,8 @@ WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id =
 
 -- check: ended_runs_created_no_payout
 -- A run that has ended creates no further payout. Servers of a revision before 0018 continued
--- canceled runs, and the database of that revision did not refuse it. Ten seconds are left for the
--- end itself: workers see it, and stop, once it is committed.
+-- canceled runs, and the database of that revision did not refuse it. Ten seconds are tolerated:
+-- workers see the end, and stop, once it is committed.
 SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity,
        'run ' || r.payout_run_id AS entity,
        format('is %s since %s; %s payouts were created after that, the last at %s', r.state,
@@ -649,8 +650,9 @@ WHERE COALESCE(z.items_count, 0)
       <> CASE a.kind WHEN 'payout_run_items' THEN a.rows_count ELSE 0 END;
 
 -- check: ended_runs_have_their_items
--- A run that has succeeded has its items, or an archive has them: there was a restaurant to judge a
--- minute before the run began.
+-- The items of a run that has succeeded are in the table or in an archive. A run without items is
+-- right only if there was no balance account to judge; a minute is tolerated for accounts that were
+-- opened just before the run began.
 SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
        'has no items, and no archive has them' AS detail
@@ -714,8 +716,8 @@ WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND (payout_id IS NOT NULL) = (type IN ('payout_paid', 'payout_failed'))) IS NOT TRUE;
 
 -- check: event_types_are_known
--- Every event has a type that the posting rules or payouts know, so the checks above leave out
--- none.
+-- Every event has a type that the posting rules or payouts know. So the checks above leave out no
+-- event.
 SELECT 'event_types_are_known' AS check_name, 'ERROR' AS severity,
        'type ' || COALESCE(type, '(none)') AS entity,
        format('%s events, among them %s', count(*), min(event_id)) AS detail
@@ -779,9 +781,9 @@ GROUP BY restaurant_id, currency
 HAVING count(*) > 1;
 
 -- check: debits_equal_credits
--- The debits of all accounts are the credits, in every balance account and in every currency. An
--- entry has both sides in one row and one amount, so this holds by construction; it is the first
--- thing an auditor asks for.
+-- The debits of all accounts equal the credits, in every balance account and in every currency. An
+-- entry has both sides in one row and one amount, so this holds by construction. It is the first
+-- thing that an auditor asks for.
 SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
        CASE WHEN GROUPING(a.restaurant_id) = 1 THEN 'currency ' || a.currency
             ELSE 'account ' || a.restaurant_id || '/' || a.currency END AS entity,
@@ -889,9 +891,9 @@ LEFT JOIN balance_accounts AS a
 WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.amount_minor, 0);
 
 -- check: payouts_leave_nothing_negative
--- A payout never takes more than there is. So where there were payouts, restaurant_payable is below
--- zero by no more than the debits that the latest payout did not count: they came later, or are
--- fees that wait for their charges.
+-- A payout never takes more than there is. So in an account with payouts, restaurant_payable is
+-- below zero by no more than the debits that the latest payout did not count: those that came
+-- later, and fees that mature with their charges.
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id
   FROM payouts
@@ -923,12 +925,12 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
 WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 
 -- check: snapshots_agree_with_the_entries
--- A snapshot of the present stay holds the sums of the entries with a recorded_txid below its
--- horizon, by ledger account and type, in all and as far as they had matured by taken_at; their
--- number; and the latest of their instants. No server reads snapshots of other stays, or those
--- written elsewhere. The check adds up the differences from one snapshot to the next: it reads
--- every entry once, and once more if it matured between two snapshots, however many snapshots there
--- are.
+-- A snapshot of the present stay agrees with the entries with a recorded_txid below its horizon: it
+-- has their sums by ledger account and type, in all and of those that had matured by taken_at, how
+-- many they are, and the latest of their instants. Snapshots of other stays, and those written
+-- elsewhere, are left out: no server reads them. The check adds up the differences from one
+-- snapshot to the next: it reads every entry once, and once more if it matured between two
+-- snapshots, however many snapshots there are.
 WITH snapshot AS MATERIALIZED (
   SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
          ledger_accounts, entry_types, total_minors, matured_minors,
@@ -937,7 +939,7 @@ WITH snapshot AS MATERIALIZED (
   WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
   WINDOW step AS (PARTITION BY balance_account_id ORDER BY horizon)
 ),
--- What each snapshot has more, or less, than the one before.
+-- By how much each snapshot differs from the one before.
 difference AS (
   SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account,
          count(*) AS entries_count,
@@ -981,7 +983,7 @@ step AS (
   ) AS side
   GROUP BY balance_account_id, horizon, ledger_account, entry_type
 ),
--- A line for each snapshot from the first on that has it, whether it moved or not.
+-- The lines of each snapshot: those of the snapshot before, changed or not, and new ones.
 expected AS (
   SELECT s.balance_account_id, s.horizon, l.ledger_account, l.entry_type,
          sum(d.entries_count) OVER so_far AS entries_count,
@@ -1036,9 +1038,9 @@ WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
 
 -- check: snapshots_are_settled
 -- A snapshot of the present stay was taken in the past, of transactions that have all ended, and
--- belongs to a balance account that exists. A minute is left for a clock set back. A horizon above
--- the cluster's numbers means that the row was inserted by hand, or that the cluster went back in
--- time; servers do not read such a snapshot.
+-- belongs to a balance account that exists. A minute is tolerated for a clock that was set back. A
+-- horizon above the cluster's txids means that the row was inserted by hand, or that the cluster
+-- went back in time; servers do not read such a snapshot.
 SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
        || ', snapshot ' || s.horizon
@@ -1055,10 +1057,11 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid
        OR a.balance_account_id IS NULL);
 
 -- check: statement_marks_agree_with_the_entries
--- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: their
--- number, the latest recorded_at, the longest time by which one of them lies before an entry of a
--- lower number, and the sum. All those transactions have ended. The check reads every entry of an
--- account with marks once, in the order of the numbers, with the marks in between.
+-- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: it has
+-- how many they are, their latest recorded_at, the longest time by which the recorded_at of one
+-- lies before that of an entry with a lower txid, and their sum. All those transactions have ended.
+-- The check goes through the entries of each account with marks once, in the order of the txids,
+-- with the marks in between.
 WITH mark AS MATERIALIZED (
   SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor
   FROM statement_marks
@@ -1119,8 +1122,8 @@ WHERE r.kind = 0
           IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor));
 
 -- check: nothing_is_recorded_in_the_future
--- recorded_at is the database's clock when the transaction began, so it is past. A minute is left
--- for a clock set back.
+-- recorded_at is the database's clock when the transaction began, so it is past. A minute is
+-- tolerated for a clock that was set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
        format('was recorded at %s; it is %s now', r.recorded_at, clock_timestamp()) AS detail
 FROM (
@@ -1137,12 +1140,13 @@ WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval 
 -- check: append_only_triggers_are_on
 -- The triggers that deny changes, and those that check a payout's moves, items and run, are as the
 -- migrations made them: of the same type, in every session where the migrations said so (ENABLE
--- ALWAYS), with the same condition or none. Their functions still raise, or let no change through,
--- and look up tables in the schema of the books alone. `ledger migrate` mends what dump, restore
--- and replication do to them. A migration that adds a trigger adds it here; a test compares the
--- list with the schema.
--- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE
--- 8, UPDATE 16, TRUNCATE 32.
+-- ALWAYS), with the same condition or none. Their functions still raise or drop the change, and
+-- look up tables in the schema of the books alone. `ledger migrate` mends what dump, restore and
+-- replication do to them. A migration that adds a trigger adds it here; a test compares the list
+-- with the schema.
+--
+-- The type is a sum, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after),
+-- INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
   VALUES
     ('archived_ranges', 'archived_ranges_deny_change', 'deny_change', 58, 'A', ''),
@@ -1220,9 +1224,9 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
--- Every constraint exists and is validated, no column allows NULL that should not, every foreign
--- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
--- other. A migration that adds a constraint, a unique index or a nullable column adds it here.
+-- Every constraint exists and is validated, only the columns listed below may be NULL, every
+-- foreign key's trigger is on, every index is valid, and the indexes exist that let payouts exclude
+-- each other. A migration that adds a constraint, a unique index or a nullable column adds it here.
 -- Tests compare the lists with the schema.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
@@ -1537,10 +1541,10 @@ SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity,
 FROM broken;
 
 -- check: rows_are_sealed_in_time
--- What was recorded ten minutes ago is sealed. Servers seal every few seconds. If rows are not
--- sealed, no server runs, none seals (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or
--- one wrote more under one id than a seal can hold. After a restore into another cluster nothing
--- counts as sealed until a server has checked it.
+-- Rows that were recorded ten minutes ago are sealed. Servers seal every few seconds. If rows are
+-- not sealed, no server runs, none seals (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays
+-- open, or one wrote more under one id than a seal can hold. After a restore into another cluster
+-- no row counts as sealed until a server has checked it.
 WITH head AS (
   SELECT COALESCE((
     SELECT CASE WHEN s.system_identifier = c.system_identifier AND NOT s.is_restored
@@ -1583,17 +1587,17 @@ WHERE (a.kind = 'audit_log' AND EXISTS (
            AND EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = z.payout_run_id));
 
 -- check: clock_is_not_behind_the_books
--- The database's clock is not behind the latest record. If it was set back, everything is recorded
--- as just after the latest record, and nothing else matures, until the clock is past that.
+-- The database's clock is not behind the latest record. While it is, after it was set back,
+-- everything is recorded as just after the latest record, and nothing matures.
 SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
        format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at())
          AS detail
 WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
 -- check: clock_agrees_with_the_host
--- The database's clock agrees with the clock of the auditing host, which gives in
--- ledger.host_during the two instants between which the transaction began there. While the
--- database's clock is ahead, everything is recorded too late.
+-- The database's clock agrees with the clock of the auditing host. `ledger verify` sets
+-- ledger.host_during to two instants of the host's clock, between which this transaction began.
+-- While the database's clock is ahead, everything is recorded with too late an instant.
 SELECT 'clock_agrees_with_the_host' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
        format('the database began at %s, while the auditing host''s clock was at %s', now(),
               h.during) AS detail
@@ -1631,7 +1635,7 @@ broken AS (
   CROSS JOIN ours AS o
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
   WHERE r.rolname = 'ledger_app' AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
-    -- The owner's to write.
+    -- Only the owner writes these.
     AND o.table_name NOT IN ('archived_ranges', 'archived_run_outcomes')
     AND NOT has_column_privilege(r.oid, o.oid, a.attnum, 'INSERT')
   UNION ALL
@@ -1639,7 +1643,7 @@ broken AS (
   FROM pg_catalog.pg_roles AS r
   CROSS JOIN books AS b
   JOIN pg_catalog.pg_proc AS p ON p.pronamespace = b.oid
-  -- With its arguments: what others have made by the same name is not ours.
+  -- With its arguments: another role's function of the same name is not the ledger's.
   CROSS JOIN LATERAL (
     SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS called) AS f
   WHERE (r.rolname = 'ledger_app'
@@ -1661,8 +1665,8 @@ SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity,
 FROM broken;
 
 -- check: sequences_are_ahead_of_their_tables
--- No row has the next value of its sequence yet. While a sequence is behind, as after replication,
--- no balance account can be opened; `ledger migrate` moves it on.
+-- The next value of the sequence is above every value in its table. While the sequence is behind,
+-- as after replication, no balance account can be opened; `ledger migrate` moves it past them.
 SELECT 'sequences_are_ahead_of_their_tables' AS check_name, 'ERROR' AS severity,
        'table balance_accounts' AS entity,
        format('the sequence gives %s next, and the table has %s',
@@ -1672,8 +1676,8 @@ CROSS JOIN (SELECT max(balance_account_id) AS highest FROM balance_accounts) AS 
 WHERE s.last_value + s.is_called::integer <= a.highest;
 
 -- check: the_database_keeps_every_text
--- The encoding is UTF8. Any other refuses some texts that callers may send, or keeps them as bytes
--- without a meaning.
+-- The encoding is UTF8. With any other the database refuses some texts that callers may send, or
+-- keeps them as bytes without a meaning.
 SELECT 'the_database_keeps_every_text' AS check_name, 'ERROR' AS severity,
        'database ' || datname AS entity,
        format('the encoding is %s', pg_encoding_to_char(encoding)) AS detail
@@ -1681,9 +1685,10 @@ FROM pg_catalog.pg_database
 WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8';
 
 -- check: settings_of_roles_are_safe
--- Neither the database nor a role has a setting that makes commits unsafe, and no role has another
--- path. Sessions of servers set both themselves; those of other programs may not. The path of a
--- database is how its books get a schema of another name.
+-- Neither the database nor a role has a setting that makes commits unsafe or turns triggers off,
+-- and no role has another path. Sessions of servers set synchronous_commit and the path themselves;
+-- those of other programs may not. A path of the database is right: with it the books are in a
+-- schema of another name.
 SELECT 'settings_of_roles_are_safe' AS check_name, 'WARNING' AS severity,
        COALESCE('role ' || r.rolname, 'database ' || d.datname, 'every role') AS entity,
        format('has %s', setting) AS detail
@@ -1693,7 +1698,7 @@ LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
 CROSS JOIN LATERAL unnest(s.setconfig) AS setting
 WHERE (s.setdatabase = 0 OR d.datname = current_database())
   AND (s.setrole = 0 OR r.rolname IN ('ledger_app', 'ledger_owner', 'ledger_read') OR EXISTS (
-    -- A login of the administrator's, which works as one of these.
+    -- Or a member of one of these roles, which an administrator made for a login.
     SELECT FROM pg_catalog.pg_auth_members AS m
     WHERE m.member = r.oid
       AND m.roleid::regrole::text IN ('ledger_app', 'ledger_owner', 'ledger_read')))
@@ -1704,9 +1709,9 @@ WHERE (s.setdatabase = 0 OR d.datname = current_database())
 
 -- check: only_owners_create_beside_the_books
 -- Only the owners of the books and of their schema may create objects in the schema. In the schema
--- public of PostgreSQL 14 every role may. PostgreSQL calls a function there in the place of its own
--- function of the same name where its types fit as well: the code of that role then runs as
--- ledger_app, or as the owner. REVOKE CREATE ON SCHEMA takes the right back.
+-- public of PostgreSQL 14 every role may. A role could create a function there with the name of one
+-- of PostgreSQL's. Where its types fit as well, PostgreSQL calls it instead, and the role's code
+-- runs as ledger_app or as the owner. REVOKE CREATE ON SCHEMA takes the right back.
 SELECT 'only_owners_create_beside_the_books' AS check_name, 'WARNING' AS severity,
        COALESCE('role ' || r.rolname, 'every role') AS entity,
        format('may create in the schema %s', n.nspname) AS detail
@@ -1719,9 +1724,9 @@ WHERE c.oid = to_regclass('ledger_entries') AND acl.privilege_type = 'CREATE'
   AND (r.oid IS NULL OR r.rolname <> 'ledger_owner' AND NOT r.rolsuper);
 
 -- check: recorded_txids_are_past
--- Every recorded_txid is below the next number that this database cluster will give out. After a
--- restore into another cluster they may be above it: balances stay right, but read all entries
--- until the numbers have caught up.
+-- Every recorded_txid is below the next txid of this database cluster. After a restore into another
+-- cluster they may be above it: balances stay right, but read all entries until the cluster's txids
+-- have caught up.
 SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity,
        'table ' || r.table_name AS entity,
        format('%s rows have a recorded_txid up to %s, this cluster is at %s:'
@@ -1737,8 +1742,8 @@ WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
 GROUP BY r.table_name;
 
 -- check: events_occurred_before_they_were_recorded
--- An event may be at most five minutes ahead of the server that takes it; a minute more is left for
--- the database's clock. An event further ahead means that a clock was wrong.
+-- A server accepts events that are at most five minutes ahead of its clock; one minute more is
+-- tolerated for the database's clock. An event further ahead means that a clock was wrong.
 SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity,
        'event ' || event_id AS entity,
        format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
@@ -1777,8 +1782,8 @@ WHERE p.state = 'CREATED' AND p.created_at < now() - make_interval(days => given
 GROUP BY a.currency;
 
 -- check: facts_are_booked_once
--- No two events of one type, restaurant, currency and amount have the same reference within some
--- days. Two may be right, as two refunds of one payment are; or one fact was sent under two ids,
+-- No two events of one type, restaurant, currency and amount have the same reference within seven
+-- days. Two may be right, as two refunds of one payment are. Or one fact was sent under two ids:
 -- see "One fact, one id" in docs/api.md.
 SELECT 'facts_are_booked_once' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
@@ -1790,8 +1795,7 @@ GROUP BY type, restaurant_id, currency, reference, amount_minor
 HAVING count(*) > 1 AND max(occurred_at) - min(occurred_at) <= interval '7 days' * (count(*) - 1);
 
 -- check: refunds_stay_within_their_charge
--- The refunds of a payment are no more than its charges, as far as events name the payment by their
--- reference.
+-- The refunds of a payment are no more than its charges. Events without a reference are left out.
 SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
        format('charged %s, refunded %s', charged_minor, refunded_minor) AS detail
