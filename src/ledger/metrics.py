@@ -42,7 +42,7 @@ def served_metrics(settings: Settings) -> Iterator[Metrics]:
         return
     from ledger.infrastructure import prometheus
 
-    registry = prometheus.own_registry()
+    registry = prometheus.process_registry()
     with _metrics_page(settings, registry):
         yield _counted(registry)
 

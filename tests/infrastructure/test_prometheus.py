@@ -15,7 +15,7 @@ from ledger.infrastructure.prometheus import (
     PrometheusCallMetrics,
     PrometheusLedgerMetrics,
     SummedMetrics,
-    own_registry,
+    process_registry,
 )
 from ledger.zones import zone_table_version
 
@@ -46,7 +46,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
 @needs_proc
 def test_calls_are_counted_by_method_and_status() -> None:
     """Counts, times in buckets, and the calls under way."""
-    registry = own_registry()
+    registry = process_registry()
     calls = PrometheusCallMetrics(registry)
     for code, seconds in (
         (grpc.StatusCode.OK, 0.0004),

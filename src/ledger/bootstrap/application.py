@@ -160,11 +160,11 @@ class Application:
             self.call_log.start()
 
     def request_stop(self) -> None:
-        """Begins no work that another server can do. Calls are still answered."""
+        """Stops beginning work that another server can do. Calls still get their response."""
         self._payout_worker.request_stop()
 
     async def close(self) -> None:
-        """Ends the work under way. Then the engines may be disposed of."""
+        """Ends all work, and waits for the work under way. Then the engines may be disposed of."""
         await asyncio.gather(
             self._payout_worker.stop(),
             self._balance_snapshot_worker.stop(),
@@ -183,7 +183,7 @@ class Application:
 
 
 def _log_call_log_failure(worker_failed: ReportFailure, what: str, error: BaseException, /) -> None:
-    """Logs an error, unless the database is away: then the calls wait, and none is lost."""
+    """Logs an error, or less if the database is away: then the calls wait, and none is lost."""
     if isinstance(error, DatabaseUnavailable):
         worker_failed(what, error)
     else:

@@ -1,4 +1,4 @@
-"""The work of commands that use the books without a server."""
+"""Opens the books for commands that work without a server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -77,10 +77,10 @@ def on_books(
 ) -> T:
     """Runs `work` on the existing books of the configured or embedded database.
 
-    Every command that reads books calls it, and with `as_owner` every command that removes rows:
-    then `work` has two sessions of the role that owns the tables, on the host that takes writes.
-    Creates no books. Call it in the main thread, outside an event loop. Raises SchemaMismatch,
-    EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
+    Creates no books. With `as_owner`, for commands that remove rows, `work` has two sessions of the
+    role that owns the tables, on the host that takes writes. Call it in the main thread, outside an
+    event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable, and what `work`
+    raises.
     """
 
     async def work_on(database: Database) -> T:

@@ -26,7 +26,8 @@ from ledger.settings import Settings
 
 DATABASE_NAME = "ledger"
 
-# The sessions of the embedded PostgreSQL: besides those of the workers, and at least.
+# How many sessions the embedded PostgreSQL accepts: this many more than those of the workers, and
+# at least this many.
 EMBEDDED_SESSIONS_SPARE = 50
 EMBEDDED_SESSIONS_MIN = 200
 # The session of `Hosts` that watches a host.
@@ -56,10 +57,10 @@ class Database:
 
 @contextmanager
 def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator[Database]:
-    """Gives the configured database, or an embedded one.
+    """Yields the configured database, or an embedded one.
 
-    Starts the embedded PostgreSQL if it is not running, and then stops it at the end. Unless
-    `newest_schema` is false, migrates it: it has no other administrator. Call it in the main
+    Starts the embedded PostgreSQL if it is not running, and then stops it at the end. Migrates it,
+    because it has no other administrator, unless `newest_schema` is false. Call it in the main
     thread, outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable, CannotMigrate.
     """
     if settings.database_url:

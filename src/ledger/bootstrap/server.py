@@ -32,7 +32,8 @@ from ledger.infrastructure.postgres.verification.start_checks import (
 from ledger.metrics import Metrics
 from ledger.settings import Settings
 
-# How many more objects than before make Python look for garbage; by default 700.
+# Python searches for garbage when there are this many objects more than after the last search. Its
+# default is 700.
 GARBAGE_THRESHOLD = 20_000
 
 _log = structlog.get_logger("ledger")
@@ -51,7 +52,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def check_security(settings: Settings) -> None:
     """Raises SecurityMisconfigured if the settings cannot guard a server.
 
-    So `ledger serve` finds out before it starts a database.
+    `ledger serve` calls it before it starts a database.
     """
     Security(settings)
 
@@ -142,8 +143,8 @@ async def run_server(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     security = Security(settings)
     loop.add_signal_handler(
         signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security)
@@ -156,8 +157,8 @@ async def run_server(
         )
         security.reloader.start()
         await assembled.start()
-        # While calls are answered: it takes longer the more accounts there are.
-        txids_compared = asyncio.create_task(warn_of_txids_ahead(engines.other))
+        # Beside the calls, because it takes longer the more accounts there are.
+        comparing_txids = asyncio.create_task(warn_of_txids_ahead(engines.other))
         _tune_garbage_collection()
         on_ready(
             with_port(settings.grpc_address, assembled.server.port),
@@ -165,7 +166,7 @@ async def run_server(
         )
         await stop.wait()
         _log.info("stopping")
-        txids_compared.cancel()
+        comparing_txids.cancel()
         await assembled.stop(settings.shutdown_grace_seconds)
     finally:
         security.reloader.stop()
@@ -206,10 +207,10 @@ def _reload(security: Security) -> None:
 
 
 def _tune_garbage_collection() -> None:
-    """Spares Python needless searches for garbage.
+    """Makes Python search less for garbage.
 
-    What is loaded by now stays, so it is not searched again. Calls leave hardly any reference
-    cycles, so a search comes less often than by default.
+    Objects that exist by now stay, so they are never searched again. Calls leave hardly any
+    reference cycles, so a search is needed less often than by default.
     """
     gc.collect()
     gc.freeze()

@@ -224,7 +224,7 @@ async def _write_lines(path: Path, batches: AsyncIterator[Sequence[str]]) -> Con
 
 def _read_back(path: Path, kind: ArchiveKind, written: Contents) -> Contents:
     found = read_through(path, kind)
-    # Not the items: they are counted only when a file is read.
+    # Without the items, which are counted only when a file is read.
     if (found.rows_count, found.file_bytes, found.file_sha256, found.contents_sha256) != (
         written.rows_count,
         written.file_bytes,
@@ -329,7 +329,7 @@ def _write_text(path: Path, text: str) -> None:
 def _publish(partial: Path, path: Path) -> None:
     """Moves `partial` to `path`. Raises FileExistsError if `path` exists.
 
-    So it is a link where possible, since a rename would replace the other file.
+    Links where the file system can, because a rename would replace an existing file.
     """
     try:
         os.link(partial, path)

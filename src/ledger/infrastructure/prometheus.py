@@ -1,6 +1,6 @@
 """Metrics in Prometheus' form, and the page that shows them.
 
-If PROMETHEUS_MULTIPROC_DIR is set when this module is imported, the library keeps the numbers in
+If PROMETHEUS_MULTIPROC_DIR is set when this module is imported, the library keeps the values in
 files of that directory and not in memory. Then `SummedMetrics` in another process shows their sum
 over all processes.
 """
@@ -41,12 +41,13 @@ from ledger.zones import zone_table_version
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_SECONDS = 10
 
-# They double the number of series and say only when a counter began.
+# The series of creation times. They double the number of series, and say only when a counter began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-# Reasons of the contract. A test compares them with what CallFrame reports.
-TURNED_AWAY_REASONS = ("QUEUE_FULL", "DEADLINE_TOO_SHORT", "RATE_LIMITED")
+# The reasons of the contract for which a call is refused under load. A test compares them with what
+# CallFrame reports.
+REFUSAL_REASONS = ("QUEUE_FULL", "DEADLINE_TOO_SHORT", "RATE_LIMITED")
 _GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -60,7 +61,7 @@ class StatusCode(Protocol):
 class PrometheusCallMetrics:
     """Counts calls by method and status, under the names that public dashboards use.
 
-    Counts refused calls by reason, too.
+    Also counts the calls refused under load, by reason.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -85,13 +86,14 @@ class PrometheusCallMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._turned_away = Counter(
+        self._refused = Counter(
             "ledger_calls_turned_away",
             "Calls refused because there was too much to do.",
             (*labels, "reason"),
             registry=registry,
         )
-        # Kept: `labels()` takes longer than counting. At most methods times statuses and reasons.
+        # Kept, because `labels()` takes longer than counting. Bounded by the methods, statuses and
+        # reasons of the contract.
         self._by_method: dict[str, _MethodSeries] = {}
 
     def started(self, method: str) -> None:
@@ -110,7 +112,7 @@ class PrometheusCallMetrics:
         counter.inc()
 
     def refused_under_load(self, method: str, reason: str) -> None:
-        self._series(method).turned_away[reason].inc()
+        self._series(method).refused[reason].inc()
 
     def _series(self, method: str) -> "_MethodSeries":
         series = self._by_method.get(method)
@@ -121,10 +123,7 @@ class PrometheusCallMetrics:
                 self._handling.labels(*names),
                 {},
                 # All at the first call, as in PrometheusLedgerMetrics.
-                {
-                    reason: self._turned_away.labels(*names, reason)
-                    for reason in TURNED_AWAY_REASONS
-                },
+                {reason: self._refused.labels(*names, reason) for reason in REFUSAL_REASONS},
             )
         return series
 
@@ -135,7 +134,7 @@ class _MethodSeries(NamedTuple):
     in_flight: Gauge
     handling: Histogram
     handled: dict[str, Counter]
-    turned_away: dict[str, Counter]
+    refused: dict[str, Counter]
 
 
 def _service_and_method(path: str) -> tuple[str, str]:
@@ -241,7 +240,7 @@ class PrometheusLedgerMetrics:
             registry=registry,
         )
         # All from the start: a series that begins with its first count hides that count from rates.
-        # And where the library keeps numbers in files, it opens every file now, so that the files
+        # And where the library keeps values in files, it opens every file now, so that the files
         # may be removed at any time.
         self._by_kind = {
             kind: (self.group_size.labels(kind), self.group_seconds.labels(kind))
@@ -290,7 +289,7 @@ class PrometheusLedgerMetrics:
 
 
 class _BuildInfo(Collector):
-    """The versions that run. Not a gauge of the library, which might end up in a file."""
+    """The versions that run. Not a gauge of the library, whose value could be kept in a file."""
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
@@ -304,7 +303,7 @@ class _BuildInfo(Collector):
         yield family
 
 
-def own_registry() -> CollectorRegistry:
+def process_registry() -> CollectorRegistry:
     """A registry that also has this process's memory, processor time and version."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -315,9 +314,10 @@ def own_registry() -> CollectorRegistry:
 
 
 class SummedMetrics(Collector):
-    """Adds up what several processes count, and shows how each is. For their supervisor.
+    """Adds up the metrics of several processes, for their supervisor.
 
-    The counts of a dead process stay in the counters, which so never go down. Its gauges go.
+    Also shows the memory and the processor time of each process. The counts of a dead process stay
+    in the counters, so these never go down. Its gauges are left out.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -370,7 +370,7 @@ class SummedMetrics(Collector):
 
 @contextmanager
 def metrics_directory() -> Iterator[Path]:
-    """A new directory for the numbers of several processes, removed at the end."""
+    """A new directory for the metrics of several processes, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="ledger-metrics-"))
     try:
         yield directory
@@ -379,9 +379,9 @@ def metrics_directory() -> Iterator[Path]:
 
 
 def remove_metrics_directory() -> None:
-    """Removes the directory into which this process counts, if any, when the supervisor is gone.
+    """Removes the directory that has this process's metrics, if any.
 
-    Workers that still run keep their open files.
+    For a worker whose supervisor is gone. Other workers that still run keep their open files.
     """
     if MULTIPROCESS_VARIABLE in os.environ:
         shutil.rmtree(os.environ[MULTIPROCESS_VARIABLE], ignore_errors=True)
@@ -389,7 +389,7 @@ def remove_metrics_directory() -> None:
 
 class _PageServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    # Some versions of Python set it: a second server would get half the requests.
+    # Some versions of Python set this, and then a second server would get half the requests.
     allow_reuse_port = False
 
 

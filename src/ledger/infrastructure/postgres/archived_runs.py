@@ -1,4 +1,4 @@
-"""Payout runs whose items are in an archive: the source of their totals, and their archives."""
+"""Payout runs whose items are in an archive: their totals, and the file that has the items."""
 
 from uuid import UUID
 
@@ -6,7 +6,8 @@ from ledger.errors import PayoutRunArchived
 from ledger.infrastructure.postgres.sessions.driver import Connection
 
 # Whether the items of the run $1 are archived. They are removed in several transactions after the
-# archive is recorded: items that are still in the table by then are never counted or shown.
+# archive is recorded. Once it is recorded, items that are still in the table are not counted or
+# shown.
 IS_ARCHIVED = "EXISTS (SELECT FROM archived_run_outcomes WHERE payout_run_id = $1)"
 
 SELECT_ARCHIVE_OF_RUN = """
@@ -18,10 +19,10 @@ LIMIT 1
 """
 
 
-def or_archived_counts(progress: str) -> str:
-    """SQL: the rows of `progress` for the run $1, or the counts of its archive if there is one.
+def live_or_archived_counts(counts: str) -> str:
+    """SQL: the rows of the query `counts` for the run $1, or those of its archive if there is one.
 
-    One statement, so that the items are counted before their removal or not at all.
+    One statement, so that it counts either all items or none.
     """
     return f"""
 WITH archived AS MATERIALIZED (
@@ -38,7 +39,7 @@ SELECT outcome, skip_reason, items_count AS restaurants,
 FROM archived
 UNION ALL
 SELECT outcome, skip_reason, restaurants, amount_minor
-FROM ({progress}) AS live
+FROM ({counts}) AS live
 WHERE NOT EXISTS (SELECT FROM archived)
 """
 

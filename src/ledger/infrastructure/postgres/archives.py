@@ -1,4 +1,4 @@
-"""Old rows of payout runs and of the call log on PostgreSQL: reads and removes what is archived."""
+"""Archives on PostgreSQL: reads old run items and calls, records archives, removes their rows."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -22,12 +22,12 @@ from ledger.infrastructure.postgres.sessions.engine import (
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors
 
-# For a statement that reads or counts a month of rows: it takes as long as there are rows.
+# For a statement that reads or counts a month of rows, of which there may be many millions.
 TIMEOUT_SECONDS = 3600
 # Long enough for the last page of a run that was canceled a moment ago.
 LOCK_WAIT_SECONDS = 60
 ROWS_AT_ONCE = 2000
-# One command at a time. Any constant will do, as long as nothing else uses it.
+# The lock that lets one command archive at a time. Any constant that nothing else uses.
 _ADVISORY_LOCK_KEY = 0x6C65646765720002
 
 # The runs whose items may be archived: the run has ended, and its items are in no archive yet.
@@ -46,7 +46,7 @@ SELECT_FIRST = {
     ArchiveKind.AUDIT_LOG: "SELECT min(recorded_at) FROM audit_log WHERE recorded_at < $1",
 }
 
-# The number of rows and bytes between each two of the instants $1.
+# How many rows, and bytes of them, lie between each two of the instants $1.
 SELECT_PARTS = {
     ArchiveKind.PAYOUT_RUN_ITEMS: f"""
 SELECT width_bucket(r.finished_at, $1::timestamptz[]) AS place, count(*) AS rows_count,
@@ -162,8 +162,8 @@ class PostgresArchives:
                 )
             if not is_alone:
                 raise DatabaseContention("another `ledger archive run` is under way")
-            # Errors of the block are not the database's: the reader of the output may have gone
-            # away.
+            # Not inside database_errors: an error of the block may be an OSError of the output,
+            # whose reader has gone away.
             try:
                 yield
             finally:
@@ -279,7 +279,7 @@ class PostgresArchives:
 
 
 async def list_archives(engine: AsyncEngine) -> list[Archive]:
-    """All recorded archives, in the order of their ranges. Any role that may read will do."""
+    """All recorded archives, in the order of their ranges. Any role that may read can call it."""
     async with autocommit(engine) as connection:
         return [_archive_of(row) for row in await connection.fetch(SELECT_ARCHIVES)]
 

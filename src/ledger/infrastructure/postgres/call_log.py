@@ -9,7 +9,7 @@ from ledger.application.ports.call_log import RecordedCall
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
 
-# Idempotent: a retry after a lost answer adds no second row.
+# Idempotent: a retry after a lost response adds no second row.
 INSERT_CALLS = """
 INSERT INTO audit_log (audit_id, identity, credential, method, request_id, peer, what, outcome)
 SELECT c.audit_id, c.identity, c.credential, c.method, c.request_id, c.peer, c.what::jsonb,

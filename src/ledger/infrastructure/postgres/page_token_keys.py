@@ -4,7 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
-# More keys than a rotation needs. Each costs a hash for every token that is refused.
+# More keys than a rotation needs. Every invalid token costs a hash for each key.
 KEYS_MAX = 8
 
 SELECT_KEYS = """

@@ -35,7 +35,7 @@ from ledger.errors import (
 )
 from ledger.infrastructure.postgres.archived_runs import (
     IS_ARCHIVED,
-    or_archived_counts,
+    live_or_archived_counts,
     refuse_archived,
 )
 from ledger.infrastructure.postgres.movements import signed_minor
@@ -79,8 +79,9 @@ RETURNING payout_run_id
 """
 
 # The restaurants of a run are those that have an account in this statement's database snapshot.
-# Accounts that came from another cluster have numbers that may say otherwise: up to the highest of
-# these (`moved`), every account that exists belongs to the run.
+# Accounts that came from another cluster may have a txid that this snapshot does not show as
+# visible. Up to the highest id of such an account (`moved`), every account that exists belongs to
+# the run.
 INSERT_PROGRESS = f"""
 WITH moment AS MATERIALIZED (SELECT {DATABASE_SNAPSHOT} AS accounts_snapshot),
 accounts AS (
@@ -113,9 +114,9 @@ FROM payout_runs
 WHERE payout_run_id = $1
 """
 
-# Two conditions on a run ("p", with the terms "r"): whether it has items yet to be written, and
-# whether an account ("a") belongs to it. A run that a server of an earlier revision started has
-# written all its items.
+# Two conditions on the progress "p" of a run "r": whether items are yet to be written, and whether
+# the account "a" belongs to the run. A run that a server of an earlier revision started has no row
+# of progress: all its items are written.
 _HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
 _IS_OF_THE_RUN = f"""a.currency = r.currency
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
@@ -137,7 +138,7 @@ GROUP BY i.outcome, i.skip_reason
 
 # The items may be archived. Accounts that have no item yet are counted as open in any case.
 SELECT_PROGRESS = f"""
-{or_archived_counts(SELECT_ITEM_COUNTS)}
+{live_or_archived_counts(SELECT_ITEM_COUNTS)}
 UNION ALL
 SELECT 'OPEN', NULL, ahead.restaurants, 0
 FROM payout_run_progress AS p
@@ -152,7 +153,8 @@ CROSS JOIN LATERAL (
 WHERE p.payout_run_id = $1 AND {_HAS_MORE}
 """
 
-# The runs before a place, latest first; {filters} as in payouts.SELECT_PAGE.
+# A page of runs, latest first, after the run with created_at $1 and id $2; {filters} as in
+# payouts.SELECT_PAGE.
 SELECT_RUN_PAGE = f"""
 SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
        finished_at, {IS_REPLICATED}
@@ -179,9 +181,9 @@ def _shown(outcome: str, skip_reason: str) -> str:
   )"""
 
 
-# An account without an item is shown as open. These accounts are read in the order of restaurants,
-# by the index for that alone: in the order of their ids every page would read all of them. (`+ 0`
-# keeps the planner from that.)
+# An account without an item is shown as open. These accounts are read in the order of restaurants.
+# `+ 0` keeps the planner from reading them in the order of their ids, in which every page would
+# read all of them.
 SELECT_RUN_ITEMS = f"""
 WITH found AS (
   (
@@ -243,7 +245,8 @@ LOCK_RUN = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNN
 
 IS_UNDER_WAY = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING'"
 
-# Claims open items that no other worker has claimed. They stay claimed until the transaction ends.
+# Claims open items after the account $3 that no other worker has claimed. They stay claimed until
+# the transaction ends.
 CLAIM_ITEMS = """
 SELECT balance_account_id, restaurant_id
 FROM payout_run_items
@@ -272,9 +275,9 @@ _SIGNED = signed_minor("restaurant_payable")
 # available: a charge never credits less than its fee takes, so what matured since the cut-off only
 # adds to it.
 #
-# The lines of the account's snapshot hold what it counts, as matured when it was taken; what
-# matured between then and the cut-off, or now, is corrected. An entry type is in the result if
-# there is an entry of it, whatever its sum, with a snapshot or without.
+# The lines of the account's snapshot hold what had matured when it was taken. What matured between
+# then and the cut-off, or now, is added or taken away. An entry type is in the result if there is
+# an entry of it, whatever its sum, with a snapshot or without.
 #
 # Everything is looked up in indexes from one row of an account, so the cost grows with the number
 # of accounts and no faster. An EXISTS would be planned as a table of all payouts in flight or paid,
@@ -493,7 +496,7 @@ class PostgresPayoutRuns:
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
         # Looked up first: an insert that finds the run has moved the clock of the books by then, so
-        # its commit would wait for a standby and hold the connection, where the fence holds none.
+        # its commit would wait for a standby and hold the connection. The fence holds none.
         found = await self._run_id(key)
         if found is None:
             await self._insert(key, payout_run_id)
@@ -502,7 +505,7 @@ class PostgresPayoutRuns:
             raise TooManyPayoutRuns
         run = await self.get(found)
         if run is None:
-            raise RuntimeError("the run was neither created nor there")
+            raise RuntimeError("the run was neither created nor found")
         return run
 
     async def _run_id(self, key: PayoutRunKey) -> UUID | None:
@@ -617,7 +620,7 @@ class PostgresPayoutRuns:
 
     async def _write_items(self, payout_run_id: UUID) -> int:
         """Writes the run's next open items and returns how many; 0 if others hold the locks."""
-        # This contention says nothing about pages, which a worker makes smaller after contention.
+        # A worker makes its pages smaller after contention, and this contention is not about pages.
         with suppress(DatabaseContention):
             async with autocommit(self._engine) as connection:
                 written: int = await connection.fetchval(WRITE_ITEMS, payout_run_id, ITEMS_MAX)
@@ -661,8 +664,8 @@ class PostgresPayoutRuns:
                 self._long_tails.report([(accounts[0], ENTRIES_MAX)])
             raise
         except (DataRejected, asyncpg.UniqueViolationError) as error:
-            # One of the indexes that keep a restaurant from being paid twice. The data of that
-            # restaurant is at fault, as with a CHECK.
+            # UniqueViolationError comes from the indexes that keep a restaurant from being paid
+            # twice. As with a CHECK, the data of that restaurant is at fault.
             raise PageRejected(accounts, is_data=True) from error
         except asyncpg.PostgresError as error:
             # Perhaps this code and the schema do not fit: no restaurant may be skipped for that.

@@ -44,8 +44,9 @@ SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amoun
 ORDER BY entry_type
 """
 
-# The events that moved a payout, with what each posted; `moves_of` puts them in order. Of two
-# transactions the one that began first need not be the one that moved the payout first.
+# The events that moved a payout, with what each posted. Not ordered by recorded_at: of two
+# transactions, the one that began first need not be the one that moved the payout first. `moves_of`
+# puts them in order.
 SELECT_PAYOUT_EVENTS = """
 SELECT v.type, v.event_id, v.transaction_id, v.recorded_at, e.entry_type
 FROM payouts AS p
@@ -62,8 +63,8 @@ WHERE payout_id = $1 AND event_id <> $2
 ORDER BY event_id
 """
 
-# The payouts before a place, latest first. {filters} stands for the conditions that the caller
-# gives, so that each combination of them gets a plan.
+# A page of payouts, latest first, after the payout with created_at $1 and id $2. {filters} stands
+# for the conditions that the caller gives, so that each combination of them gets a plan.
 SELECT_PAGE = f"""
 SELECT {_COLUMNS}
 FROM payouts AS p
@@ -176,13 +177,13 @@ class PostgresPayoutSettlement:
 
     async def lock(self, payout_id: str) -> Payout | None:
         try:
-            identified = UUID(payout_id)
+            parsed = UUID(payout_id)
         except ValueError:
             return None
         # Other spellings of the same UUID name no payout.
-        if str(identified) != payout_id:
+        if str(parsed) != payout_id:
             return None
-        row = await self._connection.fetchrow(LOCK_PAYOUT, identified)
+        row = await self._connection.fetchrow(LOCK_PAYOUT, parsed)
         return None if row is None else _payout(row)
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:

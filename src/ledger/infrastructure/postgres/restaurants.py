@@ -22,7 +22,7 @@ INSERT INTO restaurants (restaurant_id) VALUES ($1) ON CONFLICT (restaurant_id) 
 
 SELECT_RESTAURANT = f"SELECT {_COLUMNS} FROM restaurants WHERE restaurant_id = $1"
 
-# The key stays as it is: opening a balance account of the restaurant does not wait for this lock.
+# NO KEY: the opening of a balance account of the restaurant does not wait for this lock.
 LOCK_RESTAURANT = f"{SELECT_RESTAURANT} FOR NO KEY UPDATE"
 
 SELECT_PAGE = f"""

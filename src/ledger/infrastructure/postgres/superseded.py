@@ -1,4 +1,4 @@
-"""Superseded snapshots and marks: removing them changes no result.
+"""Removes superseded snapshots and marks. That changes no result.
 
 The newest balance snapshot of each account, stay and month is kept, so a balance as of a past
 instant reads at most a month of entries. Marks serve the statement of any period, and take a
@@ -26,8 +26,9 @@ TIMEOUT_SECONDS = 600
 
 _KEY = ("balance_account_id", "stay_id", "last_recorded_at", "horizon")
 
-# SQL: whether another row of its account and stay supersedes a row "old", by table. The other row
-# must be usable: one with a horizon in the future, or that was copied here as a row, is not.
+# For each table, SQL: whether another row of the same account and stay supersedes the row "old".
+# Servers must be able to use the other row. They use none with a horizon in the future, and none
+# that was copied here as a row.
 _NEWER = f"""
 SELECT FROM {{table}} AS newer
 WHERE newer.balance_account_id = old.balance_account_id AND newer.stay_id = old.stay_id
@@ -42,8 +43,8 @@ SUPERSEDED = {
   AND EXISTS ({_NEWER.format(table="statement_marks")})""",
 }
 
-# Prunes a range of the primary key after the place $2 to $5. The row returned is the last of the
-# range: the next one begins after it.
+# Prunes the next $6 rows of the primary key after the key $2 to $5. Returns the last key of them,
+# after which the next call continues.
 PRUNE = """
 WITH page AS MATERIALIZED (
   SELECT {key} FROM {table}
@@ -72,8 +73,8 @@ FROM {table} AS old
 WHERE old.last_recorded_at < $1 AND {superseded}
 """
 
-# A place before every account.
-_FIRST = (0, UUID(int=0), datetime(2000, 1, 1, tzinfo=UTC), "0")
+# Below the keys of every account.
+_LOWEST_KEY = (0, UUID(int=0), datetime(2000, 1, 1, tzinfo=UTC), "0")
 
 
 class SupersededSnapshots:
@@ -98,7 +99,7 @@ class SupersededSnapshots:
         return found
 
     async def prune(self, before: datetime) -> Mapping[str, int]:
-        """Removes superseded rows recorded before `before`; the number removed, by table.
+        """Removes superseded rows recorded before `before`. Returns how many, by table.
 
         Each transaction examines some thousand rows. Servers may run at the same time.
         """
@@ -107,10 +108,10 @@ class SupersededSnapshots:
     async def _prune(self, table: str, before: datetime) -> int:
         statement = PRUNE.format(table=table, superseded=SUPERSEDED[table], key=", ".join(_KEY))
         removed = 0
-        place: tuple[Any, ...] | None = _FIRST
-        while place is not None:
+        key: tuple[Any, ...] | None = _LOWEST_KEY
+        while key is not None:
             async with autocommit(self._engine) as connection:
-                row = await connection.fetchrow(statement, before, *place, ROWS_AT_ONCE)
-            place = None if row is None else tuple(row[column] for column in _KEY)
+                row = await connection.fetchrow(statement, before, *key, ROWS_AT_ONCE)
+            key = None if row is None else tuple(row[column] for column in _KEY)
             removed += 0 if row is None else row["removed_count"]
         return removed

@@ -1,4 +1,4 @@
-"""The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was reached."""
+"""The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was called."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -74,7 +74,7 @@ class PostgresUnitOfWork:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        # `autocommit` ends a cancelled session, and its transaction with it.
+        # After a cancellation `autocommit` ends the session, and its transaction with it.
         if isinstance(error, asyncio.CancelledError):
             return
         if self._connection is not None and self._open is not None:

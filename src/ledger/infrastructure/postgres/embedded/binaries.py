@@ -23,10 +23,10 @@ def find_bin_dir() -> Path:
         candidates = [Path(root) / "pginstall18" / "bin" for root in roots or ()]
         pg_config = shutil.which("pg_config")
         if pg_config is not None:
-            answer = subprocess.run(
+            result = subprocess.run(
                 [pg_config, "--bindir"], capture_output=True, text=True, timeout=10, check=True
             )
-            candidates.append(Path(answer.stdout.strip()))
+            candidates.append(Path(result.stdout.strip()))
     for candidate in candidates:
         if (candidate / "postgres").is_file() and (candidate / "initdb").is_file():
             return candidate
@@ -45,12 +45,12 @@ def version_of(bin_dir: Path) -> str:
 
     Raises EmbeddedPostgresError if `postgres --version` does not print one.
     """
-    answer = subprocess.run(
+    result = subprocess.run(
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30, cwd="/"
     )
-    found = re.search(r"\(PostgreSQL\) ([0-9][0-9A-Za-z.]*)", answer.stdout)
+    found = re.search(r"\(PostgreSQL\) ([0-9][0-9A-Za-z.]*)", result.stdout)
     if found is None:
-        reason = answer.stderr.strip() or answer.stdout.strip()
+        reason = result.stderr.strip() or result.stdout.strip()
         raise EmbeddedPostgresError(
             f"{bin_dir / 'postgres'} did not report a version: {reason}. "
             "Set LEDGER_PG_BIN or LEDGER_DATABASE_URL."
@@ -89,9 +89,9 @@ def reachable_bin_dir(launcher: Launcher, bin_dir: Path, version: str) -> Path:
                 path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
         new.rename(copied)
     bin_dir = copied / package.name / installation.name / bin_dir.name
-    status, said = launcher.run([bin_dir / "postgres", "--version"])
+    status, output = launcher.run([bin_dir / "postgres", "--version"])
     if status != 0:
         raise EmbeddedPostgresError(
-            f"PostgreSQL does not run from its copy in {copied}: {said}. Set LEDGER_PG_BIN."
+            f"PostgreSQL does not run from its copy in {copied}: {output}. Set LEDGER_PG_BIN."
         )
     return bin_dir

@@ -1,4 +1,7 @@
-"""Starts PostgreSQL's programs, for root as an unprivileged account, and ends them with us."""
+"""Starts PostgreSQL's programs, which end when this process ends.
+
+If this process runs as root, they run as an unprivileged account.
+"""
 
 import os
 import pwd
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 RUN_TIMEOUT_SECONDS = 120.0
+# The launcher's exit status if the account cannot enter the data directory.
 _DIRECTORY_CLOSED = 77
 
 # Arguments: the parent's pid, uid, gid, directory, program and its arguments. The order of the

@@ -82,8 +82,8 @@ class EmbeddedPostgres:
 
         `parameters` are PostgreSQL settings; they do not change a server that is attached to.
         Returns when SQL can be sent: about half a second on first use. Raises
-        EmbeddedPostgresError, also when called from any thread but the main one: PDEATHSIG takes
-        the end of the starting thread for the end of the parent.
+        EmbeddedPostgresError, also when called outside the main thread: for PDEATHSIG the end of
+        the thread that started a program is the end of its parent.
         """
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedPostgresError(
@@ -290,10 +290,9 @@ def _forget_dead_server(cluster: Path) -> None:
 
 
 def _choose_socket_dir(data_dir: Path, cluster: Path, account: Account | None) -> Path:
-    """The cluster's directory, or a private temporary one.
+    """The cluster's directory, if its path can be a socket's, or else a private temporary one.
 
-    The latter if the path is too long for a socket, or has a character that separates parts of a
-    URL.
+    The path may be too long for a socket, or have a character that separates parts of a URL.
     """
     # Names the temporary directory, so that the next start removes one that a kill left behind.
     link = data_dir / "socket"
@@ -326,7 +325,7 @@ def _serve(
     parameters: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """Runs postgres in the foreground, and waits until it accepts connections or ends."""
-    # Last, because the rest of this module relies on these.
+    # These override the others, because the rest of this module relies on them.
     fixed = {
         "listen_addresses": "",
         "logging_collector": "off",

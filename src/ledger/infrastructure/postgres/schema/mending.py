@@ -1,4 +1,4 @@
-"""Mends what a move of the books leaves: owners, privileges, triggers, sequences and marks."""
+"""Mends what a move of the books leaves wrong: owners, privileges, triggers, sequences, marks."""
 
 from ledger.infrastructure.postgres.schema.newest_schema import functions, sequences, tables, views
 from ledger.infrastructure.postgres.schema.privileges import lacking_privileges
@@ -38,9 +38,9 @@ WHERE p.prosecdef AND EXISTS (
 ORDER BY 1
 """
 
-# Some marks of the present stay do not count: those made before revision 0020, and those copied
-# here as rows. A new mark would get the key of such a row. New marks follow the newest mark of the
-# account, so the account's later marks are removed as well.
+# Servers do not use some marks of the present stay: those made before revision 0020, and those
+# copied here as rows. A new mark could get the key of such a row, and would then not be stored.
+# New marks follow the newest mark of the account, so all marks of the account are removed.
 DELETE_MARKS_IN_THE_WAY = f"""
 WITH deleted AS (
   DELETE FROM statement_marks AS m
@@ -74,8 +74,8 @@ async def take_over(connection: Connection) -> list[str]:
 async def mend(connection: Connection) -> list[str]:
     """Makes privileges, triggers and sequences what the newest schema has, as the owner.
 
-    Removes marks of account statements that do not count. Locks a table only if one of its
-    triggers is to be changed. Returns what it did, in sentences; on repeat nothing.
+    Removes marks that servers do not use. Locks a table only to change one of its triggers.
+    Returns what it did, in sentences; on repeat nothing.
     """
     done = [*await _grant(connection), *await _turn_on(connection)]
     for lagging in await lagging_sequences(connection):
@@ -92,7 +92,7 @@ async def mend(connection: Connection) -> list[str]:
 
 async def _grant(connection: Connection) -> list[str]:
     done = []
-    # Before the grants: what is granted to PUBLIC, the application seems to have already.
+    # Before the grants: while PUBLIC has a privilege, the application seems to have it already.
     for row in await connection.fetch(SELECT_PUBLIC_FUNCTIONS, [*functions()]):
         await connection.execute(f"REVOKE ALL ON FUNCTION {row['name']} FROM PUBLIC")
         done.append(f"revoked {row['name']} from PUBLIC")

@@ -40,7 +40,7 @@ _LOCK_SQLSTATES = ("55P03", "40P01")
 # For another server that is migrating.
 MIGRATION_WAIT_SECONDS = 120
 MIGRATION_POLL_SECONDS = 0.1
-# Servers that start at once migrate one after the other. Any constant that nothing else uses.
+# The lock that lets one server migrate at a time. Any constant that nothing else uses.
 _ADVISORY_LOCK_KEY = 0x6C65646765720001
 # duplicate_database, and the unique_violation of a race: another process has just created it.
 _DATABASE_EXISTS_SQLSTATES = ("42P04", "23505")
@@ -90,9 +90,9 @@ ORDER BY n.nspname
 LIMIT 1
 """
 
-# The roles that may not use the first schema of the path, which is the path of the database or of
-# the role that migrates.
-SELECT_SHUT_OUT = """
+# The roles of servers and reports that may not use the first schema of the path. The path is that
+# of the database, or of the role that migrates.
+SELECT_ROLES_WITHOUT_USAGE = """
 SELECT array_agg(r.rolname::text ORDER BY r.rolname)
 FROM pg_catalog.pg_roles AS r
 WHERE r.rolname IN ('ledger_app', 'ledger_read')
@@ -148,14 +148,14 @@ async def migrate_async(
             async with aclosing(await connect(engine)) as pooled:
                 connection = await driver_of(pooled)
                 await _wait_for_other_migrations(connection)
-                for sentence in await _giving_way(connection, lambda: _prepare(connection)):
+                for sentence in await _retry_on_locks(connection, lambda: _prepare(connection)):
                     on_mended(sentence)
                 await connection.execute(f"SET ROLE {OWNER_ROLE}")
                 before = await pooled.run_sync(schema_revision)
-                await _giving_way(connection, lambda: _move(pooled, move_schema, revision))
+                await _retry_on_locks(connection, lambda: _move(pooled, move_schema, revision))
                 after = await pooled.run_sync(schema_revision)
                 if after == head_revision():
-                    for sentence in await _giving_way(connection, lambda: _mend(connection)):
+                    for sentence in await _retry_on_locks(connection, lambda: _mend(connection)):
                         on_mended(sentence)
                 return before, after
     finally:
@@ -177,10 +177,10 @@ async def _wait_for_other_migrations(connection: Connection) -> None:
         await asyncio.sleep(MIGRATION_POLL_SECONDS)
 
 
-async def _giving_way(connection: Connection, step: Callable[[], Awaitable[T]]) -> T:
-    """Does a step, which is a transaction, again and again while others hold locks that it needs.
+async def _retry_on_locks(connection: Connection, step: Callable[[], Awaitable[T]]) -> T:
+    """Does a step, one transaction, and repeats it while other sessions lock what it needs.
 
-    Raises CannotMigrate if they do for LOCKS_WAIT_SECONDS.
+    Raises CannotMigrate if they do so for LOCKS_WAIT_SECONDS.
     """
     deadline = time.monotonic() + LOCKS_WAIT_SECONDS
     while True:
@@ -201,7 +201,10 @@ async def _giving_way(connection: Connection, step: Callable[[], Awaitable[T]]) 
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The database's error, where SQLAlchemy reports only that a lost session needs a rollback."""
+    """The database's error behind `error`.
+
+    SQLAlchemy may report only that a lost session needs a rollback.
+    """
     while not isinstance(error, (DBAPIError, asyncpg.PostgresError)):
         if error.__context__ is None:
             raise error
@@ -254,7 +257,7 @@ def database_url(url: str, *, database: str | None = None, user: str | None = No
 
 
 async def _prepare(connection: Connection) -> list[str]:
-    """Creates the roles, lets the owner create tables, and gives it the tables that there are.
+    """Creates the roles, lets the owner create tables, and makes it the owner of existing tables.
 
     Does only what is missing, so that a role with fewer rights than a superuser is enough.
     Returns what it mended.
@@ -283,16 +286,16 @@ async def _prepare(connection: Connection) -> list[str]:
         if not await connection.fetchval(SELECT_OWNER_MAY_CREATE):
             await connection.execute(GRANT_CREATE)
             await connection.execute(GRANT_USAGE)
-        elif shut_out := await connection.fetchval(SELECT_SHUT_OUT):
+        elif without_usage := await connection.fetchval(SELECT_ROLES_WITHOUT_USAGE):
             await connection.execute(GRANT_USAGE)
             # PostgreSQL only warns a role that may not grant it.
-            if await connection.fetchval(SELECT_SHUT_OUT):
+            if await connection.fetchval(SELECT_ROLES_WITHOUT_USAGE):
                 raise CannotMigrate(
-                    f"{' and '.join(shut_out)} may not use the schema of the books, and the role"
-                    " that migrates cannot grant it: as a superuser, GRANT USAGE ON SCHEMA … TO"
-                    " ledger_app, ledger_read"
+                    f"{' and '.join(without_usage)} may not use the schema of the books, and the"
+                    " role that migrates cannot grant it: as a superuser, GRANT USAGE ON SCHEMA …"
+                    " TO ledger_app, ledger_read"
                 )
-            mended.append(f"granted {' and '.join(shut_out)} the use of the schema")
+            mended.append(f"granted {' and '.join(without_usage)} the use of the schema")
         if await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
             mended += await take_over(connection)
         return mended

@@ -25,8 +25,8 @@ APPEND_ONLY_TABLES = (
 # could hold by SET ROLE, inherited or not. A superuser holds all privileges and is listed once.
 #
 # Up to PostgreSQL 15 a role that may make roles may become any role. A role with TRIGGER could
-# discard rows in a trigger. The owner of the schema, a role that the database's owner belongs to,
-# may drop tables.
+# discard rows in a trigger. The owner of the schema may drop tables; for the schema public that is
+# pg_database_owner, to which the database's owner belongs.
 SELECT_EXCESSES = """
 WITH role AS (
   SELECT oid, rolname, rolsuper, rolcreaterole FROM pg_catalog.pg_roles
@@ -90,7 +90,7 @@ ORDER BY rolname
 
 
 async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]]]:
-    """What the session's role, or the role that logged in, could do to the books but add to them.
+    """What the session's role, or the role that logged in, could do to the books beyond adding.
 
     Each such role with what it is or may do, in words. Raises DatabaseUnavailable.
     """
@@ -100,7 +100,7 @@ async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]
 
 
 # The places, from 1, of the wanted privileges that the role does not hold, by a grant or otherwise.
-# A table, column or function may be missing itself: then the function of PostgreSQL returns NULL.
+# Where the table, column or function itself is missing, PostgreSQL's function returns NULL.
 SELECT_LACKING = """
 SELECT w.place
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])

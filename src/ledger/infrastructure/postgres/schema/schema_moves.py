@@ -54,7 +54,7 @@ def move_schema(connection: Connection, revision: str) -> None:
 def run_environment(context: Any) -> None:
     """Runs migrations on the connection in the configuration; offline, prints their SQL.
 
-    The whole of alembic/env.py.
+    alembic/env.py only calls this.
     """
     if context.is_offline_mode():
         context.configure(

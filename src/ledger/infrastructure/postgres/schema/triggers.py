@@ -21,7 +21,7 @@ _STATES = {
 
 
 async def triggers_off(connection: Connection) -> list[tuple[str, str, str]]:
-    """Each such trigger: its name, the SQL that turns it on, and a sentence about it.
+    """Each trigger that is not on as it was made: its name, the SQL that turns it on, a sentence.
 
     Leaves out the triggers of foreign keys: only a superuser can turn them on, and the audit
     reports them.

@@ -23,7 +23,7 @@ FINDINGS_PER_CHECK_MAX = 100
 CHECK_TIMEOUT_SECONDS = 3600
 # Longer than a weekend with a holiday.
 PAYOUT_ANSWER_DAYS = 5
-# Enough to join a million entries without spilling to disk.
+# Enough for PostgreSQL to join a million entries without spilling to disk.
 WORK_MEM = "64MB"
 
 _CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
@@ -108,9 +108,9 @@ def _parse(script: str) -> Iterator[Check]:
 
 
 async def _findings(connection: Connection, check: Check) -> list[Finding]:
-    # Prepared each time: otherwise the driver would keep the statement, and PostgreSQL the plan
-    # that it made when the tables were small. The timeout replaces the driver's, which is for
-    # servers.
+    # Prepared each time: otherwise the driver would keep the statement, and PostgreSQL would keep
+    # the plan that it made when the tables were small. The timeout replaces the driver's, which is
+    # for servers.
     statement = await connection.prepare(
         _BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
     )

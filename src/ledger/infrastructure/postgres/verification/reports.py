@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _PARAMETER = re.compile(r":'([a-z_]+)'")
 
 
-IS_REGISTERED = "SELECT EXISTS (SELECT FROM restaurants WHERE restaurant_id = $1)"
+SELECT_IS_REGISTERED = "SELECT EXISTS (SELECT FROM restaurants WHERE restaurant_id = $1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ async def payout_history(engine: AsyncEngine, restaurant_id: str) -> Report:
     found = await run_query(engine, "payout_history", {"restaurant_id": restaurant_id})
     if not found.rows:
         async with autocommit(engine) as connection:
-            if not await connection.fetchval(IS_REGISTERED, restaurant_id):
+            if not await connection.fetchval(SELECT_IS_REGISTERED, restaurant_id):
                 raise RestaurantNotFound(restaurant_id)
     return found
 
@@ -106,8 +106,9 @@ async def payout_eligibility(
 ) -> Report:
     """What a payout run of these terms would do now. Without `as_of`, the date is today.
 
-    The date is in the settlement time zone, as for a run, and today is the database's. Raises
-    InvalidRequest for a date in the future or before OCCURRED_AT_MIN, and what `run_query` raises.
+    The date is in the settlement time zone, as for a run, and today is by the clock of the books.
+    Raises InvalidRequest for a date in the future or before OCCURRED_AT_MIN, and what `run_query`
+    raises.
     """
     zone = settlement_zone(settlement_timezone)
     async with autocommit(engine) as connection:
@@ -147,7 +148,7 @@ def _parse(script: str) -> Iterator[Query]:
     headers = list(_QUERY_HEADER.finditer(script))
     ends = [following.start() for following in headers[1:]] + [len(script)]
     for header, end in zip(headers, ends, strict=True):
-        # Comments first, as a colon and quotes in one are no parameter.
+        # Without comments: a colon and quotes in a comment are no parameter.
         text = _COMMENT.sub("", script[header.end() : end])
         statement_end = _STATEMENT_END.search(text)
         if statement_end is None:

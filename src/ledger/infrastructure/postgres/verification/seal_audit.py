@@ -56,7 +56,7 @@ LINKS = "seals_follow_each_other"
 ROWS = "sealed_rows_are_as_they_were_sealed"
 EXPECTED = "expected_head_is_in_the_chain"
 
-# A seal has about as many, unless one database transaction had more.
+# About as many rows as a seal covers, unless one database transaction had more.
 SLICE_ROWS = 4096
 # How many slices are held in memory when a seal has to be compared with what it keeps of its rows.
 COMPARED_SLICES = 16
@@ -78,8 +78,8 @@ def _columns(values: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{value} AS {name}" for name, value in values)
 
 
-# The same expressions as when a row was sealed, but joined and hashed here. PostgreSQL sorts, on
-# disk if need be, but not by the digest: few rows are equal in everything else.
+# The same expressions as for sealing, but this process joins and hashes them. PostgreSQL sorts, on
+# disk if necessary, but not by the digest, which is computed here: few rows are equal in all else.
 SELECT_EVENTS = f"""
 SELECT {TXID} AS txid, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
 ORDER BY txid, processor_events.transaction_id
@@ -154,8 +154,8 @@ class _Source:
 
     async def read(self, count: int) -> list[_StoredRow]:
         found = []
-        # To the end, which closes the cursor: the transaction is open until all seals are read, and
-        # would keep it.
+        # Read to the end, which closes the cursor. Otherwise it would stay open until the end of
+        # the transaction, in which all seals are read.
         async for row in self._rows:
             found.append(self._stored_row(row))
             if len(found) == count:
@@ -180,7 +180,7 @@ async def verify_chain(
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
-        # To count is to read whole tables; the ranges of the seals are not.
+        # The counts read whole tables, the seals only ranges of them.
         await connection.execute(READ_WHOLE_TABLES)
         (bounds,) = await connection.fetch(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
         await connection.execute(READ_RANGES)
@@ -188,12 +188,12 @@ async def verify_chain(
         while (
             row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)
         ) is not None:
-            await walk.go_on_to(seal_of(row, row["row_digests"]))
+            await walk.check(seal_of(row, row["row_digests"]))
     return walk.report(bounds["rows_count"])
 
 
 class _Walk:
-    """A pass along the chain, with the findings so far."""
+    """A walk along the chain, seal by seal, with the findings so far."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class _Walk:
         self._rows_seen = 0
         self.head: Seal | None = None
 
-    async def go_on_to(self, seal: Seal) -> None:
+    async def check(self, seal: Seal) -> None:
         """Checks the next seal: its link to the previous one, and its rows."""
         fault = link_fault(self.head, seal)
         if fault is not None:
@@ -228,7 +228,7 @@ class _Walk:
         self.head = seal
 
     def report(self, rows_count: int) -> ChainReport:
-        """All that was found."""
+        """The findings and counts of all seals checked so far."""
         checks = [LINKS, ROWS]
         if self._expected_hash is not None:
             checks.append(EXPECTED)
@@ -323,8 +323,8 @@ class _Walk:
         tampered_count = 0
         if not is_broken and seal.epoch != self._latest_epoch:
             return
-        # A turn compares some of the transactions, and reads all rows of the range. Memory allows
-        # only so many transactions in a turn.
+        # Memory bounds how many transactions are compared at once. So each turn reads all rows of
+        # the range, and compares a part of the transactions.
         turns = 1 if at_hand is not None else 1 + contents.rows_count // self._compared_rows
         for turn in range(turns):
 
@@ -436,7 +436,7 @@ def _reached(source: _Source) -> tuple[int, bytes, int]:
 
 
 def _transactions(rows: Iterable[_StoredRow]) -> list[SealedTransaction]:
-    """The transactions of ordered rows."""
+    """The transactions of ordered rows, each whole."""
     places: dict[tuple[int, bytes], bytearray] = defaultdict(bytearray)
     digests: dict[tuple[int, bytes], list[bytes]] = defaultdict(list)
     for row in rows:

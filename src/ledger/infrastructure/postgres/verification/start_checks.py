@@ -38,11 +38,11 @@ DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_co
 
 _log = structlog.get_logger("ledger")
 
-# Sessions of servers set these themselves, whatever a role or database has. Other sessions of the
-# role do not, so a differing value harms them: the operator gets a warning.
+# Sessions of servers set these themselves, whatever values a role or the database has. Sessions of
+# other programs do not, so the operator gets a warning about such values.
 _SESSION_SETTINGS = (*SESSION_SETTINGS, "search_path", "synchronous_commit")
-# If there are more of a kind, only their number is shown.
-_COMPLAINTS_SHOWN = 3
+# How many sentences of a kind a message shows. Of the others it says how many they are.
+_SENTENCES_SHOWN = 3
 _RAISE_TXIDS = (
     "docs/operations/backup.md, Backup and restore, says how to raise the cluster's numbers"
 )
@@ -58,7 +58,7 @@ WHERE (s.setdatabase = 0 OR s.setdatabase = (
          SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
   AND (s.setrole = 0 OR r.rolname IN (session_user, current_user))
   AND split_part(setting, '=', 1) = ANY ($1::text[])
-  -- The path of a database is how its books get a schema of another name.
+  -- A path of the database is right: with it the books are in a schema of another name.
   AND NOT (s.setrole = 0 AND setting LIKE 'search_path=%')
 ORDER BY owner, setting
 """
@@ -336,7 +336,7 @@ async def warn_of_txids_ahead(engine: AsyncEngine) -> None:
     try:
         ahead = await txid_ahead(engine)
     except LedgerError as error:
-        # With very many accounts there is no time for it. The audit reports it.
+        # With very many accounts the query times out. The audit makes the same check.
         _log.info(
             "the transaction numbers were not compared with the cluster's",
             error=type(error).__name__,
@@ -366,8 +366,8 @@ def _wrong_clock(found: str) -> DoubtfulDatabase:
 
 
 def _some(sentences: Sequence[str]) -> str:
-    more = len(sentences) - _COMPLAINTS_SHOWN
-    return ", ".join(sentences[:_COMPLAINTS_SHOWN]) + (f", and {more} more" if more > 0 else "")
+    more = len(sentences) - _SENTENCES_SHOWN
+    return ", ".join(sentences[:_SENTENCES_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 async def _value(engine: AsyncEngine, statement: str, *arguments: str) -> str:
