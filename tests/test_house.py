@@ -97,7 +97,9 @@ THEMES = {
         "application/ports/call_log.py",
         "infrastructure/postgres/call_log.py",
     ],
+    "api/test_calls_under_way.py": ["api/server.py", "api/call_frame.py", "application/ingest"],
     "api/test_event_scopes.py": ["api/access/authorization.py", "api/access/gate.py"],
+    "api/test_health.py": ["api/server.py"],
     "api/test_lost_sessions.py": ["infrastructure/postgres/sessions"],
     "api/test_page_tokens.py": [
         "api/convert/page_tokens.py",

@@ -55,6 +55,11 @@ def event_message(
     )
 
 
+def request_of(event: ledger_pb2.ProcessorEvent | None = None) -> ledger_pb2.IngestEventRequest:
+    """A request to book an event."""
+    return ledger_pb2.IngestEventRequest(event=event_message() if event is None else event)
+
+
 def processor_event(type: EventType = EventType.CHARGE_SUCCEEDED, **fields: Any) -> ProcessorEvent:
     """A valid event of the domain, with a new id unless one is given."""
     values: dict[str, Any] = {
