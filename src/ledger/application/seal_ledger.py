@@ -28,8 +28,8 @@ SEAL_ROWS = 4096
 READ_ROWS_MAX = 4 * SEAL_ROWS
 # A database transaction with more rows is sealed in parts of about this many.
 PART_ROWS = 4_000_000
-# A seal keeps 7 to 23 bytes of each row. They are in memory, some five times while it is sent.
-# A transaction id with more rows than fit is not sealed, and nothing after it.
+# A seal keeps 7 to 23 bytes of each row. While it is sent, memory holds them some five times. A
+# transaction id with more rows than fit is not sealed, and nothing after it.
 ROW_DIGESTS_BYTES_MAX = 1 << 27
 # How many txids the first SQL statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
@@ -46,8 +46,7 @@ READS_AT_ONCE_MAX = 4
 # This far behind, the log warns the operator, and again after each span of ALARM_AGAIN_SECONDS.
 ALARM_SECONDS = 300.0
 ALARM_AGAIN_SECONDS = 60.0
-# How many moments are remembered with the next txid of each. They show since when a
-# txid waits.
+# How many moments are remembered with the next txid of each. They show since when a txid waits.
 MOMENTS_MAX = 1000
 PAUSE_SECONDS_MAX = 600.0
 STOP_SECONDS = 1.0
@@ -65,10 +64,9 @@ class LedgerSealer:
     The database accepts one seal of each sequence, so of two sealers one loses and tries again.
 
     An epoch belongs to one stay of the books, which is the time they spend in one cluster. It
-    covers the txids of that cluster from 0 up to the horizon, range by range. Rows
-    that an earlier epoch has sealed are not sealed again. Rows restored from another cluster may
-    have numbers that this one has yet to reach: a separate epoch seals them first, or they would
-    wait for years.
+    covers the txids of that cluster from 0 up to the horizon, range by range. Rows that an earlier
+    epoch has sealed are not sealed again. Rows restored from another cluster may have txids that
+    this one has yet to reach: a separate epoch seals them first, or they would wait for years.
 
     A database transaction with more rows than a seal may keep is sealed in parts, by transaction
     id. Each part is a separate epoch, marked like those of restored rows, since no other kind may
@@ -86,14 +84,14 @@ class LedgerSealer:
         self._moments: deque[tuple[datetime, int]] = deque()
         self._rows_a_txid = 0.0
         self._reads_at_once = 1
-        # How many txids an SQL statement looks at. Remembered, because about as many
-        # hold the rows of a few seals.
+        # How many txids an SQL statement looks at. Remembered, because the next range that holds
+        # the rows of a few seals has about as many.
         self._reach_txids = FIRST_REACH_TXIDS
 
     async def seal_next(self, reads_at_once: int = 1) -> bool:
         """Seals the next rows that are final. False if none are, or another sealer was faster.
 
-        `reads_at_once` multiplies the rows, and is how many sessions read them.
+        `reads_at_once` is the number of sessions that read rows; with more, more rows are sealed.
 
         Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout, TransactionTooLarge.
         """
@@ -127,7 +125,8 @@ class LedgerSealer:
                 start_txid, limit_txid, is_restored=is_restored
             )
             if transactions is None or transactions:
-                # Also if all are sealed already: an empty seal records that we looked.
+                # Also if all are sealed already: an empty seal records that the range was looked
+                # at.
                 if transactions is None and not is_restored:
                     if await self._books.is_sealed_in_parts(start_txid):
                         return await self._append(
@@ -136,8 +135,8 @@ class LedgerSealer:
                     if (
                         await self._books.next_part(start_txid, b"", self._part_rows)
                     ).last_id is not None:
-                        # If nothing is left of it, earlier epochs have sealed all, maybe in another
-                        # stay.
+                        # Nothing is left of it if earlier epochs, maybe of another stay, have
+                        # sealed all.
                         parted = PartedTransaction(start_txid, b"", epoch)
                         return await self._seal_part(position, parted) or await self._append(
                             position, epoch, first_txid, [(end_txid, SealContents())]
@@ -165,13 +164,13 @@ class LedgerSealer:
                         1 + transactions[-1].recorded_txid - transactions[0].recorded_txid
                     )
                 if not is_restored:
-                    self._take_note(position, end_txid, oldest_at)
+                    self._update_lag(position, end_txid, oldest_at)
                 return await self._append(
                     position, epoch, first_txid, parts, is_restored=is_restored
                 )
             start_txid = end_txid
         if not is_restored:
-            self._take_note(position, start_txid, None)
+            self._update_lag(position, start_txid, None)
         return False
 
     async def _append(
@@ -190,7 +189,7 @@ class LedgerSealer:
         """Seals the next part of a large transaction. False if nothing is left to seal."""
         earlier = await self._books.sealed_before(parted.epoch_before, parted.txid, parted.txid + 1)
         contents, last_id = SealContents(), parted.last_id
-        # Parts that earlier epochs have sealed are passed over.
+        # Skips parts that earlier epochs have sealed.
         while not contents.rows_count:
             part = await self._books.next_part(parted.txid, last_id, self._part_rows)
             contents = await self._contents(
@@ -201,7 +200,7 @@ class LedgerSealer:
             last_id = part.last_id
         if not contents.rows_count:
             return False
-        self._take_note(position, parted.txid, None)
+        self._update_lag(position, parted.txid, None)
         # It begins where the seals before it end: this distinguishes a part from restored rows.
         head = position.head
         first_txid = 0 if head is None else head.first_txid if head.is_restored else head.end_txid
@@ -210,13 +209,14 @@ class LedgerSealer:
             position, epoch, first_txid, [(parted.txid + 1, contents)], is_restored=True
         )
 
-    def _take_note(
+    def _update_lag(
         self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None
     ) -> None:
         """Sets `lag`, how far sealing is behind.
 
-        `oldest_at` is when the oldest of the rows sealed now was recorded. Rows that are not final
-        have waited since the first remembered moment whose next txid is beyond the sealed range.
+        `oldest_at` is when the oldest of the rows that are being sealed was recorded. Rows that are
+        not final have waited since the first remembered moment whose next txid is beyond the sealed
+        range.
         """
         self._moments.append((position.now, position.next_txid))
         if len(self._moments) > MOMENTS_MAX:
@@ -241,7 +241,7 @@ class LedgerSealer:
         *,
         is_restored: bool,
     ) -> SealContents:
-        """The contents of one database transaction, or of a part of it, read in slices.
+        """Reads the contents of one database transaction, or of a part of it, in slices.
 
         Raises TransactionTooLarge.
         """
@@ -260,12 +260,13 @@ class LedgerSealer:
     async def _read(
         self, start_txid: int, limit_txid: int, *, is_restored: bool
     ) -> tuple[int, Sequence[PackedTransaction] | None]:
-        """Reads a range that holds the rows of a few seals, or all that there are.
+        """Reads a range that holds the rows of a few seals, or all rows that there are.
 
-        Returns where it ends, and its transactions; None instead of them if the range is a single
-        transaction with more rows than are read at once.
+        Returns where the range ends, and its transactions; None instead of these if the range is a
+        single transaction with more rows than are read at once.
         """
         narrowed = False
+        # The last range read, if it has fewer rows than a seal.
         few: tuple[int, Sequence[PackedTransaction]] | None = None
         while True:
             end_txid = min(start_txid + self._reach_txids, limit_txid)
@@ -331,7 +332,7 @@ def _seals(
     *,
     is_restored: bool,
 ) -> Iterator[Seal]:
-    """The seals that follow the head: one for each part, given with the txid where it ends."""
+    """Yields the seals that follow the head, one for each part. A part has the txid of its end."""
     sequence, previous_hash = (
         (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
     )
@@ -377,7 +378,7 @@ def _parts(
 def _parts_of(
     transactions: Sequence[PackedTransaction], earlier: set[bytes], end_txid: int
 ) -> list[tuple[int, SealContents]]:
-    """The parts of a range, without the transaction ids that `earlier` epochs have sealed."""
+    """Like `_parts`, without the transaction ids that `earlier` epochs have sealed."""
     if earlier:
         fresh = (transaction.without(earlier) for transaction in transactions)
         return list(
@@ -387,16 +388,17 @@ def _parts_of(
 
 
 def rest_ratio(behind_seconds: float, *, is_busy: bool) -> float:
-    """How many times as long as it worked a sealer rests that is so far behind its interval.
+    """How long a sealer rests, as a multiple of the time that it worked.
 
-    A sealer that is behind for a moment must not take the database's time from calls.
+    The further it is behind its interval, the less it rests. A sealer that is behind for a moment
+    must not take the database's time from calls.
     """
     ratio = BUSY_REST_RATIO if is_busy else REST_RATIO
     return ratio * min(1.0, max(0.0, 1.0 - behind_seconds / CATCH_UP_SECONDS))
 
 
 def reads_at_once(behind_seconds: float, reads_max: int) -> int:
-    """In how many sessions a sealer reads that is so far behind."""
+    """In how many sessions a sealer reads at once, by how far it is behind its interval."""
     return max(1, min(reads_max, 1 + int(behind_seconds // CATCH_UP_SECONDS)))
 
 
@@ -417,8 +419,8 @@ class SealWorker:
         """An interval of 0 turns it off.
 
         `is_busy` returns whether calls wait for the database now. `on_lag` gets how far sealing is
-        behind, after each seal; `on_alarm` gets it when that is more than ALARM_SECONDS, and again
-        every ALARM_AGAIN_SECONDS.
+        behind, each time that it looked for rows. `on_alarm` gets the same when it is behind its
+        interval by more than ALARM_SECONDS, at most once in ALARM_AGAIN_SECONDS.
         """
         self._sealer = sealer
         self._on_lag = on_lag
@@ -432,8 +434,8 @@ class SealWorker:
             self._seal_all,
             every_seconds=interval_seconds,
             begins_at_once=False,
-            # Rows that cannot be sealed, such as a transaction of tens of millions written by hand,
-            # take the database's time with each attempt.
+            # Rows that cannot be sealed, such as tens of millions that one transaction wrote by
+            # hand, take the database's time each time.
             retry_seconds=min(2 * interval_seconds, max(PAUSE_SECONDS_MAX, interval_seconds)),
             retry_seconds_max=PAUSE_SECONDS_MAX,
             stop_seconds=STOP_SECONDS,
@@ -441,7 +443,7 @@ class SealWorker:
         )
 
     def start(self) -> None:
-        """Begins to work, after a first pause."""
+        """Begins to seal, after a first pause."""
         if self._interval_seconds > 0:
             self._work.start()
 

@@ -91,8 +91,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "EVENT_REJECTED", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
     """
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 11
-    """A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer
-    cannot be written down.
+    """A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; only the
+    response cannot hold the sum.
 
         { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1",
           "metadata": { "field": "available_minor" } }
@@ -106,13 +106,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 13
     """The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a
     google.rpc.RetryInfo. Whether the call took effect is not known; repeat it: an event that was
-    stored answers DUPLICATE.
+    stored gets DUPLICATE.
 
         { "reason": "DATABASE_UNAVAILABLE", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 14
-    """The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server
-    will take it.
+    """The server is stopping. Status UNAVAILABLE, with a google.rpc.RetryInfo. Nothing was stored;
+    repeat the call, and another server takes it.
 
         { "reason": "SHUTTING_DOWN", "domain": "ledger.v1", "metadata": {} }
     """
@@ -137,7 +137,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 18
     """The call has no credentials, or they are not accepted: unknown, expired, or for another
-    service. Status UNAUTHENTICATED. Why is in the server's log only.
+    service. Status UNAUTHENTICATED. Only the server's log has the reason.
 
         { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
     """
@@ -149,13 +149,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
     """The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo
-    that says when it may again. Nothing was stored; the same call may be repeated then.
+    that says when it may call again. Nothing was stored; the same call may be repeated then.
 
         { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_RESTAURANT_CHANGED: _ErrorReason.ValueType  # 21
     """The restaurant was changed since the caller read the etag that it sent. Status
-    FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
+    FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide again, and send the
     new etag.
 
         { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1",
@@ -172,7 +172,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: _ErrorReason.ValueType  # 23
     """By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it
     had refused or returned it. Status FAILED_PRECONDITION. The event was not stored; only the bank
-    can tell where the money is.
+    knows where the money is.
 
         { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
           "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2",
@@ -181,7 +181,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 24
     """The request has more bytes than its method takes: 4 MiB for batches and streams of events,
     256 KiB for all others. Status INVALID_ARGUMENT. Nothing was stored. Beyond 4 MiB gRPC itself
-    answers RESOURCE_EXHAUSTED, without a reason.
+    refuses the request with RESOURCE_EXHAUSTED, without a reason.
 
         { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
     """
@@ -192,21 +192,21 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_PAYOUT_RUN_ENDED: _ErrorReason.ValueType  # 26
-    """The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
+    """The payout run has succeeded and can no longer be canceled. Status FAILED_PRECONDITION.
 
         { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1",
           "metadata": { "payout_run_id": "…" } }
     """
     ERROR_REASON_TOO_MANY_PAYOUT_RUNS: _ErrorReason.ValueType  # 27
-    """As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not
-    started; wait for another one to end, or cancel one.
+    """As many payout runs are under way as the server allows. Status RESOURCE_EXHAUSTED, with a
+    google.rpc.RetryInfo. The run was not started; wait for another one to end, or cancel one.
 
         { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_PAYOUT_RUN_ARCHIVED: _ErrorReason.ValueType  # 28
     """The operator has moved the items of the payout run out of the database, into an archive. Status
     FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun
-    answers the run's totals, and ListPayouts its payouts, as before.
+    returns the run's totals, and ListPayouts its payouts, as before.
 
         { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
           "metadata": { "payout_run_id": "…",
@@ -217,8 +217,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
     "ledger.v1" and whose `reason` is the name of one of these values without the prefix
     ERROR_REASON_, for example "EVENT_ID_REUSED". Texts are for people and may change; reasons and
-    the metadata keys shown here do not. This enum grows: expect values that you do not know, and go
-    by the status then.
+    the metadata keys shown here do not. This enum grows: expect values that you do not know, and
+    then go by the status.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -290,8 +290,8 @@ The event was not stored; the other events of its batch were.
     { "reason": "EVENT_REJECTED", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
 """
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 11
-"""A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer
-cannot be written down.
+"""A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; only the
+response cannot hold the sum.
 
     { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1",
       "metadata": { "field": "available_minor" } }
@@ -305,13 +305,13 @@ google.rpc.RetryInfo. Nothing was stored; the same call may be repeated.
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 13
 """The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a
 google.rpc.RetryInfo. Whether the call took effect is not known; repeat it: an event that was
-stored answers DUPLICATE.
+stored gets DUPLICATE.
 
     { "reason": "DATABASE_UNAVAILABLE", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 14
-"""The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server
-will take it.
+"""The server is stopping. Status UNAVAILABLE, with a google.rpc.RetryInfo. Nothing was stored;
+repeat the call, and another server takes it.
 
     { "reason": "SHUTTING_DOWN", "domain": "ledger.v1", "metadata": {} }
 """
@@ -336,7 +336,7 @@ deadline, or later.
 """
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 18
 """The call has no credentials, or they are not accepted: unknown, expired, or for another
-service. Status UNAUTHENTICATED. Why is in the server's log only.
+service. Status UNAUTHENTICATED. Only the server's log has the reason.
 
     { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
 """
@@ -348,13 +348,13 @@ PERMISSION_DENIED. The event was not stored; the other events of its batch or st
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
 """The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo
-that says when it may again. Nothing was stored; the same call may be repeated then.
+that says when it may call again. Nothing was stored; the same call may be repeated then.
 
     { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_RESTAURANT_CHANGED: ErrorReason.ValueType  # 21
 """The restaurant was changed since the caller read the etag that it sent. Status
-FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
+FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide again, and send the
 new etag.
 
     { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1",
@@ -371,7 +371,7 @@ again after the server is upgraded. No other field of the event was judged.
 ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: ErrorReason.ValueType  # 23
 """By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it
 had refused or returned it. Status FAILED_PRECONDITION. The event was not stored; only the bank
-can tell where the money is.
+knows where the money is.
 
     { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
       "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2",
@@ -380,7 +380,7 @@ can tell where the money is.
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 24
 """The request has more bytes than its method takes: 4 MiB for batches and streams of events,
 256 KiB for all others. Status INVALID_ARGUMENT. Nothing was stored. Beyond 4 MiB gRPC itself
-answers RESOURCE_EXHAUSTED, without a reason.
+refuses the request with RESOURCE_EXHAUSTED, without a reason.
 
     { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
 """
@@ -391,21 +391,21 @@ same call may be repeated.
     { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_PAYOUT_RUN_ENDED: ErrorReason.ValueType  # 26
-"""The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
+"""The payout run has succeeded and can no longer be canceled. Status FAILED_PRECONDITION.
 
     { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1",
       "metadata": { "payout_run_id": "…" } }
 """
 ERROR_REASON_TOO_MANY_PAYOUT_RUNS: ErrorReason.ValueType  # 27
-"""As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not
-started; wait for another one to end, or cancel one.
+"""As many payout runs are under way as the server allows. Status RESOURCE_EXHAUSTED, with a
+google.rpc.RetryInfo. The run was not started; wait for another one to end, or cancel one.
 
     { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_PAYOUT_RUN_ARCHIVED: ErrorReason.ValueType  # 28
 """The operator has moved the items of the payout run out of the database, into an archive. Status
 FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun
-answers the run's totals, and ListPayouts its payouts, as before.
+returns the run's totals, and ListPayouts its payouts, as before.
 
     { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
       "metadata": { "payout_run_id": "…",

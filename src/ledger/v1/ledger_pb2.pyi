@@ -13,19 +13,19 @@ Conventions that hold everywhere:
   trimmed.
 - Every error of this service carries a google.rpc.ErrorInfo whose reason is one of
   error_reason.proto; with INVALID_REQUEST comes a google.rpc.BadRequest naming every offending
-  field. UNAVAILABLE means that the database is away or the server is stopping; every method may
-  be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a
-  passed deadline) has a status and no details.
+  field. UNAVAILABLE means that the database is not available or the server is stopping; then
+  every method may be repeated safely. What gRPC itself refuses (an unknown method, a message
+  above 4 MiB, a passed deadline) has a status and no details.
 - Enums grow: a server of a later version may send values that a client's stubs do not know. A
   client shows them as their number, or treats them as "something else"; it does not fail. An
-  event result without `error` was accepted, whatever its status. A server answers an event type
+  event result without `error` was accepted, whatever its status. A server refuses an event type
   that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an
   upgrade.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is
   INVALID_ARGUMENT. A page may hold fewer, so that no response is larger than 4 MiB; an empty
-  `next_page_token` alone means there is no further page. A token belongs to the query that made
-  it: with other filters it is INVALID_ARGUMENT, and so is one that no server of these books
-  made. Tokens are for the next call, not to be kept: an upgrade of the servers may end them.
+  `next_page_token` alone means that there is no further page. A token belongs to its query: with
+  other filters it is INVALID_ARGUMENT, and so is a token that no server of these books made. Do
+  not keep tokens: an upgrade of the servers may make them invalid.
 """
 
 from collections import abc as abc
@@ -273,7 +273,7 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     PAYOUT_STATE_UNSPECIFIED: _PayoutState.ValueType  # 0
     """In a filter: any state. Otherwise never sent."""
     PAYOUT_STATE_CREATED: _PayoutState.ValueType  # 1
-    """Its amount is set aside, the bank has not answered."""
+    """Its amount is set aside; the bank has not answered."""
     PAYOUT_STATE_PAID: _PayoutState.ValueType  # 2
     """The bank carried it out."""
     PAYOUT_STATE_FAILED: _PayoutState.ValueType  # 3
@@ -284,15 +284,16 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     """
 
 class PayoutState(_PayoutState, metaclass=_PayoutStateEnumTypeWrapper):
-    """Where a payout stands. CREATED becomes PAID or FAILED; PAID becomes RETURNED by PAYOUT_FAILED,
-    and FAILED by a PAYOUT_PAID that occurred no later. No other move exists. This enum grows: expect
-    values that you do not know.
+    """Where a payout stands. CREATED becomes PAID or FAILED. PAID becomes RETURNED by a PAYOUT_FAILED
+    that occurred no earlier than the payment; FAILED becomes RETURNED by a PAYOUT_PAID that occurred
+    no later than the failure. No other move exists. This enum grows: expect values that you do not
+    know.
     """
 
 PAYOUT_STATE_UNSPECIFIED: PayoutState.ValueType  # 0
 """In a filter: any state. Otherwise never sent."""
 PAYOUT_STATE_CREATED: PayoutState.ValueType  # 1
-"""Its amount is set aside, the bank has not answered."""
+"""Its amount is set aside; the bank has not answered."""
 PAYOUT_STATE_PAID: PayoutState.ValueType  # 2
 """The bank carried it out."""
 PAYOUT_STATE_FAILED: PayoutState.ValueType  # 3
@@ -315,14 +316,12 @@ class _PayoutRunStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutR
     PAYOUT_RUN_STATE_SUCCEEDED: _PayoutRunState.ValueType  # 2
     """Every restaurant was looked at."""
     PAYOUT_RUN_STATE_PLANNED: _PayoutRunState.ValueType  # 3
-    """The plan of a run that was asked for with `dry_run`; it is not stored."""
+    """The plan that `dry_run` returns; it is not stored."""
     PAYOUT_RUN_STATE_CANCELED: _PayoutRunState.ValueType  # 4
     """It was ended by CancelPayoutRun before every restaurant was looked at."""
 
 class PayoutRunState(_PayoutRunState, metaclass=_PayoutRunStateEnumTypeWrapper):
-    """Where a payout run stands.
-    This enum grows: expect values that you do not know.
-    """
+    """Where a payout run stands. This enum grows: expect values that you do not know."""
 
 PAYOUT_RUN_STATE_UNSPECIFIED: PayoutRunState.ValueType  # 0
 """In a filter: any state. Otherwise never sent."""
@@ -331,7 +330,7 @@ PAYOUT_RUN_STATE_RUNNING: PayoutRunState.ValueType  # 1
 PAYOUT_RUN_STATE_SUCCEEDED: PayoutRunState.ValueType  # 2
 """Every restaurant was looked at."""
 PAYOUT_RUN_STATE_PLANNED: PayoutRunState.ValueType  # 3
-"""The plan of a run that was asked for with `dry_run`; it is not stored."""
+"""The plan that `dry_run` returns; it is not stored."""
 PAYOUT_RUN_STATE_CANCELED: PayoutRunState.ValueType  # 4
 """It was ended by CancelPayoutRun before every restaurant was looked at."""
 
@@ -351,9 +350,7 @@ class _PayoutRunItemOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_P
     """No payout was created: see the reason."""
 
 class PayoutRunItemOutcome(_PayoutRunItemOutcome, metaclass=_PayoutRunItemOutcomeEnumTypeWrapper):
-    """The outcome of a restaurant in a payout run.
-    This enum grows: expect values that you do not know.
-    """
+    """The outcome of a restaurant in a payout run. This enum grows: expect values that you do not know."""
 
 PAYOUT_RUN_ITEM_OUTCOME_UNSPECIFIED: PayoutRunItemOutcome.ValueType  # 0
 """In a filter: any outcome. Otherwise never sent."""
@@ -379,19 +376,19 @@ class _SkipReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SkipReason.
     SKIP_REASON_BELOW_MINIMUM: _SkipReason.ValueType  # 3
     """What it may be paid is less than the run's minimum."""
     SKIP_REASON_PAYOUT_IN_FLIGHT: _SkipReason.ValueType  # 4
-    """A payout of it is neither paid nor failed yet."""
+    """It has a payout that is neither paid nor failed yet."""
     SKIP_REASON_ALREADY_PAID: _SkipReason.ValueType  # 5
     """It has a payout for this `as_of` already."""
     SKIP_REASON_CUTOFF_BEFORE_LATEST_PAYOUT: _SkipReason.ValueType  # 6
     """Its latest payout has a later cut-off than this run."""
     SKIP_REASON_FAILED: _SkipReason.ValueType  # 7
-    """Its payout could not be created for a reason the server's log has; a later run tries again."""
+    """Its payout could not be created, and the server's log has the reason; a later run tries again."""
     SKIP_REASON_CANCELED: _SkipReason.ValueType  # 8
     """The run was canceled before the restaurant was looked at."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
-    """Why a payout run created no payout for a restaurant.
-    This enum grows: expect values that you do not know.
+    """Why a payout run created no payout for a restaurant. This enum grows: expect values that you do
+    not know.
     """
 
 SKIP_REASON_UNSPECIFIED: SkipReason.ValueType  # 0
@@ -403,13 +400,13 @@ SKIP_REASON_NOTHING_AVAILABLE: SkipReason.ValueType  # 2
 SKIP_REASON_BELOW_MINIMUM: SkipReason.ValueType  # 3
 """What it may be paid is less than the run's minimum."""
 SKIP_REASON_PAYOUT_IN_FLIGHT: SkipReason.ValueType  # 4
-"""A payout of it is neither paid nor failed yet."""
+"""It has a payout that is neither paid nor failed yet."""
 SKIP_REASON_ALREADY_PAID: SkipReason.ValueType  # 5
 """It has a payout for this `as_of` already."""
 SKIP_REASON_CUTOFF_BEFORE_LATEST_PAYOUT: SkipReason.ValueType  # 6
 """Its latest payout has a later cut-off than this run."""
 SKIP_REASON_FAILED: SkipReason.ValueType  # 7
-"""Its payout could not be created for a reason the server's log has; a later run tries again."""
+"""Its payout could not be created, and the server's log has the reason; a later run tries again."""
 SKIP_REASON_CANCELED: SkipReason.ValueType  # 8
 """The run was canceled before the restaurant was looked at."""
 
@@ -452,7 +449,7 @@ class ProcessorEvent(message.Message):
     REFERENCE_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     event_id: builtins.str
-    """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. What is
+    """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. Each id is
     booked once.
     """
     type: EventType.ValueType
@@ -476,7 +473,8 @@ class ProcessorEvent(message.Message):
     """
     reference: builtins.str
     """The processor's id of what the event is about: the payment, the refund's payment, the dispute.
-    At most 255 printable ASCII characters; default empty. Disputes pair by it.
+    At most 255 printable ASCII characters; default empty. The opening and the end of a dispute
+    have the same one.
     """
     @builtins.property
     def occurred_at(self) -> timestamp_pb2.Timestamp:
@@ -633,8 +631,8 @@ class Restaurant(message.Message):
     the server's setting. A change holds for charges recorded from then on.
     """
     etag: builtins.str
-    """Names this state of the profile: another one after every change. Opaque, set by the server. In
-    UpdateRestaurant the state that the caller has read.
+    """Names this state of the profile; every change gives it another value. Opaque, set by the
+    server. In UpdateRestaurant: the etag that the caller has read.
     """
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
@@ -922,7 +920,7 @@ class GetBalanceRequest(message.Message):
     @builtins.property
     def as_of(self) -> timestamp_pb2.Timestamp:
         """A past instant; unset means now. Counts the entries recorded before it, matured by it. The
-        answer is final once the database's transactions begun before it have ended, which takes at
+        balance is final once the database transactions that began before it have ended, which takes at
         most a few seconds.
         """
 
@@ -973,7 +971,7 @@ class GetBalanceResponse(message.Message):
 
     @builtins.property
     def as_of(self) -> timestamp_pb2.Timestamp:
-        """The instant the answer holds for: the request's, or the database's clock."""
+        """The instant of the balance: the request's, or the present one by the database's clock."""
 
     def __init__(
         self,
@@ -1191,12 +1189,12 @@ class PayoutRun(message.Message):
     restaurants_considered: builtins.int
     """How many restaurants it has looked at so far."""
     request_id: builtins.str
-    """The request id it was asked for with."""
+    """The request id of the call that started it."""
     restaurants_total: builtins.int
     """How many restaurants it has to look at in all."""
     is_capped: builtins.bool
-    """Whether the payouts add up to more than int64 holds: total_amount_minor is its largest number
-    then.
+    """Whether the payouts add up to more than an int64 holds. Then total_amount_minor is the largest
+    int64.
     """
     @builtins.property
     def as_of(self) -> date_pb2.Date:
@@ -1208,7 +1206,7 @@ class PayoutRun(message.Message):
 
     @builtins.property
     def skipped(self) -> containers.RepeatedCompositeFieldContainer[SkippedCount]:
-        """How many restaurants were skipped for which reason."""
+        """How many restaurants were skipped, by reason."""
 
     @builtins.property
     def created_at(self) -> timestamp_pb2.Timestamp:
@@ -1322,7 +1320,7 @@ class ListPayoutRunsRequest(message.Message):
     currency: builtins.str
     """Only runs of this currency, an ISO 4217 code. Empty: all."""
     state: PayoutRunState.ValueType
-    """Only runs in this state; PLANNED is stored nowhere. Unspecified: all."""
+    """Only runs in this state; not PLANNED, which is not stored. Unspecified: all."""
     page_size: builtins.int
     """At most this many runs; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
@@ -1588,7 +1586,7 @@ class Payout(message.Message):
     @builtins.property
     def items(self) -> containers.RepeatedCompositeFieldContainer[PayoutItem]:
         """What the amount consists of: for each entry type, what was counted since the restaurant's
-        payout before. They add up to amount_minor. Empty in lists.
+        previous payout. They add up to amount_minor. Empty in lists.
         """
 
     @builtins.property
@@ -1841,13 +1839,12 @@ class UpdateRestaurantRequest(message.Message):
     ALLOW_MISSING_FIELD_NUMBER: builtins.int
     allow_missing: builtins.bool
     """Register an unknown restaurant, with defaults for what the mask does not name, instead of
-    answering NOT_FOUND. Not together with an etag.
+    failing with NOT_FOUND. Not together with an etag.
     """
     @builtins.property
     def restaurant(self) -> Restaurant:
-        """`restaurant_id`, required, says which restaurant. `etag`, if it is not empty, must be the
-        restaurant's. Of the other fields those that `update_mask` names are taken; `created_at` and
-        `updated_at` cannot be set.
+        """`restaurant_id` is required. `etag`, if it is not empty, must be the restaurant's. Of the other
+        fields, those that `update_mask` names are taken; `created_at` and `updated_at` cannot be set.
         """
 
     @builtins.property

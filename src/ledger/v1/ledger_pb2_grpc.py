@@ -130,9 +130,9 @@ class LedgerServiceServicer:
 
     def IngestEvent(self, request, context):
         """Books one event: stores it and posts its ledger entries, both or neither, durably before the
-        answer.
+        response.
 
-        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+        On repeat: the same event id with the same contents gets INGEST_STATUS_DUPLICATE with the
         transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
@@ -152,8 +152,8 @@ class LedgerServiceServicer:
         others.
 
         Results are in the order of the request, one for each event. Of several events with the same id
-        in one request the first that is accepted is the one that is booked. The status of the call
-        itself is OK if the request was well formed, whatever became of the events.
+        in one request, the first that is accepted is booked. The status of the call itself is OK if
+        the request was well formed, whatever the results of its events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """
@@ -162,15 +162,15 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+        """Books a stream of events, each as IngestEvent would. Returns one response for each request, in
         the order of the requests; a response means that its events are durable. The events of a stream
         are booked in their order. The server reads no further than it can book: a full queue makes a
         stream wait.
 
         On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
-        does not end the stream; a request without events, with both kinds of them or with more than
-        1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
-        off, what was not answered may be sent again.
+        does not end the stream; a request without events, with both `event` and `events`, or with more
+        than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
+        stream breaks off, requests without response may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,8 +202,8 @@ class LedgerServiceServicer:
 
         All pages show the moment at which the first one was read: what is booked later is left out,
         and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
-        Asked for again, a statement is final once the database's transactions begun before its end
-        have ended, which takes at most a few seconds.
+        A statement that is requested again is final once the database transactions that began before
+        its end have ended, which takes at most a few seconds.
 
         NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
         begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
@@ -214,18 +214,17 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RunPayouts(self, request, context):
-        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
-        in the background, whatever becomes of the caller or of this server.
+        """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
+        in the background, even if the caller leaves or this server stops.
 
         On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
         `dry_run` the plan is returned and nothing is written.
 
         INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-        the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
-        cancel one.
+        the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
+        to end, or cancel one.
 
-        A run of a currency in which no restaurant has a balance account says so: its
-        `restaurants_total` is 0.
+        If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,8 +239,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPayoutRuns(self, request, context):
-        """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
-        GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payout runs, latest first, without progress: GetPayoutRun returns counts, totals and
+        reasons. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,9 +248,9 @@ class LedgerServiceServicer:
 
     def CancelPayoutRun(self, request, context):
         """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
-        not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+        not looked at are skipped as CANCELED. After the response the run creates no further payout.
 
-        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+        On repeat: the same response. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
         already. INVALID_ARGUMENT: not a run's id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -277,7 +276,7 @@ class LedgerServiceServicer:
 
     def ListPayouts(self, request, context):
         """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-        or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+        or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,10 +297,10 @@ class LedgerServiceServicer:
         """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
         `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
-        On repeat: a restaurant that has the values already is answered as it is and not changed,
-        whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
-        restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
-        INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
+        On repeat: a restaurant that has the values already is returned unchanged, whatever the etag,
+        so that a call whose response was lost may be repeated. NOT_FOUND: no such restaurant.
+        FAILED_PRECONDITION: the restaurant was changed since the etag was read. INVALID_ARGUMENT: a
+        bad field or mask. In all these cases nothing is changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,19 +13,19 @@ Conventions that hold everywhere:
   trimmed.
 - Every error of this service carries a google.rpc.ErrorInfo whose reason is one of
   error_reason.proto; with INVALID_REQUEST comes a google.rpc.BadRequest naming every offending
-  field. UNAVAILABLE means that the database is away or the server is stopping; every method may
-  be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a
-  passed deadline) has a status and no details.
+  field. UNAVAILABLE means that the database is not available or the server is stopping; then
+  every method may be repeated safely. What gRPC itself refuses (an unknown method, a message
+  above 4 MiB, a passed deadline) has a status and no details.
 - Enums grow: a server of a later version may send values that a client's stubs do not know. A
   client shows them as their number, or treats them as "something else"; it does not fail. An
-  event result without `error` was accepted, whatever its status. A server answers an event type
+  event result without `error` was accepted, whatever its status. A server refuses an event type
   that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an
   upgrade.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is
   INVALID_ARGUMENT. A page may hold fewer, so that no response is larger than 4 MiB; an empty
-  `next_page_token` alone means there is no further page. A token belongs to the query that made
-  it: with other filters it is INVALID_ARGUMENT, and so is one that no server of these books
-  made. Tokens are for the next call, not to be kept: an upgrade of the servers may end them.
+  `next_page_token` alone means that there is no further page. A token belongs to its query: with
+  other filters it is INVALID_ARGUMENT, and so is a token that no server of these books made. Do
+  not keep tokens: an upgrade of the servers may make them invalid.
 """
 
 from collections import abc as _abc
@@ -62,9 +62,9 @@ class LedgerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     IngestEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.IngestEventRequest, _ledger_pb2.IngestEventResponse]
     """Books one event: stores it and posts its ledger entries, both or neither, durably before the
-    answer.
+    response.
 
-    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+    On repeat: the same event id with the same contents gets INGEST_STATUS_DUPLICATE with the
     transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
@@ -80,21 +80,21 @@ class LedgerServiceStub:
     others.
 
     Results are in the order of the request, one for each event. Of several events with the same id
-    in one request the first that is accepted is the one that is booked. The status of the call
-    itself is OK if the request was well formed, whatever became of the events.
+    in one request, the first that is accepted is booked. The status of the call itself is OK if
+    the request was well formed, whatever the results of its events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]
-    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+    """Books a stream of events, each as IngestEvent would. Returns one response for each request, in
     the order of the requests; a response means that its events are durable. The events of a stream
     are booked in their order. The server reads no further than it can book: a full queue makes a
     stream wait.
 
     On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
-    does not end the stream; a request without events, with both kinds of them or with more than
-    1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
-    off, what was not answered may be sent again.
+    does not end the stream; a request without events, with both `event` and `events`, or with more
+    than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
+    stream breaks off, requests without response may be sent again.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
@@ -114,40 +114,39 @@ class LedgerServiceStub:
 
     All pages show the moment at which the first one was read: what is booked later is left out,
     and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
-    Asked for again, a statement is final once the database's transactions begun before its end
-    have ended, which takes at most a few seconds.
+    A statement that is requested again is final once the database transactions that began before
+    its end have ended, which takes at most a few seconds.
 
     NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
     begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
     int64.
     """
     RunPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]
-    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
-    in the background, whatever becomes of the caller or of this server.
+    """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
+    in the background, even if the caller leaves or this server stops.
 
     On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
     `dry_run` the plan is returned and nothing is written.
 
     INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-    the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
-    cancel one.
+    the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
+    to end, or cancel one.
 
-    A run of a currency in which no restaurant has a balance account says so: its
-    `restaurants_total` is 0.
+    If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
     """
     GetPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
     id.
     """
     ListPayoutRuns: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]
-    """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
-    GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payout runs, latest first, without progress: GetPayoutRun returns counts, totals and
+    reasons. INVALID_ARGUMENT: a bad field or page token.
     """
     CancelPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]
     """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
-    not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+    not looked at are skipped as CANCELED. After the response the run creates no further payout.
 
-    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+    On repeat: the same response. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
     already. INVALID_ARGUMENT: not a run's id.
     """
     ListPayoutRunItems: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]
@@ -161,7 +160,7 @@ class LedgerServiceStub:
     """
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
     """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-    or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
     """
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -174,10 +173,10 @@ class LedgerServiceStub:
     """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
     `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
-    On repeat: a restaurant that has the values already is answered as it is and not changed,
-    whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
-    restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
-    INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
+    On repeat: a restaurant that has the values already is returned unchanged, whatever the etag,
+    so that a call whose response was lost may be repeated. NOT_FOUND: no such restaurant.
+    FAILED_PRECONDITION: the restaurant was changed since the etag was read. INVALID_ARGUMENT: a
+    bad field or mask. In all these cases nothing is changed.
     """
     GetRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]
     """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
@@ -195,9 +194,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.IngestEventRequest, _ledger_pb2.IngestEventResponse]  # type: ignore[assignment]
     """Books one event: stores it and posts its ledger entries, both or neither, durably before the
-    answer.
+    response.
 
-    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+    On repeat: the same event id with the same contents gets INGEST_STATUS_DUPLICATE with the
     transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
@@ -213,21 +212,21 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     others.
 
     Results are in the order of the request, one for each event. Of several events with the same id
-    in one request the first that is accepted is the one that is booked. The status of the call
-    itself is OK if the request was well formed, whatever became of the events.
+    in one request, the first that is accepted is booked. The status of the call itself is OK if
+    the request was well formed, whatever the results of its events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+    """Books a stream of events, each as IngestEvent would. Returns one response for each request, in
     the order of the requests; a response means that its events are durable. The events of a stream
     are booked in their order. The server reads no further than it can book: a full queue makes a
     stream wait.
 
     On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
-    does not end the stream; a request without events, with both kinds of them or with more than
-    1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
-    off, what was not answered may be sent again.
+    does not end the stream; a request without events, with both `event` and `events`, or with more
+    than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
+    stream breaks off, requests without response may be sent again.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
@@ -247,40 +246,39 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
 
     All pages show the moment at which the first one was read: what is booked later is left out,
     and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
-    Asked for again, a statement is final once the database's transactions begun before its end
-    have ended, which takes at most a few seconds.
+    A statement that is requested again is final once the database transactions that began before
+    its end have ended, which takes at most a few seconds.
 
     NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
     begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
     int64.
     """
     RunPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]  # type: ignore[assignment]
-    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
-    in the background, whatever becomes of the caller or of this server.
+    """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
+    in the background, even if the caller leaves or this server stops.
 
     On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
     `dry_run` the plan is returned and nothing is written.
 
     INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-    the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
-    cancel one.
+    the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
+    to end, or cancel one.
 
-    A run of a currency in which no restaurant has a balance account says so: its
-    `restaurants_total` is 0.
+    If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
     """
     GetPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]  # type: ignore[assignment]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
     id.
     """
     ListPayoutRuns: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]  # type: ignore[assignment]
-    """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
-    GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payout runs, latest first, without progress: GetPayoutRun returns counts, totals and
+    reasons. INVALID_ARGUMENT: a bad field or page token.
     """
     CancelPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]  # type: ignore[assignment]
     """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
-    not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+    not looked at are skipped as CANCELED. After the response the run creates no further payout.
 
-    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+    On repeat: the same response. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
     already. INVALID_ARGUMENT: not a run's id.
     """
     ListPayoutRunItems: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]  # type: ignore[assignment]
@@ -294,7 +292,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
     """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-    or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
     """
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -307,10 +305,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
     `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
-    On repeat: a restaurant that has the values already is answered as it is and not changed,
-    whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
-    restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
-    INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
+    On repeat: a restaurant that has the values already is returned unchanged, whatever the etag,
+    so that a call whose response was lost may be repeated. NOT_FOUND: no such restaurant.
+    FAILED_PRECONDITION: the restaurant was changed since the etag was read. INVALID_ARGUMENT: a
+    bad field or mask. In all these cases nothing is changed.
     """
     GetRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]  # type: ignore[assignment]
     """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
@@ -331,9 +329,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.IngestEventResponse, _abc.Awaitable[_ledger_pb2.IngestEventResponse]]:
         """Books one event: stores it and posts its ledger entries, both or neither, durably before the
-        answer.
+        response.
 
-        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+        On repeat: the same event id with the same contents gets INGEST_STATUS_DUPLICATE with the
         transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
@@ -355,8 +353,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         others.
 
         Results are in the order of the request, one for each event. Of several events with the same id
-        in one request the first that is accepted is the one that is booked. The status of the call
-        itself is OK if the request was well formed, whatever became of the events.
+        in one request, the first that is accepted is booked. The status of the call itself is OK if
+        the request was well formed, whatever the results of its events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """
@@ -367,15 +365,15 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ledger_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.StreamEventsResponse], _abc.AsyncIterator[_ledger_pb2.StreamEventsResponse]]:
-        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+        """Books a stream of events, each as IngestEvent would. Returns one response for each request, in
         the order of the requests; a response means that its events are durable. The events of a stream
         are booked in their order. The server reads no further than it can book: a full queue makes a
         stream wait.
 
         On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
-        does not end the stream; a request without events, with both kinds of them or with more than
-        1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
-        off, what was not answered may be sent again.
+        does not end the stream; a request without events, with both `event` and `events`, or with more
+        than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
+        stream breaks off, requests without response may be sent again.
         """
 
     @_abc_1.abstractmethod
@@ -413,8 +411,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         All pages show the moment at which the first one was read: what is booked later is left out,
         and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
-        Asked for again, a statement is final once the database's transactions begun before its end
-        have ended, which takes at most a few seconds.
+        A statement that is requested again is final once the database transactions that began before
+        its end have ended, which takes at most a few seconds.
 
         NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
         begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
@@ -427,18 +425,17 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.RunPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.RunPayoutsResponse, _abc.Awaitable[_ledger_pb2.RunPayoutsResponse]]:
-        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
-        in the background, whatever becomes of the caller or of this server.
+        """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
+        in the background, even if the caller leaves or this server stops.
 
         On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
         `dry_run` the plan is returned and nothing is written.
 
         INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-        the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
-        cancel one.
+        the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
+        to end, or cancel one.
 
-        A run of a currency in which no restaurant has a balance account says so: its
-        `restaurants_total` is 0.
+        If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
         """
 
     @_abc_1.abstractmethod
@@ -457,8 +454,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListPayoutRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutRunsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutRunsResponse]]:
-        """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
-        GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payout runs, latest first, without progress: GetPayoutRun returns counts, totals and
+        reasons. INVALID_ARGUMENT: a bad field or page token.
         """
 
     @_abc_1.abstractmethod
@@ -468,9 +465,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.CancelPayoutRunResponse, _abc.Awaitable[_ledger_pb2.CancelPayoutRunResponse]]:
         """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
-        not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+        not looked at are skipped as CANCELED. After the response the run creates no further payout.
 
-        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+        On repeat: the same response. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
         already. INVALID_ARGUMENT: not a run's id.
         """
 
@@ -502,7 +499,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutsResponse]]:
         """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-        or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+        or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
         """
 
     @_abc_1.abstractmethod
@@ -527,10 +524,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
         `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
-        On repeat: a restaurant that has the values already is answered as it is and not changed,
-        whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
-        restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
-        INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
+        On repeat: a restaurant that has the values already is returned unchanged, whatever the etag,
+        so that a call whose response was lost may be repeated. NOT_FOUND: no such restaurant.
+        FAILED_PRECONDITION: the restaurant was changed since the etag was read. INVALID_ARGUMENT: a
+        bad field or mask. In all these cases nothing is changed.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,8 @@ from ledger.errors import DatabaseContention, DatabaseUnavailable
 class BookBatch:
     """Books the events of a batch together, and payout events each in its transaction.
 
-    A batch has one caller, who waits for all of it: what waits for a lock is tried again whole.
+    A batch has one caller, which waits for all of it. So a batch that meets a lock is tried again
+    as a whole.
     """
 
     def __init__(self, post_events: PostEvents) -> None:
@@ -22,7 +23,7 @@ class BookBatch:
         """Returns the outcome of each event, in their order.
 
         Raises DatabaseUnavailable or DatabaseContention after the last attempt, DatabaseTimeout at
-        once; what is stored by then is found as a duplicate when the events are sent again.
+        once. Events that were stored by then are duplicates when the caller sends them again.
         """
         outcomes: dict[int, IngestOutcome] = {}
         for batch in rounds(events, outcomes):

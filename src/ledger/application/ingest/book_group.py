@@ -23,8 +23,8 @@ class SingleCall(NamedTuple):
 class BookGroup:
     """Books the events of a group together, in parts if some of them are locked.
 
-    A group has many callers. If it waits for a lock, most of them have nothing to wait for: each is
-    answered as soon as the outcome of its event is known.
+    A group has many callers. If it meets a lock, most of them need not wait for it: each call gets
+    its outcome as soon as its event is decided.
     """
 
     def __init__(self, post_events: PostEvents, *, groups_at_once_max: int) -> None:
@@ -34,8 +34,10 @@ class BookGroup:
     async def __call__(self, calls: Sequence[SingleCall]) -> tuple[list[IngestOutcome], bool]:
         """Returns the outcome of each call, in their order, and whether the group waited for locks.
 
-        None of the events is a payout event. Raises as BookBatch does, DatabaseContention when an
-        event is still locked after CONTENTION_SECONDS; the error is for the calls without outcome.
+        None of the events may be a payout event. Raises DatabaseUnavailable after the last attempt,
+        DatabaseTimeout at once, DatabaseContention if an event is still locked after
+        CONTENTION_SECONDS or the group has to make room. The error is for the calls without
+        outcome.
         """
         waited_for_locks = False
         outcomes: dict[int, IngestOutcome] = {}
@@ -52,8 +54,8 @@ class BookGroup:
                 if in_parts_until is None:
                     await self._post_events.post(batch.postings, batch.batch_id, batch.decide)
                 else:
-                    answer = partial(_answer_early, batch, calls)
-                    await self._contended.post(batch, answer, in_parts_until)
+                    on_decided = partial(_set_outcomes, batch, calls)
+                    await self._contended.post(batch, on_decided, in_parts_until)
                 return in_parts_until is not None
             except DatabaseContention as error:
                 attempts.log_broken_off(attempt, error)
@@ -69,8 +71,8 @@ class BookGroup:
             attempt += 1
 
 
-def _answer_early(batch: EventBatch, calls: Sequence[SingleCall]) -> None:
-    """Answers the calls whose outcome is known, before their group ends."""
+def _set_outcomes(batch: EventBatch, calls: Sequence[SingleCall]) -> None:
+    """Sets the outcomes that are known. Their callers need not wait for the end of the group."""
     for place, outcome in batch.outcomes().items():
         if not calls[place].outcome.done():
             calls[place].outcome.set_result(outcome)

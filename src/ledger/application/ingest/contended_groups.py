@@ -1,6 +1,6 @@
-"""Books groups in parts when another session has locked some of their events.
+"""Books groups in parts when other sessions have locked some of their events.
 
-So the other events of the group need not wait.
+So the other events of a group need not wait.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from ledger.application.ingest.post_events import PostEvents
 from ledger.application.ports.events import Posting
 from ledger.errors import DatabaseContention
 
-# How long a group goes on with its locked events. With the first wait for a lock and the last, this
-# is less than the 10 seconds that callers are advised to wait.
+# How long a group keeps trying its locked events. Together with the first and the last wait for a
+# lock it is less than the 10 seconds that callers are advised to wait.
 CONTENTION_SECONDS = 6.0
 # How long one part waits for a lock while other parts or groups could go on.
 PART_LOCK_WAIT_SECONDS = 0.01
 # After this time a group may have to make room although it has not found what is locked.
 UNDISTURBED_SECONDS = 2.0
-# The pause between two attempts at the last event; up to twice as long.
+# The pause before the last event is tried again; up to twice as long.
 LAST_PAUSE_SECONDS = 0.1
 
 
@@ -31,28 +31,28 @@ class ContendedGroups:
         """`groups_at_once_max` is how many groups are booked at once, contended or not."""
         self._post_events = post_events
         self._groups_at_once_max = groups_at_once_max
-        # The one that has waited longest is first.
+        # The group that has waited longest is first.
         self._waiting: list[EventBatch] = []
 
     @staticmethod
     def until() -> float:
-        """When a group that turns out contended now gives up, in the event loop's time."""
+        """The time of the event loop at which a group that meets a lock now gives up."""
         return asyncio.get_running_loop().time() + CONTENTION_SECONDS
 
     @staticmethod
     def is_over(until: float) -> bool:
-        """Whether the time `until` of the event loop has come."""
+        """Whether the event loop has reached the time `until`."""
         return asyncio.get_running_loop().time() >= until
 
-    async def post(self, batch: EventBatch, answer: Callable[[], None], until: float) -> None:
+    async def post(self, batch: EventBatch, on_decided: Callable[[], None], until: float) -> None:
         """Posts what is left of a group, in ever smaller parts, until what is locked is alone.
 
-        Calls `answer` whenever events are decided. One part at a time, each in a separate
-        transaction: a group never waits for itself, and takes one connection. Three events of the
-        accounts a and b, of which a2 is locked:
+        Calls `on_decided` whenever events are decided. Posts one part at a time, each in a separate
+        transaction: a group never waits for itself, and takes one session. Example: three events of
+        the accounts a and b, of which a2 is locked:
 
             [a1 a2] [b1]      a1 and a2 meet the lock: divided, and put behind b1
-            [b1] [a1] [a2]    b1 and a1 are booked and answered, one after the other
+            [b1] [a1] [a2]    b1 and a1 are booked and their outcomes set, one after the other
             [a2]              tried again and again; if no other part and no other contended
                               group is left, it waits for the lock with the ledger's usual timeout
 
@@ -61,17 +61,17 @@ class ContendedGroups:
         one has waited longest. Otherwise it raises what `PostEvents.post` raises.
         """
         # The attempt that met the lock may have decided some events.
-        answer()
+        on_decided()
         self._waiting.append(batch)
         try:
-            await self._post(batch, answer, until)
+            await self._post(batch, on_decided, until)
         finally:
             self._waiting.remove(batch)
 
-    async def _post(self, batch: EventBatch, answer: Callable[[], None], until: float) -> None:
+    async def _post(self, batch: EventBatch, on_decided: Callable[[], None], until: float) -> None:
         def decide(decisions: Decisions) -> None:
             batch.decide(decisions)
-            answer()
+            on_decided()
 
         loop = asyncio.get_running_loop()
         undisturbed_until = loop.time() + UNDISTURBED_SECONDS
@@ -92,7 +92,7 @@ class ContendedGroups:
                 if self.is_over(until) or (may_make_room and self._must_make_room(batch)):
                     raise
                 parts.divide([posting for posting in part if batch.is_undecided(posting)])
-                # No faster than parts wait for locks, should the database refuse without waiting.
+                # As long as a part waits for a lock, if the database has refused without waiting.
                 pause_seconds = began + PART_LOCK_WAIT_SECONDS - loop.time()
                 if is_last:
                     pause_seconds = LAST_PAUSE_SECONDS * random.uniform(1.0, 2.0)  # noqa: S311
@@ -130,7 +130,7 @@ class _Parts:
         return (self._of_several_accounts or self._of_one_account).popleft()
 
     def divide(self, postings: Sequence[Posting]) -> None:
-        """Adds `postings` as two parts, as a single one if it is one event; none adds nothing."""
+        """Adds `postings` as two parts, or as one part if they are a single event."""
         for part in _halves(postings):
             is_of_one_account = len({posting.event.account for posting in part}) == 1
             (self._of_one_account if is_of_one_account else self._of_several_accounts).append(part)

@@ -29,10 +29,10 @@ class Booked:
     transaction_id: UUID
 
 
-# An error concerns one event of a request; the other events are booked all the same.
+# An error concerns one event of a request. The other events are booked in any case.
 IngestOutcome = Booked | LedgerError
 
-# What was decided of a candidate: the posting itself if it was stored now, the event that was
+# What was decided about a candidate: the posting itself if it was stored now, the event that was
 # stored before under its id, or the error if it was refused and nothing was stored.
 Decision = Posting | StoredEvent | LedgerError
 # By event id.
@@ -47,7 +47,7 @@ class EventBatch:
     """
 
     def __init__(self, events: Sequence[ProcessorEvent], places: Sequence[int]) -> None:
-        # An attempt that is repeated knows by it which events an earlier attempt has stored.
+        # By it a repeated attempt recognizes the events that an earlier attempt has stored.
         self.batch_id: UUID = uuid_utils.compat.uuid7()
         self._candidates: dict[str, Posting] = {}
         self._decisions: dict[str, Decision] = {}
@@ -67,7 +67,7 @@ class EventBatch:
 
     @property
     def postings(self) -> list[Posting]:
-        """The candidates still to be posted, but for payout events.
+        """The candidates still to be posted, without payout events.
 
         Sorted by event id, so that two batches never wait for each other in opposite order.
         """
@@ -90,15 +90,15 @@ class EventBatch:
         return posting.event.event_id not in self._decisions
 
     def decide(self, decisions: Decisions) -> None:
-        """Takes what was decided of some candidates."""
+        """Records what was decided about some candidates."""
         self._decisions.update(decisions)
 
     def outcomes(self) -> dict[int, IngestOutcome]:
         """The outcome of each place, as far as it is known.
 
-        A candidate that was refused leaves its id free. Repeats of it are refused as it was. The
-        first event that differs from it, and all that follow, have no outcome yet: they are the
-        next batch. Three events with one id, of the amounts 5, 9 and 5:
+        A candidate that was refused leaves its id free. Repeats of it get the same error. The first
+        event that differs from it, and all with its id that follow, have no outcome yet: they are
+        the next batch. Example: three events with one id, of the amounts 5, 9 and 5:
 
                 the id is new    5 is stored already    5 is refused
             5   CREATED          DUPLICATE              its error
@@ -133,9 +133,9 @@ class EventBatch:
 def rounds(
     events: Sequence[ProcessorEvent], outcomes: dict[int, IngestOutcome]
 ) -> Iterator[EventBatch]:
-    """Yields the events as a batch for the caller to book; then, as another, those left undecided.
+    """Yields batches to book: one of all events, then each time one of those without outcome.
 
-    Fills `outcomes` by place as batches are booked.
+    Expects a batch to be booked before the next is requested. Fills `outcomes`, by place.
     """
     pending: Sequence[int] = range(len(events))
     while pending:

@@ -1,4 +1,4 @@
-"""Books processor events, each exactly once, however often and by however many callers it is sent.
+"""Books each processor event exactly once, even if several callers send it many times.
 
 The database decides: an event is new if and only if its insert made the row with its id. Everything
 else follows from that.
@@ -71,16 +71,17 @@ class IngestEvents:
         return self._queue.events > 0
 
     def admit(self, events: int, request_bytes: int, seconds_left: float | None) -> Admission:
-        """Admits a call, or refuses it before the work of decoding it. Booking it is the next step.
+        """Admits a call, or refuses it before the work of decoding it.
 
-        `events` and `request_bytes` are what the request has, `seconds_left` is how long its caller
-        will wait. Nothing is reserved. Raises QueueFull and DeadlineTooShort.
+        `events` and `request_bytes` are the sizes of the request, `seconds_left` is how long its
+        caller will wait. Reserves nothing: room is taken when the events are booked. Raises
+        QueueFull and DeadlineTooShort.
         """
         self._queue.check(events, request_bytes, seconds_left)
         return Admission(request_bytes, seconds_left)
 
     async def wait_for_room(self, events: int, size_bytes: int) -> Admission:
-        """As `admit`, for a caller that can be made to wait: returns when there is room."""
+        """Like `admit`, for a caller that can be made to wait: returns when there is room."""
         await self._queue.wait_for_room(events, size_bytes)
         return Admission(size_bytes, None)
 
@@ -90,10 +91,10 @@ class IngestEvents:
         """Books valid `events`; returns the outcome of each, in their order, once it is durable.
 
         `size_bytes` is what the events take in memory. They may take more room than their request
-        did, so they are checked again as `admit` does. A caller that is cancelled stops waiting; a
-        booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
-        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known,
-        and the same events may be sent again; ShuttingDown after `close`.
+        did, so they are checked again as `admit` does. When the call is cancelled, a booking that
+        has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored; ShuttingDown
+        after `close`; DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome
+        is not known: then the same events may be sent again.
         """
         if self._closed:
             raise ShuttingDown
@@ -103,11 +104,11 @@ class IngestEvents:
                 outcome: asyncio.Future[IngestOutcome] = asyncio.get_running_loop().create_future()
                 return [await self._groups.add(SingleCall(events[0], outcome), outcome)]
             await self._batches.acquire()
-            # Whether a cancelled COMMIT took effect is unknown. So no call owns one: this task
-            # does, and keeps its turn.
+            # Whether a cancelled COMMIT took effect is unknown. So a task books the batch, which
+            # goes on when the call is cancelled, and keeps its place until it ends.
             task = asyncio.create_task(self._book_batch_timed(events))
             self._running.add(task)
-            task.add_done_callback(self._forget)
+            task.add_done_callback(self._batch_ended)
             return await asyncio.shield(task)
         finally:
             self._queue.leave(len(events), size_bytes)
@@ -121,11 +122,11 @@ class IngestEvents:
             await asyncio.wait(self._running)
             await asyncio.sleep(0)
 
-    def _forget(self, task: asyncio.Task[list[IngestOutcome]]) -> None:
+    def _batch_ended(self, task: asyncio.Task[list[IngestOutcome]]) -> None:
         self._batches.release()
         self._running.discard(task)
         if not task.cancelled():
-            # The caller may be gone; reading the exception keeps asyncio from logging it again.
+            # The call may be gone. Reading the exception keeps asyncio from logging it again.
             task.exception()
 
     async def _book_batch_timed(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
@@ -137,9 +138,9 @@ class IngestEvents:
             waited_for_locks = True
             raise
         finally:
-            # A payout event that comes alone is booked as a batch, and waits as a single call.
+            # A payout event that comes alone is booked as a batch, but waits as a single call.
             is_batch = len(events) > 1
-            self._booked(len(events), began, is_batch=is_batch, waited_for_locks=waited_for_locks)
+            self._report(len(events), began, is_batch=is_batch, waited_for_locks=waited_for_locks)
 
     async def _book_group_timed(self, calls: Sequence[SingleCall]) -> list[IngestOutcome]:
         began = asyncio.get_running_loop().time()
@@ -150,11 +151,11 @@ class IngestEvents:
             waited_for_locks = True
             raise
         finally:
-            self._booked(len(calls), began, is_batch=False, waited_for_locks=waited_for_locks)
+            self._report(len(calls), began, is_batch=False, waited_for_locks=waited_for_locks)
         return outcomes
 
-    def _booked(self, events: int, began: float, *, is_batch: bool, waited_for_locks: bool) -> None:
+    def _report(self, events: int, began: float, *, is_batch: bool, waited_for_locks: bool) -> None:
         seconds = asyncio.get_running_loop().time() - began
-        # The time of a lock says nothing about the time that others will take.
+        # A wait for a lock says nothing about the time that other groups will take.
         self._queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
         self._on_group(events, seconds)

@@ -31,7 +31,7 @@ _log = structlog.get_logger("ledger.ingest")
 
 
 class PostEvents:
-    """Stores candidates, and decides of each: it is new, was stored before, or is refused.
+    """Stores candidates, and decides about each: it is new, was stored before, or is refused.
 
     What the database refuses is tried in halves until the offender is alone, whatever the reason.
     Only contention, a timeout and the loss of the database concern all events at once.
@@ -54,17 +54,17 @@ class PostEvents:
         *,
         lock_wait_seconds: float | None = None,
     ) -> None:
-        """Posts `postings`, and reports to `decide` what each step decided, until all are decided.
+        """Posts `postings` step by step until all are decided. `decide` gets what a step decided.
 
         1. Insert: stores those that are new.
-        2. Look up the others. A separate SQL statement, which sees what the first one waited for.
+        2. Look up the others, in a separate SQL statement: it sees what the first one waited for.
         3. Those in neither result have no balance account yet: open it. Not earlier, so that a
            duplicate or a conflict registers no restaurant.
         4. Insert and look up once more.
 
-        Waits for a lock for `lock_wait_seconds`, or as long as the ledger does. Raises
-        DatabaseUnavailable, DatabaseContention and DatabaseTimeout. What was stored by then and not
-        reported is found by posting again with the same `batch_id`.
+        Waits for a lock for `lock_wait_seconds`; None: as long as the ledger does. Raises
+        DatabaseUnavailable, DatabaseContention and DatabaseTimeout. What was stored by then without
+        being reported is found by posting again with the same `batch_id`.
         """
         if not postings:
             return
@@ -81,7 +81,7 @@ class PostEvents:
             try:
                 await step(undecided, batch_id, lock_wait_seconds, decisions)
             finally:
-                # Also when it breaks off: a retry need not find again what was decided by then.
+                # Also when a step breaks off: what it has decided need not be decided again.
                 decide(decisions)
             if len(decisions) == len(undecided):
                 return
@@ -97,7 +97,7 @@ class PostEvents:
         except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
             return {event.event_id: error}
         except PayoutAnswersContradict as error:
-            # A person has to ask the bank, and would find nothing in the books.
+            # A person has to ask the bank, and the books have no trace of the refused answer.
             _log.warning(
                 "answers of the bank contradict each other",
                 payout_id=error.payout_id,
@@ -121,7 +121,7 @@ class PostEvents:
         lock_wait_seconds: float | None,
         decisions: dict[str, Decision],
     ) -> None:
-        """Stores what is new, in one transaction, or in more if offenders must be left out."""
+        """Stores what is new, in one transaction, or in several if offenders must be left out."""
 
         def decide(part: Sequence[Posting], stored: dict[str, Posting] | LedgerError) -> None:
             if isinstance(stored, LedgerError):
@@ -149,7 +149,7 @@ class PostEvents:
         _lock_wait_seconds: float | None,
         decisions: dict[str, Decision],
     ) -> None:
-        """Finds which are stored, and refuses those that the database cannot read."""
+        """Finds the stored events. Fails those that the database cannot read."""
 
         async def look_up(part: Sequence[Posting]) -> dict[str, StoredEvent]:
             event_ids = [posting.event.event_id for posting in part]
@@ -200,6 +200,7 @@ class PostEvents:
         _lock_wait_seconds: float | None,
         decisions: dict[str, Decision],
     ) -> None:
+        """The last step. The steps before should have decided all postings."""
         cause = "it was not stored, although its balance account is open"
         for posting in postings:
             decisions[posting.event.event_id] = _failed(posting, cause)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from ledger.errors import DeadlineTooShort, QueueFull
 
-# How fast the usual time of a group follows the last ones.
+# The weight of the newest group, or batch, in the moving average of their times.
 _FOLLOW = 0.2
-# The share of the queue that batches leave to single calls: a caller of large batches must not shut
-# out all others.
+# The share of the queue that batches leave to single calls, so that a caller of large batches does
+# not shut out all others.
 _SPARED_SHARE = 0.1
 
 
@@ -35,12 +35,12 @@ class Admission(NamedTuple):
     """A call that was admitted before its events were decoded."""
 
     request_bytes: int
-    # None for a caller that waits as long as it takes.
+    # None if the call has no deadline, or waits for room.
     seconds_left: float | None
 
 
 class IngestQueue:
-    """Counts the calls that are admitted and not answered yet."""
+    """Counts the calls that wait to be booked or are being booked."""
 
     def __init__(
         self,
@@ -48,7 +48,9 @@ class IngestQueue:
         *,
         on_change: Callable[[int, int], None] = lambda _events, _size_bytes: None,
     ) -> None:
-        """`on_change` gets the events and bytes here, after each group and when none are left."""
+        """`on_change` gets the events and bytes that are here, after each group or batch, and
+        when none are left.
+        """
         self._on_change = on_change
         self._limits = limits
         self._single_limits = (
@@ -86,8 +88,8 @@ class IngestQueue:
         ahead, usual_seconds = self._batch_events, self._batch_seconds
         if events == 1:
             ahead, usual_seconds = self.events - ahead, self._group_seconds
-        # The full groups ahead of the call, and the call's own. The first of its kind may try:
-        # nothing else would ever show that a slow time is over.
+        # The full groups ahead of the call, and the one that it joins. The first call of its kind
+        # is admitted in any case: nothing else would show that a slow time is over.
         groups = ahead // self._limits.group_events_max + 1
         if ahead and groups * usual_seconds > seconds_left:
             raise DeadlineTooShort
@@ -102,7 +104,7 @@ class IngestQueue:
             self._batch_events += events
 
     def leave(self, events: int, size_bytes: int) -> None:
-        """A call that entered is answered, or its caller gave it up."""
+        """Counts a call no more: it has its outcomes, or was cancelled."""
         self.calls -= 1
         self.events -= events
         self.size_bytes -= size_bytes
@@ -121,7 +123,7 @@ class IngestQueue:
             await self._room.wait()
 
     def booked(self, seconds: float | None, *, is_batch: bool = False) -> None:
-        """Takes the time of a group or a batch; None if it was unusual."""
+        """Records how long a group or a batch took; None if it says nothing about others."""
         if seconds is None:
             pass
         elif is_batch:

@@ -1,16 +1,19 @@
-"""Counts events that report the fact of another recent event: it may have come under two ids."""
+"""Counts events that report the same fact as another recent event, under another id."""
 
 from collections.abc import Callable, Iterable
 
 from ledger.domain.events import ProcessorEvent
 
 # How many facts are remembered, the latest ones: some 4 MiB, and at 1,000 events a second the last
-# 20 seconds. The audit compares all that are booked.
+# 20 seconds. The audit compares all booked events.
 FACTS_MAX = 20_000
 
 
 class RepeatedFacts:
-    """The facts of the events that this process booked last; only of events with a reference."""
+    """The facts of the events that this process has booked last.
+
+    Ignores events without a reference: two of them may be alike and report two facts.
+    """
 
     def __init__(self, on_repeated: Callable[[int], None]) -> None:
         """`on_repeated` gets how many events of a group report the fact of another event."""
@@ -19,7 +22,7 @@ class RepeatedFacts:
         self._event_ids: dict[int, str] = {}
 
     def booked(self, events: Iterable[ProcessorEvent]) -> None:
-        """Takes events that are new. The same event may come twice."""
+        """Records newly booked events. An event may be given twice."""
         seen = self._event_ids
         repeated = 0
         for event in events:

@@ -1,4 +1,4 @@
-"""Balances, and the snapshots that they go on from."""
+"""Balances, and the snapshots that they start from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ class BalanceQuery:
 
 
 class BalanceReader(Protocol):
-    """Balances, any number of them read in one statement."""
+    """Reads balances, any number in one query."""
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
         """The balances, in the order of the queries: None for an unknown restaurant, zeros for an
         unknown balance account.
 
-        All are of one moment. When an `as_of` is not past, by the database's clock, the balance of
-        now is returned; its `as_of` is then the instant of reading. All or none: raises
+        All are of one moment. If an `as_of` is not past by the database's clock, the balance is the
+        present one, and its `as_of` is the instant of reading. All or none: raises
         DatabaseUnavailable, DatabaseTimeout, DataRejected, QueryRefused.
         """
         ...
 
 
 class BalanceSnapshots(Protocol):
-    """Sums of final entries, on which balances build. Without one, answers are only slower."""
+    """Sums of final entries, from which balances start. Without one, reads are only slower."""
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
-        """Makes a snapshot of an account if it would spare reads at least `entries_min` entries
-        more than the one before; returns whether it did. One transaction. Raises
-        DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        """Takes a snapshot of an account if it saves reads at least `entries_min` entries more than
+        the one before. Returns whether it did. One transaction. Raises DatabaseUnavailable,
+        DatabaseContention, DatabaseTimeout.
         """
         ...
 
@@ -46,7 +46,7 @@ class LongTails(Protocol):
 
     @property
     def entries_max(self) -> int:
-        """Above this number of entries a report is worthwhile."""
+        """The longest tail that needs no report."""
         ...
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
@@ -54,7 +54,7 @@ class LongTails(Protocol):
         ...
 
     async def shortened(self, balance_account_id: int) -> None:
-        """Returns when a snapshot of the account was taken, or could not be, or after some seconds.
+        """Returns when a snapshot of the account was taken or could not be, or after some seconds.
 
         Raises nothing.
         """

@@ -1,4 +1,4 @@
-"""The append-only books, as the use cases see them."""
+"""The append-only books: events and their entries."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class StoredEvent:
 
 
 class StoredEntry(NamedTuple):
-    """A ledger entry as it stands in the books. Amount in minor units, instants in microseconds
-    since 1970; the absent is None.
+    """A ledger entry of the books. The amount is in minor units, instants are in microseconds since
+    1970; absent values are None.
 
-    A tuple of numbers, since a statement has millions of them: a frozen dataclass takes four times
-    as long to make, and a datetime as long to read from the database as all the rest.
+    A tuple of plain values, since a statement has millions of them: a frozen dataclass takes four
+    times as long to make, and a datetime as long to read from the database as all the rest.
     """
 
     transaction_id: UUID
@@ -73,8 +73,8 @@ class EventLedger(Protocol):
         their entries, durably.
 
         `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids
-        stored by this very call. All of them or none: raises DataRejected, with nothing stored,
-        when the database refuses one as data; QueryRefused when it refuses for another reason;
+        that this call stored. All or none: raises DataRejected, with nothing stored, when the
+        database refuses one as data; QueryRefused when it refuses for another reason;
         DatabaseContention after waiting for a lock for `lock_wait_seconds`, if given, which takes
         more round trips.
         """
@@ -86,7 +86,7 @@ class EventLedger(Protocol):
         """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before
         this call.
 
-        Use `once_safe` before acknowledging them: it returns once they are as durable as the
+        Use `once_safe` before acknowledging them: it waits until they are as durable as the
         database makes any commit.
         """
         ...
@@ -105,7 +105,6 @@ class EventLedger(Protocol):
         """Opens the balance accounts that do not exist yet.
 
         Registers unknown restaurants first if `register`; else opens no account for them and
-        returns their ids.
-        Waits for locks as `insert` does.
+        returns their ids. Waits for locks as `insert` does.
         """
         ...

@@ -1,4 +1,4 @@
-"""Payout runs, payouts, and what the bank did with them."""
+"""Payout runs, payouts, and the bank's answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class PageRejected(Exception):
     """The database refused a page of payouts; nothing of it was written. The accounts are in the
     order of their ids.
 
-    With `is_data` a rule of the books refuses one of them; else the reason is unforeseen.
+    With `is_data` a rule of the books refuses one of them; else the reason is unexpected.
     """
 
     def __init__(self, balance_account_ids: Sequence[int], *, is_data: bool) -> None:
@@ -54,8 +54,10 @@ class PageRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PayoutPage:
-    """A page of a run: the balance accounts claimed, those of them that another transaction has
-    locked, with their restaurants, and the payouts created with the sum of their amounts.
+    """A page of a run: the claimed balance accounts, and the payouts created for them.
+
+    `locked` has the claimed accounts that another transaction has locked, with the ids of their
+    restaurants. `amount_minor` is the sum of the payouts.
     """
 
     balance_account_ids: Sequence[int]
@@ -77,12 +79,12 @@ class PayoutRuns(Protocol):
     """
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
-        """The run of `key`: created under the id that is given, with an open item for each balance
-        account of the currency, or the one that is there. Its cut-off is the end of `as_of` in the
-        settlement time zone, or now if that is today.
+        """Returns the run of `key`. Creates it under `payout_run_id` if it does not exist.
 
-        Raises InvalidRequest, with nothing written, when `as_of` is in the future;
-        TooManyPayoutRuns when as many runs are under way as may be, and this one is not among them.
+        A new run covers the balance accounts of the currency that exist now; `pay` writes their
+        items. Its cut-off is the end of `as_of` in the settlement time zone, or now if `as_of` is
+        today. Raises InvalidRequest, with nothing written, when `as_of` is in the future;
+        TooManyPayoutRuns when the run is new and as many as allowed are under way.
         """
         ...
 
@@ -113,8 +115,8 @@ class PayoutRuns(Protocol):
         ...
 
     async def cancel(self, payout_run_id: UUID) -> bool:
-        """Ends a run that is under way; returns whether this call did. Returns once the run creates
-        no further payout.
+        """Ends a run that is under way, and waits until it creates no further payout. Returns
+        whether this call ended it.
         """
         ...
 
@@ -130,12 +132,12 @@ class PayoutRuns(Protocol):
 
     async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
         """Claims at most `limit` open items that no other worker has claimed, of balance accounts
-        with ids above `after`, and creates their payouts, or notes why not.
+        with ids above `after`. Creates their payouts, or records the reason for skipping them.
 
-        It does not wait for what another transaction has locked: that stays open. All of the rest
-        or nothing: raises PageRejected, with the accounts claimed, when the database refuses what
-        is to be written. A run that has ended, even while the page was under way, has an empty
-        page.
+        If none is open, first writes the run's next items. Does not wait for an account that
+        another transaction has locked: its item stays open. The rest is written whole or not at
+        all: raises PageRejected, with the claimed accounts, when the database refuses it. Returns
+        an empty page if the run has ended, even while the page was under way.
         """
         ...
 
@@ -149,8 +151,8 @@ class PayoutRuns(Protocol):
 
 
 class Payouts(Protocol):
-    """Payouts, for reading: what is returned is as durable as the database makes any commit, since
-    payments depend on it.
+    """Reads payouts. What it returns is as durable as the database makes any commit, since payments
+    depend on it.
 
     All methods raise DatabaseUnavailable and DatabaseTimeout.
     """
@@ -167,7 +169,7 @@ class Payouts(Protocol):
 
 
 class PayoutSettlement(Protocol):
-    """What the bank did with payouts, inside a unit of work."""
+    """The bank's answers about payouts, inside a unit of work."""
 
     async def record(self, posting: Posting, batch_id: UUID) -> bool:
         """Stores a payout event; False if its id is stored already. Posts no entry.

@@ -13,8 +13,11 @@ from ledger.domain.posting_rules import EntryType
 
 @dataclass(frozen=True, slots=True)
 class StatementQuery:
-    """Which statement: the entries recorded in [start_at, end_at), None being the first entry and
-    now; only some of them, by the filters that are given (no types: all, None: any).
+    """Which entries a statement has: those recorded in [start_at, end_at), and only those that pass
+    the filters.
+
+    `start_at` None: from the first entry on; `end_at` None: until now. No `entry_types`: all types.
+    `event_id` and `payout_id` None: any.
     """
 
     account: BalanceAccount
@@ -60,13 +63,13 @@ class StatementPage(Page[StoredEntry, StatementPlace]):
 
 
 class Statements(Protocol):
-    """Statements, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+    """Reads statements. All methods raise DatabaseUnavailable and DatabaseTimeout."""
 
     async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
-        """The first entries of a statement, at most `limit`; None for an unknown restaurant,
-        nothing for an unknown account.
+        """The first entries of a statement, at most `limit`; None for an unknown restaurant, no
+        entries for an unknown account.
 
-        A period that is not past, by the database's clock, ends at the moment of the page.
+        A period that is not past by the database's clock ends at the moment of the page.
         """
         ...
 

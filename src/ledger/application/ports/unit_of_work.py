@@ -34,7 +34,7 @@ class Restaurants(Protocol):
 
 
 class UnitOfWork(Protocol):
-    """One database transaction: what was not committed when the block is left is rolled back."""
+    """One database transaction. Leaving the block rolls back what was not committed."""
 
     @property
     def restaurants(self) -> Restaurants: ...
@@ -43,7 +43,7 @@ class UnitOfWork(Protocol):
     def settlement(self) -> PayoutSettlement: ...
 
     async def commit(self) -> None:
-        """Makes all that was done since the block was entered durable, at once."""
+        """Makes all changes since the block was entered durable, all or none."""
         ...
 
     async def __aenter__(self) -> Self: ...
