@@ -244,7 +244,7 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
             consumed += 1
             yield several(event_message() for _ in range(100))
 
-    responses = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).answers(requests())
+    responses = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).responses(requests())
     reading = asyncio.create_task(anext(responses))
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -404,7 +404,7 @@ async def test_stream_whose_responses_are_not_read_delays_no_other(
             yield request
 
     held = HeldRequests(bytes_max=500_000)
-    unread = EventStream(ingest, lambda: datetime.now(UTC), held).answers(requests())
+    unread = EventStream(ingest, lambda: datetime.now(UTC), held).responses(requests())
     assert len((await anext(unread)).results) == 100
     # The server reads ahead until it has no more room.
     before = -1
@@ -420,7 +420,7 @@ async def test_stream_whose_responses_are_not_read_delays_no_other(
         yield request
 
     async with asyncio.timeout(DEADLINE_SECONDS):
-        others = EventStream(ingest, lambda: datetime.now(UTC), held).answers(one_request())
+        others = EventStream(ingest, lambda: datetime.now(UTC), held).responses(one_request())
         assert [len(response.results) async for response in others] == [1000]
     with pytest.raises(QueueFull):
         async for response in unread:

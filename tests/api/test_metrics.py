@@ -28,23 +28,23 @@ class CountedCalls:
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.ended: list[tuple[str, grpc.StatusCode]] = []
+        self.ended_calls: list[tuple[str, grpc.StatusCode]] = []
         self.seconds: list[float] = []
         self.refused: Counter[tuple[str, str]] = Counter()
 
     def started(self, method: str) -> None:
         self.under_way += 1
 
-    def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+    def ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self.under_way -= 1
-        self.ended.append((method, code))
+        self.ended_calls.append((method, code))
         self.seconds.append(seconds)
 
     def refused_under_load(self, method: str, reason: str) -> None:
         self.refused[method, reason] += 1
 
     def forget(self) -> None:
-        self.ended.clear()
+        self.ended_calls.clear()
         self.seconds.clear()
 
 
@@ -79,8 +79,8 @@ async def test_each_call_is_counted_with_its_status(
     with pytest.raises(aio.AioRpcError):
         await check(health_pb2.HealthCheckRequest(service="unknown").SerializeToString())
     # An abort by a library is counted once its status has been sent.
-    await until(lambda: len(calls.ended) == 5, 30)
-    assert calls.ended == [
+    await until(lambda: len(calls.ended_calls) == 5, 30)
+    assert calls.ended_calls == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
         (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
         (f"{SERVICE}/StreamEvents", grpc.StatusCode.INVALID_ARGUMENT),
@@ -100,11 +100,14 @@ async def test_cancelled_call_is_counted(
     begin: Any = ledger.channel.unary_stream(f"{HEALTH}/Watch")
     watch = begin(b"")
     await watch.read()
-    assert (calls.under_way, calls.ended) == (1, [])
+    assert (calls.under_way, calls.ended_calls) == (1, [])
     watch.cancel()
     # Only the server knows when it has noticed the end.
-    await until(lambda: calls.ended != [], 30)
-    assert (calls.under_way, calls.ended) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
+    await until(lambda: calls.ended_calls != [], 30)
+    assert (calls.under_way, calls.ended_calls) == (
+        0,
+        [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)],
+    )
 
 
 async def until_refused(
@@ -122,7 +125,10 @@ async def until_refused(
                 else:
                     assert not isinstance(outcome, BaseException)
     assert calls.refused == {(f"{SERVICE}/{method}", "QUEUE_FULL"): refused}
-    assert calls.ended.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == refused
+    assert (
+        calls.ended_calls.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED))
+        == refused
+    )
 
 
 @pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])

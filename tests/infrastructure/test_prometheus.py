@@ -54,7 +54,7 @@ def test_calls_are_counted_by_method_and_status() -> None:
         (grpc.StatusCode.NOT_FOUND, 30),
     ):
         calls.started(INGEST)
-        calls.answered(INGEST, code, seconds)
+        calls.ended(INGEST, code, seconds)
     calls.started(INGEST)
     samples = samples_of(registry)
     method = "grpc_method=IngestEvent grpc_service=ledger.v1.LedgerService"

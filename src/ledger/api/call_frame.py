@@ -1,10 +1,10 @@
 """The frame around every call.
 
-It reads the request, gives the call an id, and turns every exception into a status. The gRPC
-library answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here
-neither leaves the server.
+It reads the request, gives the call an id, and turns every exception into a status. By itself the
+gRPC library would send UNKNOWN and the text of the error for undecodable bytes and for unexpected
+exceptions. Here neither leaves the server.
 
-Methods get their frame when they are registered, and no interceptor does it in each call: ADR 0020
+Methods get their frame when they are registered. Interceptors would do that in each call: ADR 0020
 has the reasons.
 """
 
@@ -59,8 +59,8 @@ STOPPING_TASK = "stream waits for the stop"
 # received may take 4 MiB, whatever its method accepts; each that waits takes 16 KiB. The request of
 # an honest client has arrived before it is read: 64 callers are as fast with 8 places as with 128.
 READING_MAX, WAITING_MAX = 8, 1000
-# How many batches of events are received at once, and how many wait. They share
-# their places with open streams.
+# How many batches of events are received at once, and how many wait. They share their places with
+# open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
 # How many health checks and reflection calls are received at once, and how many wait. They need no
 # credentials.
@@ -92,7 +92,7 @@ class _Surroundings:
     gate: Gate | None
     open_calls: OpenCalls | None
     unread: UnreadResponses | None
-    answers_while_stopping: bool
+    is_served_while_stopping: bool
 
     @property
     def request_bytes_max(self) -> int:
@@ -103,7 +103,7 @@ class _Surroundings:
 class CallFrame:
     """Registers the methods of services with a server, each in its frame.
 
-    Generated code takes it for the server (`add_…_to_server`): it has the two methods they call.
+    Generated code takes it for the server: it has the two methods that `add_…_to_server` calls.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class CallFrame:
         self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX, OPEN_PATIENCE_SECONDS)
         self._stopping = asyncio.Event()
         self._last_calls = 0
-        # Bound once: to look up the log level costs more than a call that logs nothing should.
+        # Bound once: looking up the log level would cost too much for a call that logs nothing.
         self._log = structlog.get_logger("ledger.calls").bind()
         self._refusals = RefusalLog(self._log)
 
     def stop(self) -> None:
-        """Answers further calls of the ledger with ShuttingDown, and ends every open stream.
+        """Refuses further calls, except health checks, and ends every open stream.
 
         An open stream, such as a health watch, would hold up the stop.
         """
@@ -155,7 +155,7 @@ class CallFrame:
         return self._last_calls
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
-        """Does nothing: generated code registers the same methods in the other way, too."""
+        """Does nothing: generated code registers the same methods in the other way as well."""
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
@@ -169,15 +169,15 @@ class CallFrame:
             name: self._framed(service_name, name, handler)
             for name, handler in method_handlers.items()
         }
-        own = {
+        with_queue = {
             name: handler for name, handler in framed.items() if _has_own_queue(service_name, name)
         }
-        rest = {name: handler for name, handler in framed.items() if name not in own}
-        if own:
-            self._server.add_registered_method_handlers(service_name, own)
-        if rest:
+        others = {name: handler for name, handler in framed.items() if name not in with_queue}
+        if with_queue:
+            self._server.add_registered_method_handlers(service_name, with_queue)
+        if others:
             self._server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service_name, rest),)
+                (grpc.method_handlers_generic_handler(service_name, others),)
             )
 
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
@@ -186,7 +186,7 @@ class CallFrame:
             return self._streaming(around, handler)
         if handler.request_streaming:
             raise NotImplementedError(
-                "the contract has no method that takes a stream and answers once"
+                "the contract has no method that takes a stream and returns one response"
             )
         return self._single(around, handler)
 
@@ -203,12 +203,12 @@ class CallFrame:
             None if self._gate_of is None else self._gate_of(method),
             self._open_calls.of(method),
             self._unread.of(method),
-            answers_while_stopping=False,
+            is_served_while_stopping=False,
         )
 
     def _single(self, around: _Surroundings, handler: Handler) -> Handler:
         """The handler of a method with one request and one response."""
-        answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
+        respond: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
         # Looked up here and not in each call.
         path, receiving, gate = around.path, around.receiving, around.gate
@@ -218,14 +218,14 @@ class CallFrame:
             around.request_bytes_max,
         )
         is_refusable = around.method is not None and around.method.is_read
-        answers_while_stopping = around.answers_while_stopping
+        is_served_while_stopping = around.is_served_while_stopping
 
         async def call(_: object, context: Context) -> Message:
             framed = _Call(self._log, self._refusals, self._metrics, path, context)
             raw: list[bytes] = []
             request: list[Message] = []
             try:
-                if self._stopping.is_set() and not answers_while_stopping:
+                if self._stopping.is_set() and not is_served_while_stopping:
                     self._last_calls += 1
                     raise ShuttingDown
                 # The caller first: nothing is received from a stranger.
@@ -238,20 +238,20 @@ class CallFrame:
                 request.append(parse_request(parse, raw.pop()))
                 with open_calls.admitted() if open_calls is not None else _NO_LIMIT:
                     if gated is None:
-                        response = await answer(request.pop(), context)
+                        response = await respond(request.pop(), context)
                     else:
                         with gated:
-                            response = await answer(gated.read(request.pop()), context)
-                            await gated.answered(response)
+                            response = await respond(gated.read(request.pop()), context)
+                            await gated.keep_response(response)
                 if unread is not None:
                     unread.keep(context, response.ByteSize(), is_refusable=is_refusable)
             except BaseException as error:
-                if not framed.became_status(error):
+                if not framed.failed(error):
                     raise
             else:
-                framed.answered()
+                framed.succeeded()
                 return response
-            # Not held while the refusal is sent, either.
+            # Not held while the status is sent, either.
             raw.clear()
             request.clear()
             await framed.abort()
@@ -281,7 +281,7 @@ class CallFrame:
                         # stream that waits for its next event looks the same as a slow one.
                         raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
                         parsed = _parse_each(parse, gate.admit_each(raws, context), self._turns)
-                        responses = gated.answer_each(
+                        responses = gated.pass_responses(
                             handler.stream_stream(gated.read_each(parsed), context)
                         )
                     else:
@@ -289,25 +289,25 @@ class CallFrame:
                         responses = handler.unary_stream(gated.read(request), context)
                     await self._until_stopping(_write_all(responses, context))
             except BaseException as error:
-                if not framed.became_status(error):
+                if not framed.failed(error):
                     raise
             else:
-                framed.answered()
+                framed.succeeded()
                 return
             await framed.abort()
 
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _until_stopping(self, answering: Awaitable[None]) -> None:
-        """Waits for `answering` to end. After the server begins to stop, it waits a little longer.
+    async def _until_stopping(self, writing: Awaitable[None]) -> None:
+        """Waits for `writing` to end. When the server begins to stop, waits LAST_RESPONSE_SECONDS.
 
-        Then raises ShuttingDown. Cancels `answering` if it has not ended.
+        Then cancels `writing` and raises ShuttingDown.
         """
-        task = asyncio.ensure_future(answering)
+        task = asyncio.ensure_future(writing)
         stopping = asyncio.create_task(self._stopping.wait(), name=STOPPING_TASK)
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            # It may still send what it has to say about the stop, as a health watch does.
+            # It may still report the stop, as a health watch does.
             await asyncio.wait({task}, timeout=LAST_RESPONSE_SECONDS)
             if not task.done():
                 raise ShuttingDown
@@ -326,8 +326,8 @@ def _has_own_queue(service_name: str, name: str) -> bool:
 class _Call:
     """One call: its id, which its log lines carry, and the status that `abort` sends.
 
-    In two steps, `became_status` and then `abort`: `abort` raises, and an exception raised inside
-    `except` would keep the first one as its context.
+    A call fails in two steps, `failed` and then `abort`: `abort` raises, and an exception raised
+    inside `except` would keep the first one as its context.
     """
 
     __slots__ = (
@@ -358,14 +358,17 @@ class _Call:
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
         metrics.started(method)
 
-    def answered(self) -> None:
-        """Counts the call as answered with OK."""
-        self._log.debug("call answered")
+    def succeeded(self) -> None:
+        """Counts the call as ended with OK."""
+        self._log.debug("call succeeded")
         self._count(grpc.StatusCode.OK)
 
-    def became_status(self, error: BaseException) -> bool:
-        """Counts the call. False for cancellations and aborts, which the frame raises again."""
-        has_become = self._set_status(error)
+    def failed(self, error: BaseException) -> bool:
+        """Logs and counts the call. Returns whether there is a status to send by `abort`.
+
+        False for cancellations and aborts, which the frame raises again.
+        """
+        has_status_to_send = self._set_status(error)
         if self._status is not None:
             self._count(status_code_of(self._status))
         else:
@@ -376,10 +379,10 @@ class _Call:
                 if isinstance(error, aio.AbortError)
                 else grpc.StatusCode.CANCELLED
             )
-        return has_become
+        return has_status_to_send
 
     def _count(self, code: grpc.StatusCode) -> None:
-        self._metrics.answered(self._method, code, time.perf_counter() - self._started_at)
+        self._metrics.ended(self._method, code, time.perf_counter() - self._started_at)
 
     def _set_status(self, error: BaseException) -> bool:
         if self._status is not None and isinstance(error, LedgerError):
@@ -479,9 +482,9 @@ async def _parse_each(
 
 
 async def _write_all(responses: Any, context: Context) -> None:
-    """Sends what a streaming method yields; a method that writes to the context is awaited."""
+    """Sends what a streaming method yields. Awaits a method that writes to the context itself."""
     if hasattr(responses, "__aiter__"):
-        # It ends with the call, not when the generator is collected.
+        # Closed with the call, not when the generator is collected.
         async with aclosing(responses):
             async for response in responses:
                 await context.write(response)

@@ -1,6 +1,6 @@
 """The table from the ledger's errors to gRPC statuses.
 
-Any other exception is INTERNAL, with a text that shows nothing of the inside.
+Any other exception is INTERNAL, with a constant text, so that it reveals nothing.
 """
 
 import asyncio
@@ -272,8 +272,8 @@ def retry_pushback_of(status: status_pb2.Status) -> str | None:
     """The value of the trailer `grpc-retry-pushback-ms`; None to send none.
 
     It says how many milliseconds gRPC's own retries wait. Without it, their policy decides: after
-    UNAVAILABLE another server may answer at once, so only RESOURCE_EXHAUSTED has it. If the wait is
-    long, "-1" stops gRPC's retries, so that the caller gets the refusal at once and not a timeout.
+    UNAVAILABLE another server may serve the call at once, so only RESOURCE_EXHAUSTED has it. If the
+    wait is long, "-1" stops gRPC's retries: the caller gets the refusal at once and not a timeout.
     """
     if status.code != code_pb2.RESOURCE_EXHAUSTED:
         return None

@@ -22,11 +22,13 @@ from ledger.errors import LedgerError, QueueFull
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
-# Read ahead of what is being booked, in memory; a single request may be larger.
+# How much memory a stream may take for what it reads ahead of what is being booked. A single
+# request may be larger.
 READ_AHEAD_BYTES = 2 * 1024 * 1024
-# What all streams of a server have read and not booked yet, in memory, but for the last request.
+# How much memory all streams of a server may take for what they have read and not booked yet, but
+# for the last request.
 HELD_BYTES_MAX = 8 * 1024 * 1024
-# How long a client may leave an answer unread while other streams wait for room.
+# How long a client may leave a response unread while other streams wait for room.
 UNREAD_SECONDS = 5.0
 
 
@@ -37,10 +39,9 @@ async def ingest_decoded(
     *,
     size_bytes: int,
 ) -> list[IngestOutcome]:
-    """Books the valid events. Returns the outcome or the error of each, in order. Raises as
-    IngestEvents.
+    """Books the valid events. Returns the outcome or the error of each event, in order.
 
-    `size_bytes` is what all of it takes in memory.
+    `size_bytes` is the memory that `decoded` takes. Raises as IngestEvents does.
     """
     events = [event for event in decoded if isinstance(event, ProcessorEvent)]
     outcomes = iter(await ingest_events(events, admission, size_bytes=size_bytes) if events else ())
@@ -52,21 +53,22 @@ class Holder(Protocol):
 
     @property
     def unread_since(self) -> float | None:
-        """When the answer was sent that its client has not read yet, by the clock of the event
-        loop.
+        """When the response that its client has not read was sent, in the event loop's time.
+
+        None if there is no such response.
         """
         ...
 
     def drop(self, error: LedgerError) -> None:
-        """Gives back all that it holds, and ends with `error` after the answers under way."""
+        """Gives back all that it holds, and ends with `error` after the responses under way."""
         ...
 
 
 class HeldRequests:
     """Bounds the requests that the streams of a server hold while they are not booked yet.
 
-    A stream whose client reads no answers books nothing and holds what it has read. Two of them can
-    hold all there is, so they lose it once others have no room.
+    A stream whose client reads no responses books nothing and holds what it has read. Two such
+    streams can take all the room, so they are dropped when others find none.
     """
 
     def __init__(self, bytes_max: int = HELD_BYTES_MAX) -> None:
@@ -76,16 +78,17 @@ class HeldRequests:
         self.size_bytes = 0
 
     def enter(self, holder: Holder) -> None:
-        """The stream may hold requests from now on, until it leaves."""
+        """Lets a stream hold requests until it leaves."""
         self._holders.add(holder)
 
     def leave(self, holder: Holder) -> None:
-        """The stream has given back what it held."""
+        """Removes a stream, which has given back what it held."""
         self._holders.discard(holder)
 
     async def wait_for_room(self, size_bytes: int, holder: Holder | None = None) -> None:
-        """Returns once there is room for so much; for a request that is larger than all of it, once
-        nothing else is there.
+        """Returns once `size_bytes` fit. More than the limit fit once nothing is held.
+
+        While it waits, drops other streams whose clients read no responses.
         """
         while self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
             if self._room is None or self._room.is_set():
@@ -97,7 +100,7 @@ class HeldRequests:
                 self._drop_unread(holder)
 
     def take(self, size_bytes: int) -> None:
-        """Holds so much, whether or not there is room."""
+        """Counts `size_bytes` as held, whether or not there is room."""
         self.size_bytes += size_bytes
 
     def _drop_unread(self, waiting: Holder | None) -> None:
@@ -108,7 +111,7 @@ class HeldRequests:
                 holder.drop(QueueFull())
 
     def give_back(self, size_bytes: int) -> None:
-        """What was taken is booked, or given up."""
+        """Counts `size_bytes` no more: they are booked, or were given up."""
         self.size_bytes -= size_bytes
         if self._room is not None:
             self._room.set()
@@ -116,9 +119,7 @@ class HeldRequests:
 
 @dataclass(frozen=True, slots=True)
 class _Received:
-    """A request that has arrived: its events, or what is wrong with them, and what they take in
-    memory.
-    """
+    """A request that has arrived: its events or their errors, and the memory that they take."""
 
     decoded: Sequence[DecodedEvent]
     is_single: bool
@@ -128,7 +129,7 @@ class _Received:
 class EventStream:
     """One stream.
 
-    While some of its events are being booked the next ones are read, about as many as are booked at
+    While some of its events are being booked, it reads the next ones, about as many as it books at
     a time.
     """
 
@@ -144,16 +145,16 @@ class EventStream:
         self._size_bytes = 0
         self._changed = asyncio.Event()
         self._ended = False
-        self._end: Exception | None = None
+        self._error: Exception | None = None
         self._reading: asyncio.Task[None] | None = None
         self.unread_since: float | None = None
 
-    async def answers(
+    async def responses(
         self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]
     ) -> AsyncGenerator[ledger_pb2.StreamEventsResponse, None]:
-        """One response for each request, in their order.
+        """Yields one response for each request, in their order.
 
-        Raises what ended the stream, once what came before it is answered.
+        Raises the error that ended the stream, after the responses to the requests before it.
         """
         loop = asyncio.get_running_loop()
         self._reading = asyncio.create_task(self._read(requests))
@@ -161,28 +162,28 @@ class EventStream:
         try:
             while not self._ended or self._received:
                 if not self._received:
-                    await self._change()
+                    await self._wait_for_change()
                     continue
-                for answer in await self._book(self._take()):
+                for response in await self._book(self._take()):
                     self.unread_since = loop.time()
-                    yield answer
+                    yield response
                 self.unread_since = None
-            if self._end is not None:
-                raise self._end
+            if self._error is not None:
+                raise self._error
         finally:
             self._reading.cancel()
-            # A task that was cancelled knows where, and with it us and what it had read: without
-            # this all of it would stay until the collector comes, which may be long.
+            # A cancelled task refers to this stream and to what it had read. Without this line they
+            # would stay in memory until the garbage collector runs, which may take long.
             self._reading = None
             self._received.clear()
             self._give_back(self._held_bytes)
             self._held.leave(self)
 
     def drop(self, error: LedgerError) -> None:
-        """Called only while an answer is unread: nothing is being booked then."""
+        """Called only while a response is unread: nothing is being booked then."""
         if self._reading is not None:
             self._reading.cancel()
-        self._end = error
+        self._error = error
         self._ended = True
         self._take()
         self._give_back(self._held_bytes)
@@ -197,14 +198,14 @@ class EventStream:
                 # Not held until the next one comes.
                 del request
                 while self._events and not self._has_room(received):
-                    await self._change()
+                    await self._wait_for_change()
                 self._received.append(received)
                 self._events += len(received.decoded)
                 self._size_bytes += received.size_bytes
                 self._changed.set()
                 del received
-        except Exception as error:  # noqa: BLE001  # raised by `answers`, in its turn
-            self._end = error
+        except Exception as error:  # noqa: BLE001  # raised by `responses`, after those before it
+            self._error = error
         finally:
             self._ended = True
             self._changed.set()
@@ -214,7 +215,7 @@ class EventStream:
         self._held.give_back(size_bytes)
 
     def _decode(self, request: ledger_pb2.StreamEventsRequest) -> _Received:
-        """Raises InvalidRequest when the request itself is not as it should be."""
+        """Raises InvalidRequest for an invalid request, not for invalid events in it."""
         now = self._clock()
         decoded = decode_stream_request(request, now)
         size_bytes = memory_bytes(decoded, request.ByteSize())
@@ -226,12 +227,12 @@ class EventStream:
             and self._size_bytes + received.size_bytes <= READ_AHEAD_BYTES
         )
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
     def _take(self) -> list[_Received]:
-        """All that has arrived."""
+        """Removes and returns the requests that have arrived."""
         taken = list(self._received)
         self._received.clear()
         self._events = 0

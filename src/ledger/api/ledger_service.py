@@ -111,9 +111,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context
     ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
         stream = EventStream(self._ingest_events, self._clock, self._held)
-        async with aclosing(stream.answers(request_iterator)) as answers:
-            async for answer in answers:
-                yield answer
+        async with aclosing(stream.responses(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetEvent(
         self, request: ledger_pb2.GetEventRequest, context: Context

@@ -33,18 +33,22 @@ WAITING_CALL_BYTES = 28 * KIB
 PARSED_BYTES = 40 * MIB
 DECODED_BYTES = 28 * MIB
 # The SQL statement that books a large batch: as text, in the driver, and being sent.
-STATEMENT_BYTES = 3 * MESSAGE_BYTES_MAX
+SQL_STATEMENT_BYTES = 3 * MESSAGE_BYTES_MAX
 CONNECTION_BYTES = 60 * KIB
-# Of what is left; the rest is for messages that have not arrived whole.
+# The share of the connections in what is left. The rest is for messages that have not arrived
+# whole.
 CONNECTIONS_SHARE = 1 / 3
 CONNECTIONS_MIN, PLACES_MIN = 64, 4
-# Control groups of version 1 report "no limit" as such a number.
+# Control groups of version 1 report a number above this if there is no limit.
 _UNLIMITED_MIN = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryShares:
-    """How many clients may be connected, how many large messages may be arriving, and the sum."""
+    """How many clients may be connected, and how many large messages may be arriving.
+
+    `sum_bytes` is the memory that all limits together allow.
+    """
 
     connections: int
     large_places: int
@@ -54,7 +58,7 @@ class MemoryShares:
     def of(
         cls, memory_bytes: int | None, *, queue_bytes: int, bookings: int, streams: int
     ) -> "MemoryShares":
-        """The shares of `memory_bytes`; the largest if it is None, for no limit, or large enough.
+        """Divides `memory_bytes`. Returns the largest shares for None, no limit, or enough memory.
 
         `queue_bytes` is the limit of the ingest queue, `bookings` the batches booked at once,
         `streams` the limit on open streams. With too little memory the sum exceeds `memory_bytes`.
@@ -67,7 +71,7 @@ class MemoryShares:
             + HELD_BYTES_MAX
             + DECODED_BYTES
             + PARSED_BYTES
-            + bookings * STATEMENT_BYTES
+            + bookings * SQL_STATEMENT_BYTES
             + UNREAD_BYTES_MAX
             + UNREAD_OF_BATCHES_BYTES_MAX
         )
@@ -97,7 +101,10 @@ def part_of_a_worker(memory_bytes: int, workers: int) -> int:
 def memory_limit_bytes(
     groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """The smallest memory limit of this process's control groups (of its container); None: none."""
+    """The smallest memory limit of the control groups, or container, of this process.
+
+    None if there is no limit.
+    """
     try:
         lines = own.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The methods of the contract, and what the server does differently from one to the other.
+"""The methods of the contract, and how the server treats each.
 
 This is the only place that lists methods by name: the gate, the call log, the frame around each
 call and the limits read it. Tests hold the contract, `service_config.json` and the scopes in
@@ -55,7 +55,7 @@ class Responses(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC. `timeout_seconds` is the deadline in the service config; None: none, for a stream.
+    """One RPC. `timeout_seconds` is the deadline in the service config; None for a stream.
 
     `is_large`: its requests may have up to MESSAGE_BYTES_MAX.
     `has_own_queue`: its calls do not wait behind those of other methods before the server takes
@@ -88,7 +88,7 @@ class Method:
 
     @property
     def is_read(self) -> bool:
-        """Whether the method changes nothing: it may be refused even when its response is ready."""
+        """Whether the method changes nothing. Its calls may be refused at any point."""
         return self.scope is Scope.READ
 
 

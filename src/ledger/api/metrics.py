@@ -1,4 +1,4 @@
-"""What the api reports of every call, for metrics."""
+"""What the server reports about every call, for metrics."""
 
 from typing import Protocol
 
@@ -14,13 +14,13 @@ class CallMetrics(Protocol):
     def started(self, method: str) -> None:
         """A call begins."""
 
-    def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
-        """A call that began has ended."""
+    def ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """A call that began has ended, after so many seconds."""
 
     def refused_under_load(self, method: str, reason: str) -> None:
         """A call is refused because the server has too much work or the caller calls too often.
 
-        `reason` is the contract's, without its prefix. `answered` follows.
+        `reason` is the contract's, without its prefix. `ended` follows.
         """
 
 
@@ -30,7 +30,7 @@ class NoCallMetrics:
     def started(self, method: str) -> None:
         pass
 
-    def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+    def ended(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         pass
 
     def refused_under_load(self, method: str, reason: str) -> None:

@@ -24,8 +24,8 @@ class _Kind(NamedTuple):
 class RefusalLog:
     """Logs the first refusal of each kind and caller at once, and the others as a number.
 
-    A line for each would cost more than the refusal, and let a stranger fill the disk; during an
-    outage every call fails. At level debug each refusal has its line.
+    A line for each would cost more than the refusal, and an attacker could fill the disk; during an
+    outage every call fails. At level debug each has its line.
     """
 
     def __init__(self, log: Any) -> None:

@@ -45,8 +45,8 @@ CONNECTION_AGE_GRACE_SECONDS = 180
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # Calls of a method that the server has not taken up; gRPC cancels those beyond, by default from
-    # 1,000 on. No more than the server answers within most deadlines, some three seconds' worth:
+    # Calls of a method that the server has not taken up; gRPC cancels further ones, by default from
+    # 1,000 on. No more than the server serves within most deadlines, some three seconds' worth:
     # with more, each call would be taken up too late.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 12_000),
@@ -54,10 +54,9 @@ _OPTIONS = (
     # deadline. Otherwise a few connections could fill the queue above. Calls of all clients would
     # then be cancelled, which clients do not repeat.
     ("grpc.max_concurrent_streams", STREAMS_MAX),
-    # Streams that have ended, because they were reset or just answered, and are not cleared away.
-    # By default they count as open: most calls of a client that keeps to the limit above are then
-    # refused without a reason. Not more: calls whose client gave up stay in the queue above until
-    # their turn.
+    # Streams that were reset or have just ended, and are not cleared away. By default they count as
+    # open: most calls of a client that keeps to the limit above are then refused without a reason.
+    # Not more: calls whose client gave up stay in the queue above until their turn.
     ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
     # Off: a stream may send its first window before we read its message, and no more. This probe
     # lets windows grow to 4 MiB, and a stranger could fill that on every stream.
@@ -73,7 +72,7 @@ _OPTIONS = (
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     # Closes connections without an open call. A watch or a stream is an open call.
     ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
-    # Ends the calls and streams of a client that vanished: it answers no ping.
+    # Ends the calls and streams of a client that vanished and no longer responds to pings.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     # Clients behind a NAT may ping this often, with and without calls. gRPC disconnects a client
@@ -82,7 +81,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-# For the listener that answers only health checks.
+# For the listener that serves only health checks.
 _HEALTH_OPTIONS = tuple(
     (
         dict(_OPTIONS)
@@ -128,9 +127,9 @@ class Server:
         security: Security | None = None,
         call_log: CallLog | None = None,
     ) -> None:
-        """`ping` raises if the database does not answer. Without `security` every caller may call.
+        """`ping` raises if the database cannot be used. Without `security` every caller may call.
 
-        At `health_address` the server answers only health checks, in plaintext and with separate
+        At `health_address` the server serves only health checks, in plaintext and with separate
         limits, so that no load at `address` keeps a probe out.
 
         `share_port` is for worker processes under a supervisor. For other servers it is off: a
@@ -194,7 +193,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(aio.Server, frame))
 
     async def start(self) -> None:
-        """Begins to answer. The service's health is SERVING once the database answers."""
+        """Begins to serve. The service's health is SERVING once the database can be used."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._health_listener is not None:
             await self._health_listener.start()
@@ -225,12 +224,12 @@ class Server:
         self._frame.stop()
         if self._health_frame is not None:
             self._health_frame.stop()
-        # The library would answer calls that it has not handed to us with CANCELLED, which clients
-        # do not repeat. We answer them until clients know that this server stops.
+        # The library would end calls that it has not handed to us with CANCELLED, which clients do
+        # not repeat. We refuse them with SHUTTING_DOWN until clients know that this server stops.
         await self._refuse_last_calls(grace_seconds)
         await self._listener.stop(grace_seconds)
         if self._health_listener is not None:
-            # Last, as it answers that the server stops.
+            # Last: until then it reports that the server stops.
             await self._health_listener.stop(0)
 
     async def _refuse_last_calls(self, grace_seconds: float) -> None:
@@ -253,7 +252,7 @@ class Server:
         except Exception as error:  # noqa: BLE001  # not SERVING, whatever it is
             self._failed_pings += 1
             if self._failed_pings == FAILED_PINGS_MAX:
-                # `postgres/sessions` logs which database it is, and why it does not answer.
+                # `postgres/sessions` logs the database, and why it cannot be used.
                 _log.info(
                     "not serving: the database does not answer, or takes no writes",
                     cause=repr(error.__cause__ or error),

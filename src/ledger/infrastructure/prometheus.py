@@ -99,7 +99,7 @@ class PrometheusCallMetrics:
     def started(self, method: str) -> None:
         self._series(method).in_flight.inc()
 
-    def answered(self, method: str, code: StatusCode, seconds: float) -> None:
+    def ended(self, method: str, code: StatusCode, seconds: float) -> None:
         series = self._series(method)
         series.in_flight.dec()
         series.handling.observe(seconds)

@@ -30,7 +30,7 @@ from ledger.api.access.authentication import (
     Authenticator,
     Caller,
     Credential,
-    JwtRefused,
+    TokenRefused,
 )
 from ledger.api.access.credential_files import read_identities, read_tokens
 from ledger.api.access.jwt_tokens import LEEWAY_SECONDS, JwtVerifier
@@ -602,7 +602,7 @@ def test_missing_key_set_verifies_no_token(tmp_path: Path, issuer: Issuer, end: 
     end(path)
     assert verifier.keys.reload()
     for token in (issuer.sign(), jwt.encode(payload(), issuer.rsa, "RS256")):
-        with pytest.raises(JwtRefused):
+        with pytest.raises(TokenRefused):
             verifier.verify(token)
 
 

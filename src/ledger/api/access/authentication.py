@@ -44,7 +44,7 @@ class Credential(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller and its scopes, valid until `expires_at` in seconds since the epoch."""
+    """A caller and its scopes, valid until `expires_at` in seconds of Unix time."""
 
     identity: str
     credential: Credential
@@ -52,13 +52,13 @@ class Caller:
     expires_at: float = NEVER
 
 
-class JwtRefused(Exception):
+class TokenRefused(Exception):
     """A token is not accepted. The text has the reason, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """What a token proves, until `expires_at` in seconds since the epoch."""
+    """What a token proves, until `expires_at` in seconds of Unix time."""
 
     identity: str
     scopes: frozenset[Scope]
@@ -69,7 +69,7 @@ class TokenVerifier(Protocol):
     """Verifies tokens of an issuer. A protocol, as the implementation imports a slow library."""
 
     def verify(self, token: str) -> VerifiedClaims:
-        """Returns the claims. Raises JwtRefused."""
+        """Returns the claims. Raises TokenRefused."""
         ...
 
 
@@ -137,15 +137,15 @@ class Authenticator:
         try:
             caller = self._verified(token, digest)
             if now >= caller.expires_at:
-                raise JwtRefused("it has expired")
-        except JwtRefused as refused:
+                raise TokenRefused("it has expired")
+        except TokenRefused as refused:
             _remember(self._refused, digest, now + REFUSAL_SECONDS)
             raise NotAuthenticated("the token is not accepted", because=str(refused)) from None
         _remember(self._accepted, digest, caller)
         return caller
 
     def _verified(self, token: str, digest: bytes) -> Caller:
-        """Raises JwtRefused."""
+        """The caller of a token that is not remembered. Raises TokenRefused."""
         found = None
         for known in self._tokens.value if self._tokens is not None else ():
             # All lines, each in constant time: the time that it takes reveals nothing.
@@ -154,7 +154,7 @@ class Authenticator:
         if found is not None:
             return Caller(found.identity, Credential.TOKEN, found.scopes)
         if self._jwt is None:
-            raise JwtRefused("it is in no line of LEDGER_AUTH_TOKENS_FILE")
+            raise TokenRefused("it is in no line of LEDGER_AUTH_TOKENS_FILE")
         claims = self._jwt.verify(token)
         return Caller(claims.identity, Credential.JWT, claims.scopes, claims.expires_at)
 

@@ -1,4 +1,4 @@
-"""Which events a caller may send. Which methods it may call stands in `api/methods.py`."""
+"""Which events a caller may send. `api/methods.py` has the scope of each method."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -7,8 +7,8 @@ from functools import cache
 from ledger.api.methods import Scope
 from ledger.v1 import ledger_pb2
 
-# What the bank answers moves no money and names the payout's own amount. An adjustment moves any
-# amount, because a person decided so.
+# Separate scopes limit what a stolen credential can do: an answer of the bank must have the amount
+# of its payout, while an adjustment moves any amount, because a person decided so.
 SCOPE_BY_EVENT_TYPE: Mapping[int, Scope] = {
     ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED: Scope.INGEST_PROCESSOR,
     ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED: Scope.INGEST_PROCESSOR,

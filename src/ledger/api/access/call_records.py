@@ -1,6 +1,6 @@
 """What the call log records of a call's content, by method, from its request and response.
 
-It is short, and quotes nothing of the caller's but ids.
+It is short: of the caller's texts it has only ids and codes, cut off and escaped if invalid.
 """
 
 from collections.abc import Callable, Mapping
@@ -87,5 +87,5 @@ CONTENT_BY_METHOD: Mapping[str, ContentRule] = {
 
 
 def _shown(text: str) -> str:
-    """An id unchanged; of any other text enough to find the caller, with escapes."""
+    """An id unchanged. Of any other text the beginning, with escapes: enough to find the caller."""
     return text if is_id(text) else text[:_LENGTH_SHOWN].encode("unicode_escape").decode()

@@ -112,7 +112,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines, 1)
         if (words := line.partition("#")[0].split())
     ]
-    # To verify a token takes a look at every line.
+    # Verifying a token compares it with every line.
     if len(found) > LINES_MAX:
         raise FileUnusable(f"{path} has more than {LINES_MAX} lines")
     if not found:

@@ -35,7 +35,7 @@ STREAM_ROW_SECONDS = 1.0
 STREAM_OPEN = "OPEN"
 
 # Refusals that do not depend on the request: the call log counts them instead of listing each.
-SUMMED_UP = (ScopeMissing, QueueFull, DeadlineTooShort)
+COUNTED_REFUSALS = (ScopeMissing, QueueFull, DeadlineTooShort)
 
 ANY_CALLER = Caller("", Credential.NONE, frozenset(Scope))
 
@@ -152,16 +152,16 @@ class GatedCall:
             del request
             yield passed.pop()
 
-    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
-        """Passes the responses of a stream on, with rows in the call log while it is open.
+    def pass_responses(self, responses: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        """Passes on the responses of a stream, and adds rows to the call log while it is open.
 
         So the call log has the caller of a stream that a crash ends.
         """
         call_log = self._gate.call_log
-        return answers if call_log is None else self._answer_recorded(answers, call_log)
+        return responses if call_log is None else self._pass_recorded(responses, call_log)
 
-    async def _answer_recorded(
-        self, answers: AsyncGenerator[Message], call_log: CallLog
+    async def _pass_recorded(
+        self, responses: AsyncGenerator[Message], call_log: CallLog
     ) -> AsyncGenerator[Message]:
         """Raises DatabaseUnavailable and the like if a row cannot be written.
 
@@ -170,9 +170,9 @@ class GatedCall:
         self._stream_id = uuid_utils.uuid7().hex
         await call_log.write(self._record(STREAM_OPEN))
         try:
-            async with aclosing(answers):
-                async for answer in answers:
-                    self._answered += len(getattr(answer, "results", ())) or 1
+            async with aclosing(responses):
+                async for response in responses:
+                    self._answered += len(getattr(response, "results", ())) or 1
                     if self._answered - self._answered_recorded > STREAM_ROW_EVENTS:
                         self._answered_recorded = self._answered
                         await call_log.write(self._record(STREAM_OPEN))
@@ -180,7 +180,7 @@ class GatedCall:
                         self._timer = asyncio.get_running_loop().call_later(
                             STREAM_ROW_SECONDS, self._record_progress, call_log
                         )
-                    yield answer
+                    yield response
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -191,10 +191,10 @@ class GatedCall:
         if self._answered > self._answered_recorded:
             call_log.record(self._record(STREAM_OPEN))
 
-    async def answered(self, response: Message) -> None:
+    async def keep_response(self, response: Message) -> None:
         """Keeps the response for the record. Writes the record now if the response waits for it.
 
-        Raises DatabaseUnavailable and the like if it cannot. The call took effect, and may be
+        Raises DatabaseUnavailable and the like if it cannot. Then the call took effect, and may be
         repeated.
         """
         self._response = response
@@ -215,11 +215,11 @@ class GatedCall:
             return
         if self._written is None:
             record = self._gate.call_log.record
-            if isinstance(error, SUMMED_UP) and not self._stream_id:
+            if isinstance(error, COUNTED_REFUSALS) and not self._stream_id:
                 record = self._gate.call_log.record_refusal
             record(self._record(code_of(error)))
         elif error is not None:
-            # It was not written, or it is not known: the same row again, as soon as possible.
+            # Whether the row was written is not known. Writing it again adds no second one.
             self._gate.call_log.record(self._written)
 
     def _record(self, outcome: str) -> RecordedCall:
@@ -247,7 +247,7 @@ class GatedCall:
 class OpenGate:
     """Stands for both a gate and its call where there is nothing to check or record.
 
-    Only streams use it. Single calls skip the gate instead: each pays for every call of a method.
+    Only streams use it. Single calls skip the gate instead, which is faster.
     """
 
     def call(self, _context: Context, _request_id: str) -> Self:
@@ -262,8 +262,8 @@ class OpenGate:
     def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         return requests
 
-    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
-        return answers
+    def pass_responses(self, responses: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        return responses
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from typing import Any
 
 import jwt
 
-from ledger.api.access.authentication import JwtRefused, VerifiedClaims
+from ledger.api.access.authentication import TokenRefused, VerifiedClaims
 from ledger.api.access.credential_files import is_identity
 from ledger.api.access.reloading import FileMissingOrEmpty, FileUnusable, ReloadedFiles, read_file
 from ledger.api.methods import Scope
@@ -46,7 +46,7 @@ class JwtVerifier:
         self._audience = audience
 
     def verify(self, token: str) -> VerifiedClaims:
-        """Returns the claims. Takes 50 to 100 µs. Raises JwtRefused."""
+        """Returns the claims. Takes 50 to 100 µs. Raises TokenRefused."""
         try:
             header = jwt.get_unverified_header(token)
             key = self._key_of(header)
@@ -61,27 +61,27 @@ class JwtVerifier:
                 options={"require": _REQUIRED_CLAIMS},
             )
             return _claims_of(claims)
-        except JwtRefused:
+        except TokenRefused:
             raise
         except Exception as error:
-            # Whatever a stranger's bytes do to a parser, the token is not accepted.
-            raise JwtRefused(f"{type(error).__name__}: {error}"[:200]) from error
+            # Whatever the bytes of an attacker do to a parser, the token is not accepted.
+            raise TokenRefused(f"{type(error).__name__}: {error}"[:200]) from error
 
     def _key_of(self, header: Mapping[str, Any]) -> VerificationKey:
         keys, key_id = self.keys.value, header.get("kid")
         if key_id is None and len(keys) == 1:
             return next(iter(keys.values()))
         if not isinstance(key_id, str) or key_id not in keys:
-            raise JwtRefused("it is signed by no key of LEDGER_JWT_JWKS_FILE")
+            raise TokenRefused("it is signed by no key of LEDGER_JWT_JWKS_FILE")
         return keys[key_id]
 
 
 def _claims_of(claims: Mapping[str, Any]) -> VerifiedClaims:
     identity, scope = claims["sub"], claims.get("scope", "")
     if not isinstance(identity, str) or not is_identity(identity):
-        raise JwtRefused("its sub is no identity")
+        raise TokenRefused("its sub is no identity")
     if not isinstance(scope, str):
-        raise JwtRefused("its scope is not a text")
+        raise TokenRefused("its scope is not a text")
     # Other words are scopes of other services.
     scopes = frozenset(_SCOPES[word] for word in scope.split(" ") if word in _SCOPES)
     return VerifiedClaims(identity, scopes, float(int(claims["exp"])) + LEEWAY_SECONDS)
@@ -107,8 +107,8 @@ def read_keys(path: Path, algorithms: frozenset[str]) -> KeySet:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileUnusable(f"{path} is no JSON Web Key Set") from error
     if not keys:
-        says = f"{path} has no key for the algorithms {','.join(sorted(algorithms))}"
-        raise FileUnusable(says) if listed else FileMissingOrEmpty(says)
+        text = f"{path} has no key for the algorithms {','.join(sorted(algorithms))}"
+        raise FileUnusable(text) if listed else FileMissingOrEmpty(text)
     return keys
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Hashable
 
-# Callers are authenticated before, and usually few. The issuer of JWTs may have many.
+# Callers are authenticated by then, and usually few. An issuer of JWTs may have many.
 BUCKETS_MAX = 10_000
 
 

@@ -51,7 +51,7 @@ class ReloadedFiles(Generic[T]):
         self._paths = tuple(paths)
         self._read = read
         self._admit_none = admit_none
-        # Before reading: a file that changes while it is read is read again.
+        # Taken before reading: a file that changes while it is read is read again.
         self._seen = self._state()
         self.value: T = read()
 
@@ -63,7 +63,7 @@ class ReloadedFiles(Generic[T]):
         state = self._state()
         if state == self._seen and not forced:
             return False
-        # Also of an unusable file, so that it is logged once and not at every poll.
+        # Also for an unusable file, so that it is logged once and not at every poll.
         self._seen = state
         names = [str(path) for path in self._paths]
         try:
@@ -124,8 +124,8 @@ class Reloader:
     def reload(self, *, forced: bool = False) -> None:
         """Reads the files that have changed, or all of them if `forced`.
 
-        An unusable file is logged and keeps its old value, or admits no caller: see the
-        module's docstring.
+        An unusable file is logged and keeps its old value, or admits no caller: see the module's
+        docstring.
         """
         # A list and no generator: `any` would skip the files after the first change.
         if any([file.reload(forced=forced) for file in self._files]):

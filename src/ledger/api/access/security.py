@@ -64,7 +64,7 @@ class Security:
         )
 
     def credentials(self) -> grpc.ServerCredentials | None:
-        """For the server's port; None for plaintext."""
+        """The credentials of the server's port; None for plaintext."""
         return None if self._tls is None else self._tls.credentials()
 
     def gate(self, method: Method, call_log: CallLog | None = None) -> Gate | None:

@@ -28,7 +28,6 @@ def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> BalanceQuery:
 
 
 def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
-    """A balance."""
     return ledger_pb2.GetBalanceResponse(
         restaurant_id=balance.account.holder_id,
         currency=balance.account.currency,

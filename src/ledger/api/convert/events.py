@@ -27,22 +27,21 @@ from ledger.errors import (
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
-# Of all events of a request: 64 each if there are 1,000.
+# Of all events of a request together: 64 each if there are 1,000.
 METADATA_ENTRIES_MAX = 64_000
-
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
 _EVENT_TYPES = by_number(
     ledger_pb2.EventType, "EVENT_TYPE_", EventType, "src/ledger/domain/events.py"
 )
-# An event to book, or why it is refused.
+# An event to book, or the error of one that is rejected.
 DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
 
-# What an event takes besides its texts, an entry of its metadata, and an event that is refused, at
-# the most.
-_EVENT_BYTES, _ENTRY_BYTES, _REFUSED_EVENT_BYTES = 600, 150, 4096
-# Of more bytes than these what texts take is asked for, which costs 2 us an event.
+# The memory, at most, of an event without its texts, of an entry of its metadata, and of the error
+# of a rejected event.
+_EVENT_BYTES, _ENTRY_BYTES, _REJECTED_EVENT_BYTES = 600, 150, 4096
+# In larger messages the size of each text is measured, which takes 2 µs an event.
 _EXACT_BYTES_MIN = 256 * 1024
 
 _EVENT_FIELD_ORDER = {
@@ -75,15 +74,15 @@ def decode_event(
 ) -> ProcessorEvent:
     """The event in `message`.
 
-    Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown, since the
-    rules of such an event are not known either; InvalidRequest with every offending field, each
-    prefixed by `path`.
+    Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown without
+    looking at other fields, as the rules of an unknown type are not known either; InvalidRequest
+    with every offending field, each prefixed by `path`.
     """
     type_number = message.type
     if (scope := REFUSED_EVENT_TYPES.get().get(type_number)) is not None:
         raise ScopeMissing(scope)
     violations: list[FieldViolation] = []
-    # Each field is read once: it is made anew from the message every time.
+    # Each field is read once: the message makes a new value every time.
     event_id, restaurant_id, currency = message.event_id, message.restaurant_id, message.currency
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
@@ -140,12 +139,12 @@ def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -
 
 
 def wrong_number_of_events() -> InvalidRequest:
-    """What a request with too few or too many events is answered."""
+    """The error of a request with too few or too many events."""
     return InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
 
 
 def too_much_metadata() -> InvalidRequest:
-    """What a request whose events have too many entries of metadata is answered."""
+    """The error of a request whose events have too many entries of metadata."""
     return InvalidRequest(
         [
             FieldViolation(
@@ -156,7 +155,7 @@ def too_much_metadata() -> InvalidRequest:
 
 
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
-    """The events to book, and in their places what is wrong with the others.
+    """The events to book, and errors in the places of the others.
 
     Raises InvalidRequest for too few or too many.
     """
@@ -166,7 +165,7 @@ def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) ->
 def decode_stream_request(
     request: ledger_pb2.StreamEventsRequest, now: datetime
 ) -> list[DecodedEvent]:
-    """The events of one request of a stream, and in their places what is wrong with the others.
+    """The events of one request of a stream, and errors in the places of the others.
 
     The request has either `event` or `events`. Raises InvalidRequest.
     """
@@ -190,14 +189,14 @@ def _decode_events(
         try:
             decoded.append(decode_event(message, now, f"events[{place}]."))
         except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
-            # Without what was at hand when it was raised, which would be kept for as long.
+            # Without the traceback, which would keep the variables of this loop in memory.
             decoded.append(error.with_traceback(None))
     return decoded
 
 
 def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
-    """What decoded events take that came in a message of so many bytes: as many or sixteen times as
-    many, far more if refused.
+    """The memory that the decoded events of a message of `message_bytes` take: one to sixteen times
+    as much, far more for rejected events.
     """
     size_bytes = 0
     if message_bytes <= _EXACT_BYTES_MIN:
@@ -206,7 +205,7 @@ def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
             size_bytes += (
                 _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
                 if isinstance(event, ProcessorEvent)
-                else _REFUSED_EVENT_BYTES
+                else _REJECTED_EVENT_BYTES
             )
         return size_bytes + 4 * message_bytes
     for event in decoded:
@@ -221,12 +220,12 @@ def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
             size_bytes += _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
             size_bytes += sum(map(getsizeof, event.metadata)) + sum(map(getsizeof, texts))
         else:
-            size_bytes += _REFUSED_EVENT_BYTES
+            size_bytes += _REJECTED_EVENT_BYTES
     return size_bytes
 
 
 def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventResponse:
-    """The response for one event. Raises the error of a refused one."""
+    """The response for one event. Raises the error if the outcome is one."""
     if isinstance(outcome, LedgerError):
         raise outcome
     return ledger_pb2.IngestEventResponse(
@@ -269,7 +268,7 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
 def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
     """Writes a ledger entry into an empty message.
 
-    Where the message is to be: made apart and then copied, an entry takes twice as long.
+    In place: making a message and then copying it takes twice as long.
     """
     message.transaction_id = str(entry.transaction_id)
     message.position = entry.position

@@ -25,7 +25,6 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
 
 
 def encode_instant(instant: datetime) -> Timestamp:
-    """The instant as a message."""
     since = instant - EPOCH
     message = Timestamp()
     message.seconds = since.days * _SECONDS_A_DAY + since.seconds
@@ -34,7 +33,6 @@ def encode_instant(instant: datetime) -> Timestamp:
 
 
 def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
-    """The instant as a message, None for none."""
     return None if instant is None else encode_instant(instant)
 
 

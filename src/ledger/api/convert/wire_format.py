@@ -1,5 +1,5 @@
-"""Parses requests, after a look at those that may take far more memory and time as a message than
-as bytes.
+"""Parses requests. Checks large ones first: as messages they may take far more memory, and time,
+than as bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +15,17 @@ from ledger.errors import MalformedMessage
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
-# A smaller request is parsed as it is: it takes at most 15 MiB, and has at most 45,000 entries
-# of metadata that differ.
+# A smaller request is parsed without a check: it takes at most 15 MiB, and has at most 45,000
+# different entries of metadata.
 COUNTED_BYTES_MIN = 256 * 1024
-# Fields beside its events that a request may have, by a contract newer than ours.
+# How many fields a request may have beside its events, in a contract newer than ours.
 FIELDS_SPARE = 16
-# Fields of all its events beside their metadata: 32 each if there are 1,000. Those of our contract
-# have 9.
+# How many fields all its events may have beside their metadata: 32 each if there are 1,000. In our
+# contract an event has 9.
 OTHER_FIELDS_MAX = 32_000
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
-
 
 _METADATA = ledger_pb2.ProcessorEvent.DESCRIPTOR.fields_by_name["metadata"].number
 # How an entry of metadata begins. A parser takes a longer form of the same number, too.
@@ -46,7 +45,7 @@ def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
     try:
         return parse(raw)
     except DecodeError:
-        # The parser says no more than that it could not.
+        # The parser's error has no particulars.
         raise MalformedMessage from None
 
 
@@ -55,7 +54,7 @@ def has_more_fields(raw: bytes, fields_max: int) -> bool:
     it.
 
     A message of 4 MiB may have two million empty events, which take 270 MiB and most of a second to
-    parse. False for what is malformed: the parser says so.
+    parse. False for malformed bytes: the parser rejects them.
     """
     return any(number > fields_max for number, _ in enumerate(_fields(raw, 0, len(raw)), start=1))
 
@@ -63,15 +62,16 @@ def has_more_fields(raw: bytes, fields_max: int) -> bool:
 def has_more_metadata(raw: bytes, entries_max: int) -> bool:
     """Whether the events of a request have more than `entries_max` entries of metadata together.
 
-    A message of 4 MiB may have 600,000 that differ, which stop all other calls for a second while
-    they are parsed. True also beyond OTHER_FIELDS_MAX, of which it may have two million: to look at
-    them all takes three seconds. False for what is malformed.
+    A message of 4 MiB may have 600,000 different ones, which stop all other calls for a second
+    while they are parsed. True also for more than OTHER_FIELDS_MAX other fields: there may be two
+    million, and a look at all of them takes three seconds. False for malformed bytes.
     """
-    # As many as there could be. To look at each field takes as long as to parse it.
+    # There are at most as many entries as tags. This count is fast; a look at each field takes as
+    # long as parsing it.
     if sum(raw.count(tag) for tag in _METADATA_TAGS) <= entries_max:
         return False
     entries = others = 0
-    # The fields of a request, whatever it calls them, are events.
+    # The fields of a request, whatever their tags, are taken for events.
     for _, place in _fields(raw, 0, len(raw)):
         for tag, _ in _fields(raw, *place):
             if tag == _METADATA_TAG:
@@ -84,8 +84,9 @@ def has_more_metadata(raw: bytes, entries_max: int) -> bool:
 
 
 def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The tag of each field of a message, and where its contents are, if they have a length; up to
-    what is malformed.
+    """Yields the tag of each field of a message, and where its contents are if they have a length.
+
+    Ends where the message is malformed.
     """
     try:
         while place < end:
@@ -109,7 +110,7 @@ def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, 
 def _varint(raw: bytes, place: int) -> tuple[int, int]:
     """The number that begins at `place`, and where it ends.
 
-    Raises IndexError if it does not end as it must.
+    Raises IndexError if the bytes end within it, or if it is too long.
     """
     value = 0
     for shift in range(0, 70, 7):

@@ -11,10 +11,10 @@ CONNECTIONS_MIN = 16
 
 
 def room_for_connections(others: int) -> int:
-    """How many clients may be connected if the process needs `others` descriptors for other things.
+    """How many clients may be connected if the process needs `others` descriptors for other uses.
 
-    Raises the process's limit as far as allowed, up to what CONNECTIONS_MAX needs. A server without
-    a free descriptor accepts nothing: new clients hang and do not learn that it is full.
+    Raises the process's limit as far as allowed, up to what CONNECTIONS_MAX needs. Without a free
+    descriptor a server could not even refuse a connection, and new clients would hang.
     """
     wanted = CONNECTIONS_MAX + others + DESCRIPTORS_SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -26,7 +26,7 @@ class AddressUnavailable(Exception):
 
 
 class Listener:
-    """A gRPC server that listens at `address` from the start, and answers once it is started."""
+    """A gRPC server that listens at `address` once it is made, and serves once it is started."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Listener:
         credentials: grpc.ServerCredentials | None = None,
         share_port: bool = False,
     ) -> None:
-        """Without `credentials` in plaintext. Raises AddressUnavailable."""
+        """Without `credentials` the server speaks plaintext. Raises AddressUnavailable."""
         self.server = aio.server(options=(*options, ("grpc.so_reuseport", int(share_port))))
         self._socket = _claimed_socket(address)
         self.port = self._listen(address, credentials)
@@ -59,7 +59,7 @@ class Listener:
         return port
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Begins to serve."""
         await self.server.start()
         if self._socket is None:
             # From here on: the library may open further sockets of the port when it starts.
@@ -93,9 +93,9 @@ def _claimed_socket(address: str) -> UnixSocket | None:
 def keep_silent_connections_out(port: int) -> None:
     """Makes the kernel keep connections to `port` until their client sends a byte.
 
-    For at most SILENCE_SECONDS. Until then a connection takes no descriptor, memory or place here.
-    The kernel holds net.core.somaxconn of them; further ones are accepted. Clients of HTTP/2 and of
-    TLS send first. Only on Linux.
+    It keeps them for at most SILENCE_SECONDS. Until then a connection takes no descriptor, memory
+    or place here. The kernel holds net.core.somaxconn of them; further ones are accepted. Clients
+    of HTTP/2 and of TLS send first. Only on Linux.
     """
     if sys.platform != "linux":
         return
@@ -113,7 +113,7 @@ def keep_silent_connections_out(port: int) -> None:
 
 
 def _listening_sockets(port: int) -> Iterator[socket.socket]:
-    """A duplicate of each TCP socket of this process that listens on `port`. Close each."""
+    """Yields a duplicate of each TCP socket of this process that listens on `port`. Close each."""
     try:
         descriptors = [int(entry.name) for entry in _DESCRIPTORS.iterdir()]
     except OSError:

@@ -25,8 +25,8 @@ RECEIVE_SECONDS = 120.0
 # a response: each waiting batch ended another one.
 PATIENCE_SECONDS, LARGE_PATIENCE_SECONDS = 0.5, 4.2
 WATCH_SECONDS, BUSY_WATCH_SECONDS = 1.0, 0.1
-# The library ends a call that it refused or its client gave up shortly after the read returned no
-# message.
+# When a read returns no message because the library refused the call or its client gave up, the
+# library ends the call within this time.
 END_SECONDS = 0.1
 
 # How long a call beyond its connection's share may have its place while other calls wait.
@@ -37,9 +37,8 @@ TURN_BYTES_MIN = 512 * 1024
 # Of the places for large messages: open, idle streams must not keep batches out.
 KEPT_FOR_BATCHES = 2
 
-
-# A reader of a stream sets this. It is awaited with a request's size before the request is parsed:
-# parsed it may take far more memory.
+# A stream sets this. It is awaited with the size of each request before the request is parsed: as a
+# message it may take far more memory.
 ROOM_TO_PARSE: ContextVar[Callable[[int], Awaitable[None]] | None] = ContextVar(
     "ROOM_TO_PARSE", default=None
 )
@@ -57,7 +56,7 @@ class Incoming(Protocol):
 class LargeTurns:
     """Lets one large request be parsed in each round of the event loop.
 
-    To parse and decode one takes up to 50 ms. Eight in one round would hold up every other call by
+    Parsing and decoding one takes up to 50 ms. Eight in one round would hold up every other call by
     400 ms, at each of its steps.
     """
 
@@ -175,7 +174,7 @@ class Receiving:
         """The next request of `call`, None at the end. Raises QueueFull."""
         try:
             if self._waiting or not self._has_place():
-                await self._turn(call)
+                await self._wait_for_place(call)
             else:
                 self._place(call)
             raw: Any = await call.context.read()
@@ -203,12 +202,11 @@ class Receiving:
         self._placed.add(call)
         if self._large is not None:
             self._large.begin_batch()
-        # A given-up call frees its place late. This timer then hands the place out.
+        # A call that was given up frees its place late. This timer then hands the place out.
         if self._watch is None or self._waiting:
             self._look_again(BUSY_WATCH_SECONDS if self._waiting else WATCH_SECONDS)
 
-    async def _turn(self, call: Incoming) -> None:
-        """Waits until the call has a place."""
+    async def _wait_for_place(self, call: Incoming) -> None:
         connection = call.context.peer()
         if self._waiting_calls >= self._waiting_max:
             self._make_room(connection)
@@ -227,8 +225,8 @@ class Receiving:
     def _make_room(self, connection: str) -> None:
         """Refuses the last call in line of the connection with the most.
 
-        Raises QueueFull if `connection` would then have as many. Without this two connections of a
-        stranger could fill the line of health checks for good.
+        Raises QueueFull if `connection` would then have as many. Without this, two connections of
+        an attacker could fill the line of health checks for good.
         """
         crowd = max(self._waiting.values(), key=len, default={})
         if len(crowd) <= len(self._waiting.get(connection, {})) + 1:
@@ -290,7 +288,7 @@ class Receiving:
     def _beyond_their_share(self) -> set[Incoming]:
         """The oldest requests of each connection beyond an equal share of the places.
 
-        None if every connection in line already has its share.
+        Empty if every connection in line already has its share.
         """
         of_connection: dict[str, list[Incoming]] = {connection: [] for connection in self._waiting}
         for call in self._reading:
@@ -312,5 +310,5 @@ class Receiving:
 def _of_the_busiest(calls: list[Incoming]) -> list[Incoming]:
     """The calls, those of the connection with the most first, else in their order."""
     connections = {call: call.context.peer() for call in calls}
-    numbers = Counter(connections.values())
-    return sorted(calls, key=lambda call: -numbers[connections[call]])
+    calls_of = Counter(connections.values())
+    return sorted(calls, key=lambda call: -calls_of[connections[call]])

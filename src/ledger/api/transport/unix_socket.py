@@ -20,7 +20,7 @@ LOCK_SUFFIX = ".lock"
 
 
 class SocketTaken(Exception):
-    """Another server has the path, or a file that is no socket."""
+    """Another server listens at the path, or a file that is no socket has that name."""
 
 
 class UnixSocket:
