@@ -89,8 +89,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        # Writes a line and its end in one call, even if Python does not buffer: workers share a
-        # log.
+        # Writes a line with its end in one call, even without a buffer: workers share a log.
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogFile())),
         cache_logger_on_first_use=False,
     )

@@ -372,8 +372,7 @@ class _Call:
         if self._status is not None:
             self._count(status_code_of(self._status))
         else:
-            # Cancelled by the client, by its deadline, or at the end of the grace; or aborted by a
-            # library.
+            # Cancelled by the client, by its deadline or by the end of the grace; or by a library.
             self._count(
                 self.context.code()
                 if isinstance(error, aio.AbortError)

@@ -35,8 +35,7 @@ DECODED_BYTES = 28 * MIB
 # The SQL statement that books a large batch: as text, in the driver, and being sent.
 SQL_STATEMENT_BYTES = 3 * MESSAGE_BYTES_MAX
 CONNECTION_BYTES = 60 * KIB
-# The share of the connections in what is left. The rest is for messages that have not arrived
-# whole.
+# The connections' share of what is left. The rest is for messages that have not arrived whole.
 CONNECTIONS_SHARE = 1 / 3
 CONNECTIONS_MIN, PLACES_MIN = 64, 4
 # Control groups of version 1 report a number above this if there is no limit.

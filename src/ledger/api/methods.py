@@ -57,9 +57,9 @@ class Responses(Enum):
 class Method:
     """One RPC. `timeout_seconds` is the deadline in the service config; None for a stream.
 
-    `is_large`: its requests may have up to MESSAGE_BYTES_MAX.
-    `has_own_queue`: its calls do not wait behind those of other methods before the server takes
-    them up. Each such method costs every call half a microsecond.
+    Requests of a method that `is_large` may have up to MESSAGE_BYTES_MAX. Calls of a method that
+    `has_own_queue` do not wait behind those of other methods before the server takes them up. Each
+    such method costs every call half a microsecond.
     """
 
     name: str

@@ -86,7 +86,7 @@ class Snapshots(Protocol):
 
 
 @dataclass(slots=True)
-class Outcome:
+class ArchivingOutcome:
     """Archives with the number of rows removed, snapshots removed by table, and problems."""
 
     archived: list[tuple[Archive, int]] = field(default_factory=list)
@@ -102,7 +102,7 @@ async def archive_rows(
     *,
     snapshots: Snapshots | None = None,
     on_archived: Callable[[Archive, int], None] = lambda _archive, _removed: None,
-) -> Outcome:
+) -> ArchivingOutcome:
     """Archives and removes the rows from before `before`, a month at a time.
 
     First completes what an earlier call left unfinished. With `snapshots` also removes superseded
@@ -112,7 +112,7 @@ async def archive_rows(
 
     Raises ArchiveFailed, RowsChanged, DatabaseUnavailable, DatabaseTimeout, DatabaseContention.
     """
-    outcome = Outcome()
+    outcome = ArchivingOutcome()
 
     def add(archive: Archive, removed: int) -> None:
         outcome.archived.append((archive, removed))

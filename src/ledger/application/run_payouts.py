@@ -229,8 +229,7 @@ class _Round:
 
     def __init__(self, payout_run_id: UUID) -> None:
         self.payout_run_id = payout_run_id
-        # The id of the last account that was passed over, 0 without one. Later pages begin after
-        # it.
+        # The id of the last account that was passed over, or 0. Later pages begin after it.
         self.after = 0
         self.waiting: dict[int, str] = {}
         # Whether the database refused an account for a reason other than its data. All accounts may

@@ -125,8 +125,7 @@ class LedgerSealer:
                 start_txid, limit_txid, is_restored=is_restored
             )
             if transactions is None or transactions:
-                # Also if all are sealed already: an empty seal records that the range was looked
-                # at.
+                # Also if all are sealed already: an empty seal records how far we have looked.
                 if transactions is None and not is_restored:
                     if await self._books.is_sealed_in_parts(start_txid):
                         return await self._append(
@@ -214,9 +213,8 @@ class LedgerSealer:
     ) -> None:
         """Sets `lag`, how far sealing is behind.
 
-        `oldest_at` is when the oldest of the rows that are being sealed was recorded. Rows that are
-        not final have waited since the first remembered moment whose next txid is beyond the sealed
-        range.
+        `oldest_at` is when the oldest row of the range was recorded. Rows that are not final have
+        waited since the first remembered moment whose next txid is beyond the sealed range.
         """
         self._moments.append((position.now, position.next_txid))
         if len(self._moments) > MOMENTS_MAX:

@@ -21,8 +21,7 @@ REST_SECONDS = 10.0
 BACKOFF_SECONDS = 1.0
 # How long a read waits for the snapshot that makes it fast. One of a million entries takes 0.5 s.
 READ_WAITS_SECONDS = 5.0
-# How long a stop waits for a snapshot. The first one of a long history takes longer, and is given
-# up.
+# How long a stop waits for a snapshot. One that takes longer, as after a long history, is given up.
 STOP_SECONDS = 1.0
 
 

@@ -23,7 +23,7 @@ from ledger.domain.archives import Archive, ArchiveKind, Part
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.application.archive_rows import Outcome
+    from ledger.application.archive_rows import ArchivingOutcome
     from ledger.infrastructure.archive_files import ArchiveFiles
     from ledger.infrastructure.postgres.archives import PostgresArchives
     from ledger.settings import Settings
@@ -210,7 +210,7 @@ def verify_archives(path: Path, json: bool) -> None:
 
 def _archive(
     settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool
-) -> "Outcome":
+) -> "ArchivingOutcome":
     """Archives the rows, and prints each archive when its rows are removed."""
     from ledger.application.archive_rows import ArchiveFailed, archive_rows
     from ledger.bootstrap.books import on_books
@@ -228,7 +228,7 @@ def _archive(
                 f" {removed} rows removed"
             )
 
-    async def work(engine: "AsyncEngine") -> "Outcome":
+    async def work(engine: "AsyncEngine") -> "ArchivingOutcome":
         archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
         async with archives.alone():
             return await archive_rows(

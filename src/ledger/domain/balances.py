@@ -18,8 +18,7 @@ class BalanceAccount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The balances of one balance account, in minor units; negative when the restaurant owes the
-    platform.
+    """The balances of one account, in minor units; negative if the restaurant owes the platform.
 
     `last_event_at` is the latest `occurred_at` of the events counted, None without any. `as_of` is
     the instant of the balance.

@@ -28,8 +28,7 @@ from ledger.domain.money import (
 from ledger.errors import FieldViolation
 
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
-# The Unix epoch, not an epoch of seals.
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _OCCURRED_AT_RULE = (
     f"must be {OCCURRED_AT_MIN:%Y-%m-%d} or later, and at most"
@@ -149,7 +148,7 @@ def event_violations(
 
 def microseconds(instant: datetime) -> int:
     """Microseconds since 1970-01-01T00:00:00Z. Exact: computed with integers only."""
-    return (instant - EPOCH) // _MICROSECOND
+    return (instant - UNIX_EPOCH) // _MICROSECOND
 
 
 def fingerprint(event: ProcessorEvent) -> bytes:

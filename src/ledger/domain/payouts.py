@@ -1,6 +1,4 @@
-"""Payouts: what a restaurant is paid at once, the moves a payout can make, and the runs that create
-payouts.
-"""
+"""Payouts, the moves that a payout can make, and the runs that create payouts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +33,7 @@ class PayoutRunItemOutcome(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a run created no payout for a restaurant. Of several reasons, the first of this list
-    counts.
+    """Why a run created no payout for a restaurant. Of several reasons, the first here counts.
 
     VERDICT (infrastructure/postgres/payout_runs.py) and q3 (sql/queries.sql) judge in this order.
     """

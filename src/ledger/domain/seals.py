@@ -82,8 +82,7 @@ def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
 
 
 class SealedTransaction(NamedTuple):
-    """The rows that one transaction id has in one database transaction, in the order of place and
-    digest.
+    """The rows of one transaction id in one database transaction, by place and digest.
 
     `places` has a byte for each row, `digests` DIGEST_BYTES for each.
     """
@@ -256,9 +255,7 @@ class Seal:
     hash: bytes = b""
 
     def computed_hash(self) -> bytes:
-        """What `hash` is if the seal is unchanged: SHA-256 over all other fields, joined by line
-        feeds.
-        """
+        """What `hash` is if the seal is unchanged: SHA-256 over all other fields, one a line."""
         lines = (
             SEAL_TITLE,
             self.sequence,

@@ -8,7 +8,7 @@ from support.violations import violations_of
 from ledger.api.convert.balances import decode_balance_query, encode_balance
 from ledger.application.ports.balances import BalanceQuery
 from ledger.domain.balances import Balance, BalanceAccount
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.fields import ID_RULE
 from ledger.domain.money import CURRENCY_RULE
 from ledger.v1 import ledger_pb2
@@ -22,10 +22,10 @@ def test_query_is_for_now_unless_it_has_an_instant() -> None:
     assert decode_balance_query(request) == BalanceQuery(ACCOUNT, None)
     # Set, though empty: 1970.
     request.as_of.SetInParent()
-    assert decode_balance_query(request) == BalanceQuery(ACCOUNT, EPOCH)
+    assert decode_balance_query(request) == BalanceQuery(ACCOUNT, UNIX_EPOCH)
     request.as_of.CopyFrom(Timestamp(seconds=1, nanos=2_999))
     assert decode_balance_query(request) == BalanceQuery(
-        ACCOUNT, EPOCH + timedelta(seconds=1, microseconds=2)
+        ACCOUNT, UNIX_EPOCH + timedelta(seconds=1, microseconds=2)
     )
 
 
@@ -60,7 +60,7 @@ def test_balance_is_encoded_field_by_field() -> None:
 
 
 def test_time_of_the_last_event_is_encoded() -> None:
-    balance = Balance(ACCOUNT, 0, 0, 0, 7, EPOCH + timedelta(microseconds=1), EPOCH)
+    balance = Balance(ACCOUNT, 0, 0, 0, 7, UNIX_EPOCH + timedelta(microseconds=1), UNIX_EPOCH)
     message = encode_balance(balance)
     assert message.last_event_at == Timestamp(nanos=1000)
     assert (message.disputed_minor, message.as_of) == (7, Timestamp())

@@ -24,7 +24,7 @@ from ledger.api.convert.events import (
 )
 from ledger.application.ingest.event_batch import Booked, IngestStatus
 from ledger.application.ports.events import StoredEvent
-from ledger.domain.events import EPOCH, PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.events import PAYOUT_EVENT_TYPES, UNIX_EPOCH, EventType
 from ledger.domain.fields import ID_RULE, METADATA_RULE, REFERENCE_RULE
 from ledger.domain.money import AMOUNT_RULE, CURRENCY_RULE
 from ledger.errors import EventTypeUnknown, InvalidRequest, RestaurantNotFound, ScopeMissing
@@ -43,7 +43,7 @@ def test_stored_event_is_encoded_as_it_was_sent(type: EventType) -> None:
         reference="ref ~",
         metadata={"k": "\U0001f600"},
     )
-    response = encode_event(StoredEvent(event, b"", ID, ID, EPOCH), [])
+    response = encode_event(StoredEvent(event, b"", ID, ID, UNIX_EPOCH), [])
     assert decode_event(response.event, NOW) == event
     assert (response.transaction_id, response.recorded_at) == (UUID_TEXT, Timestamp())
 

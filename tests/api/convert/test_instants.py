@@ -11,16 +11,16 @@ from ledger.api.convert.instants import (
     encode_optional_instant,
     write_microseconds,
 )
-from ledger.domain.events import EPOCH, microseconds
+from ledger.domain.events import UNIX_EPOCH, microseconds
 
 FIRST = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 INSTANTS = (
     FIRST,
-    EPOCH - timedelta(microseconds=1),
-    EPOCH,
-    EPOCH + timedelta(microseconds=1),
-    EPOCH + timedelta(days=1),
+    UNIX_EPOCH - timedelta(microseconds=1),
+    UNIX_EPOCH,
+    UNIX_EPOCH + timedelta(microseconds=1),
+    UNIX_EPOCH + timedelta(days=1),
     LAST,
 )
 SECONDS_MIN, SECONDS_MAX = -62_135_596_800, 253_402_300_799
@@ -42,8 +42,8 @@ def test_no_instant_is_no_message() -> None:
 def test_finer_digits_are_cut_off() -> None:
     """Toward the past, also before 1970, so the order of instants stays the same."""
     cut = decode_instant(Timestamp(seconds=-1, nanos=999_999_999))
-    assert cut == EPOCH - timedelta(microseconds=1)
-    assert decode_instant(Timestamp(nanos=999)) == EPOCH
+    assert cut == UNIX_EPOCH - timedelta(microseconds=1)
+    assert decode_instant(Timestamp(nanos=999)) == UNIX_EPOCH
 
 
 @pytest.mark.parametrize(

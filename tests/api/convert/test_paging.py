@@ -30,7 +30,7 @@ from ledger.application.ports.statements import (
     StatementQuery,
 )
 from ledger.domain.balances import BalanceAccount
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     Payout,
@@ -69,7 +69,7 @@ def test_negative_page_size_is_refused(size: int) -> None:
 
 
 def test_tokens_of_restaurants_are_those_of_earlier_servers() -> None:
-    restaurant = Restaurant(RestaurantProfile("res_1"), EPOCH, EPOCH)
+    restaurant = Restaurant(RestaurantProfile("res_1"), UNIX_EPOCH, UNIX_EPOCH)
     paging = Paging(TOKENS, RESTAURANT_LISTING, 100, "")
     found = encode_restaurant_page(paging, Page([restaurant], "res_1"))
     assert found.next_page_token == keyed_token(KEY, ["ListRestaurants"], ["res_1"])
@@ -89,9 +89,9 @@ def test_tokens_of_payouts_are_those_of_earlier_servers(
     query: PayoutQuery, described: list[str]
 ) -> None:
     day = date(2026, 1, 31)
-    payout = Payout(ID, ID, "res_1", "PEN", 1, day, EPOCH, PayoutState.PAID, ID, EPOCH)
+    payout = Payout(ID, ID, "res_1", "PEN", 1, day, UNIX_EPOCH, PayoutState.PAID, ID, UNIX_EPOCH)
     paging = Paging(TOKENS, payout_listing(query), 100, "")
-    found = encode_payout_page(paging, Page([payout], CreationPlace(EPOCH, ID)))
+    found = encode_payout_page(paging, Page([payout], CreationPlace(UNIX_EPOCH, ID)))
     assert found.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
 
 
@@ -106,9 +106,9 @@ def test_tokens_of_payout_runs_are_those_of_earlier_servers(
     query: PayoutRunQuery, described: list[str]
 ) -> None:
     key = PayoutRunKey("PEN", date(2026, 1, 31))
-    run = PayoutRun(ID, key, EPOCH, PayoutRunState.RUNNING, 0, 0, 0, 0, {}, EPOCH, None)
+    run = PayoutRun(ID, key, UNIX_EPOCH, PayoutRunState.RUNNING, 0, 0, 0, 0, {}, UNIX_EPOCH, None)
     paging = Paging(TOKENS, payout_run_listing(query), 100, "")
-    found = encode_payout_run_page(paging, Page([run], CreationPlace(EPOCH, ID)))
+    found = encode_payout_run_page(paging, Page([run], CreationPlace(UNIX_EPOCH, ID)))
     assert found.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
 
 
@@ -122,8 +122,8 @@ def test_tokens_of_payout_runs_are_those_of_earlier_servers(
         (
             StatementQuery(
                 BalanceAccount("res_1", "PEN"),
-                EPOCH,
-                EPOCH,
+                UNIX_EPOCH,
+                UNIX_EPOCH,
                 frozenset({EntryType.FEE, EntryType.CHARGE}),
                 "evt",
                 ID,
@@ -136,7 +136,9 @@ def test_tokens_of_statements_are_those_of_earlier_servers(
     query: StatementQuery, described: list[str]
 ) -> None:
     """Open transactions are in it by their age."""
-    place = StatementPlace(StatementMoment(EPOCH, 900, (899, 890), -1, 2), EPOCH, 800, ID, 3)
+    place = StatementPlace(
+        StatementMoment(UNIX_EPOCH, 900, (899, 890), -1, 2), UNIX_EPOCH, 800, ID, 3
+    )
     paging = Paging(TOKENS, statement_listing(query), 100, "")
     found = encode_statement_page(paging, StatementPage([], place, place.moment))
     texts = ["0", "900", "1,10", "-1", "2", "0", "800", str(ID), "3"]
@@ -163,10 +165,12 @@ def test_tokens_of_run_items_are_those_of_earlier_servers(
     ("listing", "place"),
     [
         (RESTAURANT_LISTING, "res_1"),
-        (PAYOUTS, CreationPlace(EPOCH, ID)),
+        (PAYOUTS, CreationPlace(UNIX_EPOCH, ID)),
         (
             STATEMENT,
-            StatementPlace(StatementMoment(EPOCH, 900, (899, 890), -1, 2), EPOCH, 800, ID, 3),
+            StatementPlace(
+                StatementMoment(UNIX_EPOCH, 900, (899, 890), -1, 2), UNIX_EPOCH, 800, ID, 3
+            ),
         ),
     ],
     ids=["id", "creation", "statement"],
@@ -228,7 +232,7 @@ def test_page_of_restaurants_ends_early_rather_than_be_too_large() -> None:
     """The token then continues after the last restaurant in it, and the next page is the rest."""
     metadata = {f"key_{number}": "v" * 500 for number in range(50)}
     found = [
-        Restaurant(RestaurantProfile(f"res_{number:03}", metadata=metadata), EPOCH, EPOCH)
+        Restaurant(RestaurantProfile(f"res_{number:03}", metadata=metadata), UNIX_EPOCH, UNIX_EPOCH)
         for number in range(200)
     ]
     paging = Paging(TOKENS, RESTAURANT_LISTING, 1000, "")

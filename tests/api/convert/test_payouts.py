@@ -22,7 +22,7 @@ from ledger.api.convert.payouts import (
     encode_payout_run_item,
 )
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.fields import ID_RULE
 from ledger.domain.money import CURRENCY_RULE
 from ledger.domain.payout_states import PayoutState
@@ -53,10 +53,10 @@ PAYOUT = Payout(
     currency="PEN",
     amount_minor=2**63 - 1,
     as_of=date(2026, 1, 31),
-    cutoff_at=EPOCH,
+    cutoff_at=UNIX_EPOCH,
     state=PayoutState.CREATED,
     transaction_id=ID,
-    created_at=EPOCH + timedelta(microseconds=1),
+    created_at=UNIX_EPOCH + timedelta(microseconds=1),
 )
 
 
@@ -64,14 +64,14 @@ def run_of(**fields: Any) -> PayoutRun:
     values: dict[str, Any] = {
         "payout_run_id": ID,
         "key": PayoutRunKey("PEN", date(2026, 1, 31), 5, "req"),
-        "cutoff_at": EPOCH,
+        "cutoff_at": UNIX_EPOCH,
         "state": PayoutRunState.RUNNING,
         "payouts_created": 1,
         "total_amount_minor": 7,
         "restaurants_considered": 2,
         "restaurants_total": 3,
         "skipped": {SkipReason.INACTIVE: 1},
-        "created_at": EPOCH,
+        "created_at": UNIX_EPOCH,
         "finished_at": None,
     }
     return PayoutRun(**(values | fields))
@@ -130,7 +130,7 @@ def test_every_wrong_field_of_a_run_is_reported() -> None:
 
 
 def test_run_is_encoded_field_by_field() -> None:
-    run = run_of(finished_at=EPOCH, state=PayoutRunState.SUCCEEDED)
+    run = run_of(finished_at=UNIX_EPOCH, state=PayoutRunState.SUCCEEDED)
     assert encode_payout_run(run) == ledger_pb2.PayoutRun(
         payout_run_id=UUID_TEXT,
         currency="PEN",
@@ -257,8 +257,8 @@ def test_payout_is_encoded_with_its_items_and_history() -> None:
             PAYOUT,
             [PayoutItem(EntryType.CHARGE, 9), PayoutItem(EntryType.FEE, -2)],
             [
-                PayoutMove(PayoutState.CREATED, EPOCH, None, ID),
-                PayoutMove(PayoutState.PAID, EPOCH, "evt_1", ID),
+                PayoutMove(PayoutState.CREATED, UNIX_EPOCH, None, ID),
+                PayoutMove(PayoutState.PAID, UNIX_EPOCH, "evt_1", ID),
             ],
         )
     )

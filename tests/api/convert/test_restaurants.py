@@ -15,7 +15,7 @@ from ledger.api.convert.restaurants import (
     decode_restaurant_id,
     encode_restaurant,
 )
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE
 from ledger.domain.restaurants import Restaurant, RestaurantChange, RestaurantProfile
 from ledger.v1 import ledger_pb2
@@ -41,7 +41,7 @@ def test_profile_of_a_request_is_in_the_response() -> None:
     )
     profile = decode_profile(request)
     assert profile == PROFILE
-    restaurant = Restaurant(profile, EPOCH, EPOCH + timedelta(microseconds=1))
+    restaurant = Restaurant(profile, UNIX_EPOCH, UNIX_EPOCH + timedelta(microseconds=1))
     assert encode_restaurant(restaurant) == ledger_pb2.Restaurant(
         restaurant_id="res_1",
         name=PROFILE.name,
@@ -58,7 +58,7 @@ def test_missing_fields_of_a_profile_have_defaults() -> None:
     """Active, and with the maturity of the service's setting."""
     profile = decode_profile(ledger_pb2.PutRestaurantRequest(restaurant_id="res_1"))
     assert profile == RestaurantProfile("res_1")
-    message = encode_restaurant(Restaurant(profile, EPOCH, EPOCH))
+    message = encode_restaurant(Restaurant(profile, UNIX_EPOCH, UNIX_EPOCH))
     assert message.active
     assert not message.HasField("maturity_days")
 

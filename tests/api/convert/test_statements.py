@@ -24,7 +24,7 @@ from ledger.application.ports.statements import (
 )
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EPOCH, microseconds
+from ledger.domain.events import UNIX_EPOCH, microseconds
 from ledger.domain.fields import ID_RULE
 from ledger.domain.money import CURRENCY_RULE
 from ledger.domain.posting_rules import EntryType
@@ -34,10 +34,10 @@ UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 TOKENS = PageTokens([b"k" * 32])
 INSTANTS = (
     datetime.min.replace(tzinfo=UTC),
-    EPOCH - timedelta(microseconds=1),
-    EPOCH,
-    EPOCH + timedelta(microseconds=1),
-    EPOCH + timedelta(days=1),
+    UNIX_EPOCH - timedelta(microseconds=1),
+    UNIX_EPOCH,
+    UNIX_EPOCH + timedelta(microseconds=1),
+    UNIX_EPOCH + timedelta(days=1),
     datetime.max.replace(tzinfo=UTC),
 )
 
@@ -49,7 +49,7 @@ def plain_timestamp(instant: datetime) -> Timestamp:
 
 
 def instant_of(microseconds_since_1970: int) -> datetime:
-    return EPOCH + timedelta(microseconds=microseconds_since_1970)
+    return UNIX_EPOCH + timedelta(microseconds=microseconds_since_1970)
 
 
 def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None:
@@ -110,7 +110,7 @@ def test_statement_page_has_the_message_of_each_entry(seed: int) -> None:
     query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
     for number in (0, 1, 1000):
         entries = [some_entry(chance) for _ in range(number)]
-        moment = StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1)
+        moment = StatementMoment(UNIX_EPOCH, 900, (), -(2**63), 2**63 - 1)
         page = StatementPage(entries, None, moment)
         expected = ledger_pb2.ListEntriesResponse(
             entries=[plain_entry(entry) for entry in entries],
@@ -144,7 +144,9 @@ def test_query_is_decoded() -> None:
     )
     query = decode_statement_query(request)
     types = {EntryType.CHARGE, EntryType.FEE}
-    assert query == StatementQuery(account, EPOCH, EPOCH, frozenset(types), "evt", UUID(UUID_TEXT))
+    assert query == StatementQuery(
+        account, UNIX_EPOCH, UNIX_EPOCH, frozenset(types), "evt", UUID(UUID_TEXT)
+    )
 
 
 def test_every_wrong_field_is_reported() -> None:

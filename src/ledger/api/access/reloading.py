@@ -124,8 +124,7 @@ class Reloader:
     def reload(self, *, forced: bool = False) -> None:
         """Reads the files that have changed, or all of them if `forced`.
 
-        An unusable file is logged and keeps its old value, or admits no caller: see the module's
-        docstring.
+        Logs an unusable file, which keeps its old value or admits no caller: see the module.
         """
         # A list and no generator: `any` would skip the files after the first change.
         if any([file.reload(forced=forced) for file in self._files]):

@@ -13,7 +13,7 @@ from ledger.v1 import ledger_pb2
 
 
 def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> BalanceQuery:
-    """The balance asked for. Raises InvalidRequest."""
+    """Returns which balance is requested. Raises InvalidRequest."""
     violations = id_violations({"restaurant_id": request.restaurant_id})
     if not is_currency(request.currency):
         violations.append(FieldViolation("currency", CURRENCY_RULE))

@@ -243,7 +243,7 @@ def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
 
 
 def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
-    """The id asked for. Raises InvalidRequest."""
+    """Returns the requested id. Raises InvalidRequest."""
     require_ids({"event_id": request.event_id})
     return request.event_id
 

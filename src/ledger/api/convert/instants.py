@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 
 _SECONDS_A_DAY = 86_400
 _NANOS_A_SECOND = 1_000_000_000
@@ -21,11 +21,11 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
         _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
     ):
         return None
-    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    return UNIX_EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 
 def encode_instant(instant: datetime) -> Timestamp:
-    since = instant - EPOCH
+    since = instant - UNIX_EPOCH
     message = Timestamp()
     message.seconds = since.days * _SECONDS_A_DAY + since.seconds
     message.nanos = since.microseconds * 1000

@@ -35,9 +35,10 @@ class PageTokens:
         return _spell(_mac(self._keys[0], query, body) + body)
 
     def decode(self, query: Sequence[str], token: str, texts: int) -> list[str]:
-        """The place in `token`, of as many `texts`.
+        """The place in `token`, which has `texts` texts.
 
-        Raises InvalidRequest for any token not made for this very query.
+        Raises InvalidRequest for a token that was made for another query, or by no server of these
+        books.
         """
         place = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
         if (
@@ -66,7 +67,7 @@ class PageTokens:
 
 
 def refused_page_token() -> InvalidRequest:
-    """The error for a token that is not this query's."""
+    """The error for a token that was not made for the query."""
     return InvalidRequest(
         [
             FieldViolation(

@@ -1,4 +1,4 @@
-"""Which page of a list a request asks for, and the token for the next one.
+"""The page of a list that a request asks for, and the token for the next one.
 
 A list is described once, by a Listing; Paging reads a request's page size and page token by it.
 """
@@ -12,7 +12,7 @@ from typing import Generic
 from ledger.api.convert.identifiers import parse_uuid
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports.pages import CreationPlace, Place
-from ledger.domain.events import EPOCH, microseconds
+from ledger.domain.events import UNIX_EPOCH, microseconds
 from ledger.domain.fields import is_id
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.limits import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
@@ -25,7 +25,7 @@ _MICROSECONDS_MAX = 10**17
 
 @dataclass(frozen=True, slots=True)
 class PlaceFormat(Generic[Place]):
-    """How page tokens spell a place: as this many texts.
+    """How page tokens spell a place: as `texts` texts.
 
     `read` raises ValueError for texts that `write` does not make.
     """
@@ -67,7 +67,7 @@ class Paging(Generic[Place]):
 
 
 def decode_page_size(page_size: int) -> int:
-    """At most how many items a page has. Raises InvalidRequest for a negative size."""
+    """How many items a page has at most. Raises InvalidRequest for a negative size."""
     if page_size < 0:
         raise InvalidRequest([FieldViolation("page_size", "must not be negative")])
     return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
@@ -82,7 +82,7 @@ def read_number(text: str, least: int, most: int) -> int:
 
 def read_microseconds(text: str) -> datetime:
     """An instant of a place, in microseconds since 1970. Raises ValueError."""
-    return EPOCH + timedelta(microseconds=read_number(text, 0, _MICROSECONDS_MAX))
+    return UNIX_EPOCH + timedelta(microseconds=read_number(text, 0, _MICROSECONDS_MAX))
 
 
 def _read_place(tokens: PageTokens, listing: Listing[Place], page_token: str) -> Place:

@@ -28,7 +28,7 @@ from ledger.domain.payouts import (
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.v1 import ledger_pb2
 
-# No book is older than an event may be; and a date's end must be an instant.
+# Events are no older, and the end of the latest date must still be an instant.
 _DATE_MIN = date(2000, 1, 1)
 _DATE_MAX = date(9998, 12, 31)
 _PAYOUT_STATES = by_number(
@@ -62,7 +62,7 @@ _SKIP_REASON_NUMBERS = {
 
 
 def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey:
-    """What identifies the run asked for. Raises InvalidRequest."""
+    """Returns what identifies the requested run. Raises InvalidRequest."""
     violations: list[FieldViolation] = []
     if not is_currency(request.currency):
         violations.append(FieldViolation("currency", CURRENCY_RULE))
@@ -85,7 +85,6 @@ def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey
 
 
 def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
-    """A payout run."""
     return ledger_pb2.PayoutRun(
         payout_run_id="" if run.payout_run_id is None else str(run.payout_run_id),
         currency=run.key.currency,
@@ -109,7 +108,7 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
 
 
 def decode_payout_id(request: ledger_pb2.GetPayoutRequest) -> UUID:
-    """The payout asked for. Raises InvalidRequest."""
+    """Returns the requested id. Raises InvalidRequest."""
     return decode_uuid("payout_id", request.payout_id)
 
 
@@ -118,7 +117,7 @@ def decode_payout_run_id(
     | ledger_pb2.ListPayoutRunItemsRequest
     | ledger_pb2.CancelPayoutRunRequest,
 ) -> UUID:
-    """The run asked for. Raises InvalidRequest."""
+    """Returns the requested id. Raises InvalidRequest."""
     return decode_uuid("payout_run_id", request.payout_run_id)
 
 
@@ -143,7 +142,6 @@ def payout_run_listing(query: PayoutRunQuery) -> Listing[CreationPlace]:
 def encode_payout_run_page(
     paging: Paging[CreationPlace], page: Page[PayoutRun, CreationPlace]
 ) -> ledger_pb2.ListPayoutRunsResponse:
-    """A page of runs."""
     return ledger_pb2.ListPayoutRunsResponse(
         payout_runs=[encode_payout_run(run) for run in page.items],
         next_page_token=paging.next_page_token(page.next_place),
@@ -169,7 +167,6 @@ def payout_run_item_listing(
 def encode_payout_run_item_page(
     paging: Paging[str], page: Page[PayoutRunItem, str]
 ) -> ledger_pb2.ListPayoutRunItemsResponse:
-    """A page of a run's restaurants."""
     return ledger_pb2.ListPayoutRunItemsResponse(
         items=[encode_payout_run_item(item) for item in page.items],
         next_page_token=paging.next_page_token(page.next_place),
@@ -177,7 +174,6 @@ def encode_payout_run_item_page(
 
 
 def encode_payout_run_item(item: PayoutRunItem) -> ledger_pb2.PayoutRunItem:
-    """One restaurant of a run."""
     return ledger_pb2.PayoutRunItem(
         restaurant_id=item.restaurant_id,
         outcome=_OUTCOME_NUMBERS[item.outcome],
@@ -252,7 +248,6 @@ def payout_listing(query: PayoutQuery) -> Listing[CreationPlace]:
 def encode_payout_page(
     paging: Paging[CreationPlace], page: Page[Payout, CreationPlace]
 ) -> ledger_pb2.ListPayoutsResponse:
-    """A page of payouts."""
     return ledger_pb2.ListPayoutsResponse(
         payouts=[encode_payout(payout) for payout in page.items],
         next_page_token=paging.next_page_token(page.next_place),

@@ -45,8 +45,8 @@ def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfil
 def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
     """The change that the mask names. Raises InvalidRequest.
 
-    Other fields are ignored, except `restaurant_id` and `etag`. A metadata key that is named and
-    has no value is to be removed.
+    Other fields are ignored, except `restaurant_id` and `etag`. A metadata key that the mask names
+    and that has no value is removed.
     """
     message, paths = request.restaurant, request.update_mask.paths
     keys = frozenset(
@@ -91,13 +91,12 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
 
 
 def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
-    """The id asked for. Raises InvalidRequest."""
+    """Returns the requested id. Raises InvalidRequest."""
     require_ids({"restaurant_id": request.restaurant_id})
     return request.restaurant_id
 
 
 def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
-    """A restaurant."""
     profile = restaurant.profile
     return ledger_pb2.Restaurant(
         restaurant_id=profile.restaurant_id,

@@ -31,9 +31,9 @@ from ledger.domain.posting_rules import EntryType
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.v1 import ledger_pb2
 
-# What a token holds of the transactions under way when the first page was read: enough for any
-# pool, and bounded. One that began ten million transactions ago, or is one too many, is not
-# remembered; what it books may appear on a later page.
+# How many database transactions that were under way at the first page a token holds, and how old
+# they may be, in txids: enough for any pool, and bounded. What others book may appear on a later
+# page.
 OPEN_TRANSACTIONS_MAX = 64
 OPEN_TRANSACTION_AGE_MAX = 10_000_000
 
@@ -45,7 +45,7 @@ _SMALLINT_MAX = 2**15 - 1
 
 
 def decode_statement_query(request: ledger_pb2.ListEntriesRequest) -> StatementQuery:
-    """The statement asked for.
+    """Returns the requested statement.
 
     Raises InvalidRequest, which names a negative page size with the other fields. Types of entries
     that are never on restaurant_payable are allowed, and match nothing.

@@ -50,8 +50,7 @@ def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
 
 
 def has_more_fields(raw: bytes, fields_max: int) -> bool:
-    """Whether a message has more than `fields_max` fields, not counting those of the messages in
-    it.
+    """Whether a message has more than `fields_max` fields, without those of the messages in it.
 
     A message of 4 MiB may have two million empty events, which take 270 MiB and most of a second to
     parse. False for malformed bytes: the parser rejects them.

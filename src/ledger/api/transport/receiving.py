@@ -1,8 +1,8 @@
 """Limits the requests that are received at once, when only their headers are known.
 
-The library accepts the whole message, up to 4 MiB, once it is asked to read it; before that a call
-takes the first window of its stream, 16 KiB. So a request is read only after its caller is known,
-and only a few at a time.
+Once a read begins, the library accepts the whole message, up to 4 MiB; before that a call takes the
+first window of its stream, 16 KiB. So a request is read only after its caller is known, and only a
+few at a time.
 """
 
 import asyncio
@@ -73,9 +73,8 @@ class LargeTurns:
 class LargePlaces:
     """Places for messages of MESSAGE_BYTES_MAX that have not arrived whole.
 
-    A batch has one while it is received, and a stream for as long as it is open: a stream that
-    waits for its next message looks the same as a slow one. KEPT_FOR_BATCHES places are not for
-    streams.
+    A batch has one while it is received, and a stream while it is open: a stream that waits for its
+    next message looks the same as a slow one. KEPT_FOR_BATCHES places are not for streams.
     """
 
     def __init__(self, places: int) -> None:

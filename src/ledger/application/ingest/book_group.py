@@ -36,8 +36,7 @@ class BookGroup:
 
         None of the events may be a payout event. Raises DatabaseUnavailable after the last attempt,
         DatabaseTimeout at once, DatabaseContention if an event is still locked after
-        CONTENTION_SECONDS or the group has to make room. The error is for the calls without
-        outcome.
+        CONTENTION_SECONDS or the group must make room. The error is for calls without outcome.
         """
         waited_for_locks = False
         outcomes: dict[int, IngestOutcome] = {}

@@ -121,9 +121,7 @@ class PayoutRuns(Protocol):
         ...
 
     async def unanswered(self) -> dict[str, tuple[int, float]]:
-        """How many payouts the bank has not answered, and the age in seconds of the oldest, by
-        currency.
-        """
+        """By currency, how many payouts the bank has not answered, and the oldest age in s."""
         ...
 
     async def running(self) -> list[UUID]:
@@ -179,9 +177,7 @@ class PayoutSettlement(Protocol):
         ...
 
     async def lock(self, payout_id: str) -> Payout | None:
-        """The payout, locked against other moves until the unit of work ends; None if there is
-        none.
-        """
+        """The payout, or None. It is locked against other moves until the unit of work ends."""
         ...
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:

@@ -33,7 +33,7 @@ class StatementMoment:
     """The moment that all pages of a statement show, with the balances, in minor units, before its
     period and at its end.
 
-    It saw the transactions with numbers below `transactions_end`, but for those in
+    It saw the database transactions with txids below `transactions_end`, but for those in
     `transactions_open`, which were under way.
     """
 

@@ -27,9 +27,7 @@ class Restaurants(Protocol):
         ...
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:
-        """At most `limit` restaurants whose id is greater than `after`, byte by byte, in that
-        order.
-        """
+        """At most `limit` restaurants whose id is after `after`, in the byte order of ids."""
         ...
 
 

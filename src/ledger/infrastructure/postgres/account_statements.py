@@ -16,7 +16,7 @@ from ledger.application.ports.statements import (
     StatementQuery,
 )
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EPOCH
+from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
@@ -390,7 +390,7 @@ def _place_of(moment: StatementMoment, rows: Sequence[Row], limit: int) -> State
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
-    recorded_at = EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
+    recorded_at = UNIX_EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
     return StatementPlace(
         moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"]
     )
