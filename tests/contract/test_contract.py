@@ -1,6 +1,4 @@
-"""What the contract promises, checked against its descriptors: names, types, comments, and a
-caller's typed code.
-"""
+"""What the contract promises: names, types, comments, its JSON, and typed stubs."""
 
 import asyncio
 import json
@@ -32,8 +30,8 @@ PROTO = ROOT / "proto"
 SERVICE = "ledger.v1.LedgerService"
 TIMESTAMP, DATE, STATUS = "google.protobuf.Timestamp", "google.type.Date", "google.rpc.Status"
 
-# The names that callers rely on, with their types; a message's or an enum's name stands for itself,
-# `*` for repeated.
+# The names that callers rely on, with their types. `*` stands for repeated; the type of a message
+# or an enum is its name.
 PROMISED_FIELDS = {
     "ProcessorEvent": (
         "event_id:string type:EventType restaurant_id:string currency:string "
@@ -187,27 +185,24 @@ def spelled(field: FieldDescriptorProto) -> str:
 def test_everything_in_the_contract_has_a_comment(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
-    """Messages, fields, enums, their values, services and methods: each says in a sentence what it
-    is.
-    """
+    """Every message, field, enum, value, service and method is explained in a sentence."""
     for file in contract.file:
         comments = {
             tuple(place.path): place.leading_comments.strip()
             for place in file.source_code_info.location
         }
-        silent = [
+        without_comment = [
             name
             for name, path in elements(file)
             if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, ""), re.DOTALL)
         ]
-        assert silent == []
+        assert without_comment == []
 
 
-def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """A method's comment names at least one status that it returns.
-
-    One that writes says what a repeat does.
-    """
+def test_comments_of_methods_name_statuses_and_the_effect_of_a_repeat(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> None:
+    """At least INVALID_ARGUMENT. A method that only reads has no effect to describe."""
     (file,) = [file for file in contract.file if file.service]
     comments = {
         tuple(place.path): place.leading_comments for place in file.source_code_info.location
@@ -221,8 +216,8 @@ def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescri
             assert "On repeat:" in comment, f"say what a repeat of {method.name} does"
 
 
-def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """The comment of every amount names its unit, or that of its message does."""
+def test_comments_of_amounts_name_the_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """The comment of the field does, or that of its message."""
     (file,) = [file for file in contract.file if file.service]
     comments = {
         tuple(place.path): place.leading_comments for place in file.source_code_info.location
@@ -230,19 +225,16 @@ def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> N
     for place, message in enumerate(file.message_type):
         for number, field in enumerate(message.field):
             if field.name.endswith("_minor"):
-                said = comments[(4, place, 2, number)] + comments[(4, place)]
-                assert "minor units" in said or "amount" in said.lower(), (
+                comment = comments[(4, place, 2, number)] + comments[(4, place)]
+                assert "minor units" in comment or "amount" in comment.lower(), (
                     f"{message.name}.{field.name}"
                 )
 
 
-def test_requests_and_responses_are_unique_to_their_method(
+def test_every_method_has_its_own_request_and_response(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
-    """Each method has a separate request and a separate response, named after it.
-
-    So each message can grow without the others.
-    """
+    """They are named after it. So each message can grow without the others."""
     (service,) = [service for file in contract.file for service in file.service]
     assert {method.name for method in service.method} >= PROMISED_METHODS
     used = [name for method in service.method for name in (method.input_type, method.output_type)]
@@ -255,46 +247,42 @@ def test_requests_and_responses_are_unique_to_their_method(
 
 
 @pytest.mark.parametrize("message", PROMISED_FIELDS)
-def test_promised_fields_are_there(
-    contract: descriptor_pb2.FileDescriptorSet, message: str
-) -> None:
-    """The names that callers rely on exist, with their types."""
-    there = {field.name: spelled(field) for owner, field in fields_of(contract) if owner == message}
+def test_promised_fields_exist(contract: descriptor_pb2.FileDescriptorSet, message: str) -> None:
+    """Callers rely on these names and types."""
+    existing = {
+        field.name: spelled(field) for owner, field in fields_of(contract) if owner == message
+    }
     promised = dict(pair.split(":", 1) for pair in PROMISED_FIELDS[message].split())
-    assert {name: there.get(name) for name in promised} == promised
+    assert {name: existing.get(name) for name in promised} == promised
 
 
 @pytest.mark.parametrize("enum", PROMISED_VALUES)
-def test_promised_values_are_there(enum: str) -> None:
-    """The enum values that callers rely on exist under their prefix.
-
-    0 is UNSPECIFIED in all of them.
-    """
+def test_promised_values_exist(enum: str) -> None:
+    """Callers rely on these names, which have the prefix of their enum."""
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum).upper()
     names = ledger_pb2.DESCRIPTOR.enum_types_by_name[enum].values_by_name
     assert {f"{prefix}_{name}" for name in PROMISED_VALUES[enum].split()} <= set(names)
 
 
-def test_every_enum_says_that_it_grows(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """A client of today meets the values of a server of tomorrow."""
+def test_comment_of_every_enum_says_that_it_grows(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> None:
+    """A client may receive values that a later version of the server has added."""
     for file in contract.file:
         comments = {
             tuple(place.path): " ".join(place.leading_comments.split())
             for place in file.source_code_info.location
         }
-        silent = [
+        missing = [
             enum.name
             for place, enum in enumerate(file.enum_type)
             if "This enum grows: expect values that you do not know" not in comments[(5, place)]
         ]
-        assert silent == []
+        assert missing == []
 
 
 def test_every_enum_begins_with_unspecified() -> None:
-    """Number 0 is what a message has where nothing was set, and means nothing else.
-
-    Every value has its enum's prefix.
-    """
+    """0 is what an unset field has, and means nothing else. Every value has its enum's prefix."""
     for file in (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR):
         for name, enum in file.enum_types_by_name.items():
             prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
@@ -302,11 +290,8 @@ def test_every_enum_begins_with_unspecified() -> None:
             assert all(value.name.startswith(f"{prefix}_") for value in enum.values)
 
 
-def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """What is named `_minor` is int64.
-
-    What sounds like money is named `_minor`; there is no floating point anywhere.
-    """
+def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """A field named like money ends in `_minor` and is int64. No field is a float."""
     for message, field in fields_of(contract):
         kind = spelled(field)
         assert kind not in {"float", "double"}
@@ -325,29 +310,27 @@ def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) 
         ), field.name
 
 
-def test_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """Timestamps are named `…_at` or `as_of`, and nothing else is named so, but `as_of` may be a
-    date.
-    """
+def test_names_of_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """Timestamps are named `…_at` or `as_of`, and no other field is. `as_of` may be a date."""
     for message, field in fields_of(contract):
         kind = spelled(field)
-        is_named_so = field.name.endswith("_at") or field.name == "as_of"
-        assert (kind in {TIMESTAMP, DATE}) == is_named_so, f"{message}.{field.name}"
+        has_name_of_an_instant = field.name.endswith("_at") or field.name == "as_of"
+        assert (kind in {TIMESTAMP, DATE}) == has_name_of_an_instant, f"{message}.{field.name}"
         assert kind != DATE or field.name == "as_of", f"{message}.{field.name}"
 
 
-def test_int64_is_a_string_in_json_and_survives() -> None:
-    """Amounts above 2^53 go through JSON unharmed, since they are strings there."""
+def test_json_keeps_amounts_beyond_2_to_the_53() -> None:
+    """They are strings there, so no JSON parser rounds them."""
     balance = ledger_pb2.GetBalanceResponse(
         available_minor=2**63 - 1, pending_minor=-(2**63), reserved_minor=2**53 + 1
     )
-    spoken = json.loads(json_format.MessageToJson(balance))
-    assert spoken == {
+    in_json = json.loads(json_format.MessageToJson(balance))
+    assert in_json == {
         "availableMinor": str(2**63 - 1),
         "pendingMinor": str(-(2**63)),
         "reservedMinor": str(2**53 + 1),
     }
-    assert json_format.Parse(json.dumps(spoken), ledger_pb2.GetBalanceResponse()) == balance
+    assert json_format.Parse(json.dumps(in_json), ledger_pb2.GetBalanceResponse()) == balance
 
 
 @pytest.mark.parametrize(
@@ -355,7 +338,7 @@ def test_int64_is_a_string_in_json_and_survives() -> None:
     ['"12.5"', "12.5", '"1e400"', "NaN", '"NaN"', '"twelve"', "true", "9223372036854775808"],
 )
 def test_amount_that_is_no_integer_is_refused_by_json(text: str) -> None:
-    """What a gateway may be sent as an amount in JSON is an integer or an error, never rounded."""
+    """A gateway that takes amounts in JSON never rounds one."""
     with pytest.raises(json_format.ParseError):
         json_format.Parse(
             f'{{"event": {{"amountMinor": {text}}}}}', ledger_pb2.IngestEventRequest()
@@ -372,26 +355,26 @@ def test_amount_that_is_no_integer_is_refused_by_json(text: str) -> None:
         "2026-02-30",
     ],
 )
-def test_instant_that_is_none_is_refused_by_json(text: str) -> None:
-    """Leap seconds and days that do not exist are errors before they are sent."""
+def test_instant_that_does_not_exist_is_refused_by_json(text: str) -> None:
+    """Leap seconds and days like February 30 are errors before a request is sent."""
     with pytest.raises(json_format.ParseError):
         json_format.Parse(
             f'{{"event": {{"occurredAt": "{text}"}}}}', ledger_pb2.IngestEventRequest()
         )
 
 
-def test_event_goes_through_json_unchanged() -> None:
-    """An event written as JSON, in the protobuf mapping, is the same event."""
+def test_json_keeps_an_event_unchanged() -> None:
+    """In the JSON mapping of protobuf."""
     event = event_message(amount_minor=10**12, metadata={"a": "\u20ac"})
     event.occurred_at.CopyFrom(Timestamp(seconds=1, nanos=123_456_000))
-    spoken = json_format.MessageToJson(event)
-    assert json.loads(spoken)["occurredAt"] == "1970-01-01T00:00:01.123456Z"
-    assert json_format.Parse(spoken, ledger_pb2.ProcessorEvent()) == event
+    in_json = json_format.MessageToJson(event)
+    assert json.loads(in_json)["occurredAt"] == "1970-01-01T00:00:01.123456Z"
+    assert json_format.Parse(in_json, ledger_pb2.ProcessorEvent()) == event
 
 
 def test_service_config_names_methods_that_exist() -> None:
-    """The client settings beside the stubs are those of the contract, name its methods, and repeat
-    only what may be repeated.
+    """The file beside the stubs equals that of the contract, and repeats calls for three statuses
+    only.
     """
     shipped = files("ledger.v1") / "service_config.json"
     text = shipped.read_text()
@@ -402,20 +385,16 @@ def test_service_config_names_methods_that_exist() -> None:
     assert {name["service"] for name in named} == {SERVICE}
     assert {name["method"] for name in named if "method" in name} <= set(service.methods_by_name)
     assert len({json.dumps(name, sort_keys=True) for name in named}) == len(named)
-    for entry in settings["methodConfig"]:
-        if "retryPolicy" in entry:
-            assert entry["retryPolicy"]["retryableStatusCodes"] == [
-                "UNAVAILABLE",
-                "RESOURCE_EXHAUSTED",
-                "CANCELLED",
-            ]
+    policies = [
+        entry["retryPolicy"] for entry in settings["methodConfig"] if "retryPolicy" in entry
+    ]
+    assert policies
+    for policy in policies:
+        assert policy["retryableStatusCodes"] == ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"]
 
 
-async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger) -> None:
-    """A channel made with the recommended settings works.
-
-    One whose settings grpc cannot read would answer no call.
-    """
+async def test_channel_with_the_service_config_makes_calls(shared_ledger: RunningLedger) -> None:
+    """With settings that gRPC cannot read, every call would fail."""
     text = (files("ledger.v1") / "service_config.json").read_text()
     async with aio.insecure_channel(
         shared_ledger.address, options=[("grpc.service_config", text)]
@@ -430,21 +409,18 @@ async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger
     [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED],
     ids=lambda code: code.name,
 )
-async def test_service_config_repeats_what_a_server_could_not_do(code: grpc.StatusCode) -> None:
-    """CANCELLED too, which gRPC itself returns for a server that stops or has too much to do.
-
-    Also what is large.
-    """
+async def test_service_config_repeats_a_large_call_once_it_failed(code: grpc.StatusCode) -> None:
+    """After CANCELLED too: gRPC itself returns it for a server that stops or is overloaded."""
     attempts: list[int] = []
 
-    async def answer(request: bytes, context: Any) -> bytes:
+    async def respond(request: bytes, context: Any) -> bytes:
         attempts.append(len(request))
         if len(attempts) == 1:
             await context.abort(code)
         return b""
 
     server = aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(answer, None, None)
+    handler: Any = grpc.unary_unary_rpc_method_handler(respond, None, None)
     methods = grpc.method_handlers_generic_handler(SERVICE, {"BatchIngestEvents": handler})
     server.add_generic_rpc_handlers((methods,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -461,7 +437,7 @@ async def test_service_config_repeats_what_a_server_could_not_do(code: grpc.Stat
         await server.stop(0)
 
 
-# A caller's code: what it does in the ordinary way, and what a type checker must not let pass.
+# The ordinary code of a caller, and code in which a type checker must find each wrong line.
 TYPED_CALLER = """
 import asyncio
 from collections.abc import AsyncIterator
@@ -534,10 +510,8 @@ async def main(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
 """
 
 
-def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) -> None:
-    """mypy --strict has nothing to say about the ordinary use of the stubs, and finds each wrong
-    line of the other module.
-    """
+def test_type_checker_accepts_right_calls_and_finds_wrong_ones(tmp_path: Path) -> None:
+    """`mypy --strict` accepts ordinary use of the stubs, and finds an error in each wrong line."""
     typed, mistyped = tmp_path / "typed_caller.py", tmp_path / "mistyped_caller.py"
     typed.write_text(TYPED_CALLER)
     mistyped.write_text(MISTYPED_CALLER)

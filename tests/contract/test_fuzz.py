@@ -1,9 +1,8 @@
-"""Unforeseen requests: built from the contract's descriptors with extreme values, and from damaged
-bytes.
+"""Random requests: messages of the contract with extreme values, and valid ones with damaged bytes.
 
-The cases are the same in every run. Each must end with a status of the contract and an ErrorInfo,
-show nothing internal, and leave the server as healthy as before. LEDGER_FUZZ_EXAMPLES asks for more
-cases, which are then chosen at random; hypothesis prints how to repeat a failing one.
+Each must end with a status of the contract, show nothing internal, and leave the server healthy.
+The cases are the same in every run. With LEDGER_FUZZ_EXAMPLES there are more, which differ in each
+run; hypothesis prints how to repeat one that fails.
 """
 
 import os
@@ -85,7 +84,7 @@ TEXTS = st.one_of(
 
 
 def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """What a field may be given, extreme things more often than others."""
+    """Values for a field, more often extreme ones than others."""
     if field.message_type is not None:
         return messages(field.message_type)
     if field.cpp_type in INTEGERS:
@@ -123,7 +122,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @st.composite
 def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A method and the bytes of a valid request after a few accidents."""
+    """A method and the bytes of a valid request, some of them changed, removed or repeated."""
     method = draw(st.sampled_from(UNARY_METHODS))
     raw = bytearray(VALID[method].SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
@@ -154,14 +153,14 @@ async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes |
     return response
 
 
-async def assert_answered(ledger: RunningLedger, method: str, request: bytes) -> None:
-    """The outcome is one that the contract knows."""
+async def assert_ends_as_promised(ledger: RunningLedger, method: str, request: bytes) -> None:
+    """Asserts that the call ends with a status of the contract, never with UNKNOWN or INTERNAL."""
     ended = await outcome(ledger, method, request)
     if isinstance(ended, aio.AioRpcError):
         assert ended.code() in ALLOWED, f"{ended.code()}: {ended.details()}"
-        got: Any = ended
-        status = rpc_status.from_call(got)
-        assert status is not None, "an ErrorInfo"
+        call: Any = ended
+        status = rpc_status.from_call(call)
+        assert status is not None, "there is no ErrorInfo"
         assert_explained(status)
         return
     if method == "BatchIngestEvents":
@@ -174,8 +173,8 @@ async def assert_answered(ledger: RunningLedger, method: str, request: bytes) ->
 
 
 def assert_explained(status: status_pb2.Status) -> None:
-    """A status has a reason of the contract, fields if the request is at fault, and no words of the
-    inside.
+    """Asserts that a status has a reason of the contract, the fields of an invalid request, and
+    shows nothing internal.
     """
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert status.details[0].Unpack(info)
@@ -187,8 +186,8 @@ def assert_explained(status: status_pb2.Status) -> None:
 
 
 async def assert_healthy(ledger: RunningLedger) -> None:
-    """Alive and ready, once its database has responded in time, with books that balance with their
-    events.
+    """Asserts that the server becomes ready, and that every event has entries and every entry its
+    event.
     """
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
 
@@ -208,20 +207,20 @@ async def assert_healthy(ledger: RunningLedger) -> None:
 
 @RULES
 @given(case=requests())
-async def test_any_message_is_answered(
+async def test_any_message_ends_with_a_status_of_the_contract(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Messages with any fields at all: a status of the contract, never UNKNOWN or INTERNAL."""
-    await assert_answered(shared_ledger, *case)
+    """Whatever its fields are."""
+    await assert_ends_as_promised(shared_ledger, *case)
 
 
 @RULES
 @given(case=damaged_requests())
-async def test_any_bytes_are_answered(
+async def test_damaged_request_ends_with_a_status_of_the_contract(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Valid requests with damaged bytes: a status of the contract, never UNKNOWN or INTERNAL."""
-    await assert_answered(shared_ledger, *case)
+    """Whatever its bytes are."""
+    await assert_ends_as_promised(shared_ledger, *case)
 
 
 @RULES
@@ -229,9 +228,7 @@ async def test_any_bytes_are_answered(
 async def test_any_event_that_is_accepted_is_read_back(
     shared_ledger: RunningLedger, event: Any, changes: st.DataObject
 ) -> None:
-    """Valid events with a few of their fields replaced: refused, or stored and read back as they
-    were sent.
-    """
+    """A valid event with some fields replaced is refused, or read back as it was sent."""
     merged = ledger_pb2.ProcessorEvent()
     merged.CopyFrom(event_message())
     for field, value in event.ListFields():
@@ -253,13 +250,13 @@ async def test_any_event_that_is_accepted_is_read_back(
     )
 
 
-# Any of their fields may be replaced: events have a test above.
+# Any field of their requests may be replaced. Events have the test above.
 METHODS_WITHOUT_EVENTS = sorted(set(UNARY_METHODS) - {"IngestEvent", "BatchIngestEvents"})
 
 
 @st.composite
 def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A valid request with one or two of its fields replaced: it gets past most of the checks."""
+    """A valid request with one or two of its fields replaced. It passes most of the checks."""
     method = draw(st.sampled_from(METHODS_WITHOUT_EVENTS))
     kind = GetMessageClass(METHODS[method])
     merged, replaced = (
@@ -275,21 +272,21 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @RULES
 @given(case=changed_requests())
-async def test_any_field_of_a_valid_request_is_answered(
+async def test_nearly_valid_request_ends_with_a_status_of_the_contract(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Requests with an unforeseen field: a status of the contract."""
+    """One or two fields of a valid request are replaced."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
-    await assert_answered(shared_ledger, *case)
+    await assert_ends_as_promised(shared_ledger, *case)
 
 
-async def test_server_is_healthy_after_all_of_them(shared_ledger: RunningLedger) -> None:
-    """After the cases above: SERVING, and every entry has its event, every event its entries."""
+async def test_server_is_healthy_after_all_cases(shared_ledger: RunningLedger) -> None:
+    """It serves, and every entry has its event, every event its entries."""
     await assert_healthy(shared_ledger)
-    balance = await shared_ledger.stub.PutRestaurant(
+    response = await shared_ledger.stub.PutRestaurant(
         ledger_pb2.PutRestaurantRequest(restaurant_id="afterwards")
     )
-    assert balance.restaurant.restaurant_id == "afterwards"
+    assert response.restaurant.restaurant_id == "afterwards"
     with pytest.raises(aio.AioRpcError) as caught:
         await shared_ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=""))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,8 +1,7 @@
-"""Thousands of calls by chance, to every method and as streams, against a server that is a separate
-process.
+"""Thousands of random calls, of every method and as streams, to a server that is another process.
 
-LEDGER_FUZZ_CASES asks for more of them (`make fuzz`), under a seed that is then new in each run;
-LEDGER_FUZZ_SEED repeats one. The seed is printed, and a failure names its seed and number.
+LEDGER_FUZZ_CASES makes more of them (`make fuzz`), with a seed that is new in each run.
+LEDGER_FUZZ_SEED repeats a run. The seed is printed, and a failure names its seed and number.
 """
 
 import asyncio
@@ -28,6 +27,7 @@ from support.dates import date_message
 from support.events import event_message
 from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
 from support.processes import SERVICE, server_process
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.limits import MESSAGE_BYTES_MAX
@@ -40,7 +40,7 @@ SEED = int(
 )
 CALLS_AT_ONCE = 32
 TIMEOUT_SECONDS = 60.0
-# The working set of a server after one call of each method, and what the allocator keeps.
+# How much the server may grow: what the allocator keeps, after many calls of each method.
 RSS_MIB_MAX = 96
 
 C = grpc.StatusCode
@@ -73,7 +73,7 @@ NEVER = {"UNSPECIFIED", "INTERNAL", "METHOD_NOT_IMPLEMENTED"}
 
 
 def reason_of(status: status_pb2.Status) -> str:
-    """The reason of a status that says what it has to, and nothing of the inside."""
+    """The reason of a status. Asserts that the status is complete and shows nothing internal."""
     infos = [
         info for info in (_error_info(detail) for detail in status.details) if info is not None
     ]
@@ -99,21 +99,21 @@ def results_of(method: str, responses: list[bytes]) -> list[ledger_pb2.IngestRes
             for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results
         ]
     if method == "StreamEvents":
-        got = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in responses]
+        streamed = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in responses]
         return [
             result
-            for one in got
-            for result in ([one.result] if one.HasField("result") else one.results)
+            for response in streamed
+            for result in ([response.result] if response.HasField("result") else response.results)
         ]
     return []
 
 
 def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
-    """Holds a status against the contract; what it was."""
-    got: Any = error
-    status = rpc_status.from_call(got)
+    """Checks the status of a failed call against the contract, and returns it with its reason."""
+    call: Any = error
+    status = rpc_status.from_call(call)
     if status is None:
-        # The transport knows no ErrorInfo.
+        # gRPC itself refuses what is too large, and sends no ErrorInfo.
         assert error.code() is C.RESOURCE_EXHAUSTED, f"{error.code()}: {error.details()}"
         assert max(map(len, case.requests)) > MESSAGE_BYTES_MAX
         return "too large"
@@ -143,7 +143,7 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             else:
                 await call.done_writing()
             if await call.code() is not C.OK:
-                # Raises what the call ended with.
+                # Raises the error that ended the call.
                 await call.read()
         else:
             single: Any = channel.unary_unary(
@@ -160,8 +160,8 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
     return "OK"
 
 
-async def paid_out(channel: aio.Channel) -> dict[str, Message]:
-    """Valid requests about a run that there is, with a payout."""
+async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]:
+    """Valid requests about a run that exists, and about its payout."""
     stub = ledger_pb2_grpc.LedgerServiceStub(channel)
     charge = event_message(
         restaurant_id="known", currency="USD", occurred_at=datetime.now(UTC) - timedelta(days=30)
@@ -172,30 +172,27 @@ async def paid_out(channel: aio.Channel) -> dict[str, Message]:
     run = (
         await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="USD", as_of=as_of))
     ).payout_run
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            run = (
-                await stub.GetPayoutRun(
-                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
-                )
-            ).payout_run
+
+    async def has_ended() -> bool:
+        request = ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+        state = (await stub.GetPayoutRun(request)).payout_run.state
+        return state == ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED
+
+    await until(has_ended, TIMEOUT_SECONDS)
     (payout,) = (
         await stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id))
     ).payouts
     return valid_requests(payout_run_id=run.payout_run_id, payout_id=payout.payout_id)
 
 
-def test_every_method_is_known() -> None:
-    """A method that is added is fuzzed as well."""
+def test_every_method_is_fuzzed() -> None:
+    """A method that is added needs a valid request and its statuses."""
     assert set(VALID) == set(METHODS), "change valid_requests in tests/support/fuzzing.py"
     assert set(ALSO_ALLOWED) == set(METHODS), "change ALSO_ALLOWED"
 
 
-async def test_calls_by_chance_are_answered_as_promised(database: Database) -> None:
-    """Statuses of the contract with their reasons.
-
-    Then SERVING, the audit clean, and no memory kept.
-    """
+async def test_random_calls_end_with_statuses_of_the_contract(database: Database) -> None:
+    """Afterwards the server is ready and has not grown, and an audit finds no fault."""
     sys.stdout.write(f"LEDGER_FUZZ_SEED={SEED} LEDGER_FUZZ_CASES={CASES}\n")
     seen: Counter[tuple[str, str]] = Counter()
     failures: list[str] = []
@@ -213,7 +210,7 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
             database, Path(folder) / "server.log", log_level="warning"
         ) as server:
             async with aio.insecure_channel(server.address) as channel:
-                valid = await paid_out(channel)
+                valid = await valid_requests_about_a_run(channel)
                 for warming in fuzz_cases(0, 500, valid):
                     await judge(channel, warming)
                 memory = server.rss_mib()
@@ -233,15 +230,18 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
         expected = "FAILED_PRECONDITION PAYOUT_RUN_ENDED" if method == "CancelPayoutRun" else "OK"
         assert seen[method, expected], f"{method} never returned {expected}: {seen}"
         assert any(
-            seen[method, got]
-            for got in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE")
+            seen[method, outcome]
+            for outcome in (
+                "INVALID_ARGUMENT INVALID_REQUEST",
+                "INVALID_ARGUMENT MALFORMED_MESSAGE",
+            )
         )
     await assert_books_in_order(database)
 
 
 @pytest.mark.parametrize("number", [0, 7])
 def test_case_depends_on_seed_and_number_alone(number: int) -> None:
-    """What failed can be tried again."""
+    """So a failure can be repeated."""
     first, second = list(fuzz_cases(1, 8)), list(fuzz_cases(1, 8))
     assert first == second
     assert first[number] != list(fuzz_cases(2, 8))[number]

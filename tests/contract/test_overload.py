@@ -1,6 +1,4 @@
-"""The overload script in its short form: it runs, and what it promises holds for a small queue and
-a few seconds.
-"""
+"""The overload script in its short form: a few seconds with a small queue."""
 
 import asyncio
 import json
@@ -15,11 +13,11 @@ TIMEOUT_SECONDS = 240.0
 
 
 @pytest.mark.usefixtures("starts_postgres")
-async def test_overload_is_refused_in_good_order() -> None:
-    """Ten times the peak: work is done, callers receive QUEUE_FULL and send the rest later.
+async def test_overloaded_server_refuses_some_calls_and_loses_none() -> None:
+    """At ten times the peak some events are booked, others receive QUEUE_FULL and are sent later.
 
-    Nothing acknowledged is lost, health checks succeed, and the memory is bounded. How much work
-    is done is measured by `make overload` on a quiet machine.
+    Every acknowledged event is stored, health checks succeed, and the memory is bounded. How much
+    work is done is measured by `make overload` on a quiet machine.
     """
     with tempfile.TemporaryDirectory(prefix="ledger-overload-test-") as folder:
         results = Path(folder) / "overload.json"

@@ -14,19 +14,18 @@ from support.running import running_ledger
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-STRANGER = "127.0.0.2"
+ATTACKER = "127.0.0.2"
 TIMEOUT_SECONDS = 60.0
 # The first byte of a TLS connection.
 ONE_BYTE = b"\x16"
 
 
 @pytest.mark.parametrize("first", [b"", ONE_BYTE], ids=["silent", "one byte"])
-async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
+async def test_documented_proxy_closes_silent_connections_of_one_address(
     database: Database, tmp_path: Path, first: bytes
 ) -> None:
-    """A stranger opens more connections than one address may have.
-
-    They keep no other caller out, and none of them stays open.
+    """There are more of them than one address may have. Calls of another address succeed, and none
+    of the silent connections stays open.
     """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
@@ -49,10 +48,10 @@ async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
         for _ in range(BOUND + 50):
             try:
                 reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port, local_addr=(STRANGER, 0)
+                    "127.0.0.1", port, local_addr=(ATTACKER, 0)
                 )
             except ConnectionResetError:
-                # Beyond the bound, and refused before this side had seen that it was connected.
+                # Beyond the bound: reset before this side has seen that it was connected.
                 continue
             stack.callback(writer.close)
             writer.write(first)
@@ -68,8 +67,7 @@ async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
             wait_for_ready=True,
         )
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
-        # All of them: those beyond the bound at once, the others when they have said nothing for
-        # too long.
+        # All end: those beyond the bound at once, the others after too long without a request.
         async with asyncio.timeout(TIMEOUT_SECONDS):
             ends = await asyncio.gather(
                 *(reader.read() for reader in readers), return_exceptions=True

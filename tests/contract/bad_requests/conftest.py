@@ -12,7 +12,7 @@ from ledger.v1 import ledger_pb2
 
 @pytest.fixture(scope="module")
 async def connection(shared_ledger: RunningLedger) -> AsyncIterator[Connection]:
-    """A session of the books, which have the restaurant `known`. One for all cases of a module."""
+    """One session for all cases of a module. The books have the restaurant `known`."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     async with superuser(shared_ledger.database) as connection:
         yield connection

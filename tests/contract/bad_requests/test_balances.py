@@ -1,4 +1,4 @@
-"""Balance queries that are refused, and balances at the edge."""
+"""Balance queries that are refused, and balances at the limits of the contract."""
 
 from collections.abc import Iterator
 
@@ -65,10 +65,10 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
     yield "empty", Case("GetBalance", b"", fields=("restaurant_id", "currency"))
 
 
-async def test_balance_beyond_int64_is_refused_and_ingest_goes_on(ledger: RunningLedger) -> None:
-    """As much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and
-    events are booked.
-    """
+async def test_balance_beyond_int64_is_refused_and_events_are_still_booked(
+    ledger: RunningLedger,
+) -> None:
+    """The amounts, inserted by SQL, are those of some ten million events at the cap."""
     await ledger.ingest(event_message(restaurant_id="whale", amount_minor=AMOUNT_CAP))
     await ledger.query(
         """INSERT INTO ledger_entries
@@ -90,9 +90,7 @@ async def test_balance_beyond_int64_is_refused_and_ingest_goes_on(ledger: Runnin
 
 
 async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:
-    """As of the far past, down to the year 1: zeros, no latest event, and the instant that was
-    asked for.
-    """
+    """The balance is as of the requested instant, down to the year 1, and has no latest event."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     for seconds, nanos in ((YEAR_1, 0), (YEAR_1, 999), (-1, 999_999_999), (0, 0), (1, 1)):
@@ -114,7 +112,7 @@ async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: Runnin
 async def test_balance_of_a_known_restaurant_without_entries_is_zero(
     shared_ledger: RunningLedger,
 ) -> None:
-    """Zeros, in any currency, where the restaurant is registered."""
+    """In any currency: it is enough that the restaurant is registered."""
     restaurant_id = unique("res")
     await shared_ledger.stub.PutRestaurant(
         ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
@@ -133,5 +131,5 @@ async def test_balance_of_a_known_restaurant_without_entries_is_zero(
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

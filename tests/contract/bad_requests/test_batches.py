@@ -11,9 +11,7 @@ from ledger.v1 import ledger_pb2
 
 
 async def test_batch_returns_a_result_for_each_event_in_order(shared_ledger: RunningLedger) -> None:
-    """Good and bad events mixed, one result each in the order of the request, the bad ones with
-    code and reason.
-    """
+    """Good and bad events are mixed. The results of the bad ones have a code and a reason."""
     restaurant_id = unique("res")
     stored = event_message(restaurant_id=restaurant_id)
     await shared_ledger.ingest(stored)
@@ -71,8 +69,9 @@ async def test_batch_returns_a_result_for_each_event_in_order(shared_ledger: Run
 
 
 async def test_same_id_twice_in_one_batch_is_booked_once(shared_ledger: RunningLedger) -> None:
-    """The first is CREATED, its twin a DUPLICATE with the same transaction id, an altered twin
-    ALREADY_EXISTS.
+    """The first is CREATED, a repeat is a DUPLICATE with the same transaction id.
+
+    An altered event with that id is ALREADY_EXISTS.
     """
     restaurant_id = unique("res")
     event = event_message(restaurant_id=restaurant_id)
@@ -97,8 +96,8 @@ async def test_same_id_twice_in_one_batch_is_booked_once(shared_ledger: RunningL
 async def test_id_of_a_refused_event_is_free_for_the_next_in_the_batch(
     shared_ledger: RunningLedger,
 ) -> None:
-    """First a payout event of no payout, then a charge with the same id: NOT_FOUND, then CREATED,
-    and a repeat is DUPLICATE.
+    """A payout event of no payout is NOT_FOUND. A charge with its id is then CREATED, and a repeat
+    of the charge is a DUPLICATE.
     """
     restaurant_id = unique("res")
     charge = event_message(restaurant_id=restaurant_id)
@@ -117,7 +116,7 @@ async def test_id_of_a_refused_event_is_free_for_the_next_in_the_batch(
 async def test_id_of_an_invalid_event_is_free_for_the_next_in_the_batch(
     shared_ledger: RunningLedger,
 ) -> None:
-    """First an invalid event, then a valid one with the same id: INVALID_ARGUMENT, then CREATED."""
+    """An invalid event is INVALID_ARGUMENT, and a valid one with its id is then CREATED."""
     charge = event_message(restaurant_id=unique("res"))
     results = await shared_ledger.ingest(
         event_message(event_id=charge.event_id, amount_minor=0), charge
@@ -126,8 +125,8 @@ async def test_id_of_an_invalid_event_is_free_for_the_next_in_the_batch(
     assert results[1].status == ledger_pb2.INGEST_STATUS_CREATED
 
 
-async def test_batch_of_a_thousand_wrong_events_is_answered(shared_ledger: RunningLedger) -> None:
-    """The largest batch with the most to say about each event still fits a message."""
+async def test_errors_of_a_thousand_events_fit_a_response(shared_ledger: RunningLedger) -> None:
+    """The largest batch, and as many wrong fields in each event as there can be."""
     wrong = event_message(
         event_id="",
         restaurant_id="",

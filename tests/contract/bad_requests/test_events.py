@@ -1,4 +1,4 @@
-"""Events whose fields are wrong, at the edge, or odd and right."""
+"""Events whose fields are wrong, at a limit, or unusual but valid."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,14 +47,14 @@ from ledger.v1 import ledger_pb2
 
 
 def instant_accepted(seconds: int, nanos: int = 0) -> Case:
-    """An event at the very edge of what is allowed."""
+    """An event whose `occurred_at` is just allowed."""
     event = event_message()
     event.occurred_at.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
     return Case("IngestEvent", ingest(event), OK, None)
 
 
 def bad_events() -> Iterator[tuple[str, Case]]:
-    """Events whose fields are each the right kind of thing and wrong."""
+    """Events whose fields have the right type and a wrong value."""
     required = ("event_id", "type", "restaurant_id", "currency", "amount_minor", "occurred_at")
     yield "no-event", Case("IngestEvent", b"", fields=("event",))
     yield (
@@ -77,8 +77,7 @@ def bad_events() -> Iterator[tuple[str, Case]]:
     for number in (0, 77, -1, 2**31 - 1, -(2**31)):
         reason = "EVENT_TYPE_UNKNOWN" if number else "INVALID_REQUEST"
         yield f"type-{number}", replace(event_case("type", type=number), reason=reason)
-    # Its rules are not known either: nothing else of it is judged.
-    # 77 is a type of a version to come.
+    # 77 stands for a type of a later version. Its rules are unknown, so no other field is checked.
     alone = ledger_pb2.ProcessorEvent(type=77)  # type: ignore[arg-type]
     yield (
         "type-77-alone",
@@ -145,7 +144,7 @@ def bad_events() -> Iterator[tuple[str, Case]]:
 
 
 def bad_instants() -> Iterator[tuple[str, Case]]:
-    """Instants that are none, or out of range."""
+    """Instants that do not exist, or are out of range."""
 
     def in_10_minutes() -> bytes:
         return ingest(event_message(occurred_at=datetime.now(UTC) + timedelta(minutes=10)))
@@ -165,7 +164,7 @@ def bad_instants() -> Iterator[tuple[str, Case]]:
 
 
 def accepted_requests() -> Iterator[tuple[str, Case]]:
-    """What looks odd and is right."""
+    """Events that are unusual but valid."""
     yield "event_id-of-128", accepted(event_id="a" * 128)
     yield "every-allowed-character", accepted(event_id="AZaz09._:-")
     yield "dots", accepted(event_id="..")
@@ -207,7 +206,7 @@ def accepted_requests() -> Iterator[tuple[str, Case]]:
 
 @pytest.mark.parametrize("case", params(accepted_requests()))
 async def test_odd_but_valid_event_is_booked(shared_ledger: RunningLedger, case: Case) -> None:
-    """What is at the edge of the contract and inside it is booked, and read back as it was sent."""
+    """It is read back as it was sent."""
     before = await counts(shared_ledger)
     request = case.sent()
     response = ledger_pb2.IngestEventResponse.FromString(
@@ -233,9 +232,9 @@ async def test_ids_that_differ_in_case_are_two_events(shared_ledger: RunningLedg
 
 
 async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: RunningLedger) -> None:
-    """999,999,999 ns and 999,999,000 ns are the same instant, kept in microseconds.
+    """999,999,999 ns and 999,999,000 ns are the same microsecond, so the second is a DUPLICATE.
 
-    A microsecond less is another.
+    An event that is a microsecond earlier is another event.
     """
     event = event_message()
     event.occurred_at.CopyFrom(Timestamp(seconds=YEAR_2000 + 86_400, nanos=999_999_999))
@@ -255,10 +254,10 @@ async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: Runni
     assert refusal(caught.value).metadata["differing_fields"] == "occurred_at"
 
 
-async def test_reference_and_metadata_are_text_and_no_statement(
+async def test_reference_and_metadata_that_look_like_sql_are_kept(
     shared_ledger: RunningLedger,
 ) -> None:
-    """What looks like SQL is kept as it is."""
+    """They are values of an SQL statement, never part of its text."""
     text = "'); DROP TABLE processor_events; --"
     event = event_message(reference=text, metadata={text: text})
     await shared_ledger.ingest(event)
@@ -267,10 +266,10 @@ async def test_reference_and_metadata_are_text_and_no_statement(
     assert timestamp(kept.recorded_at.ToDatetime(UTC)) == kept.recorded_at
 
 
-async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database: Database) -> None:
+async def test_setting_rejects_events_of_unknown_restaurants(database: Database) -> None:
     """With `reject`, an event of an unregistered restaurant is NOT_FOUND and registers nothing.
 
-    The others are booked.
+    The other events of its batch are booked.
     """
     async with running_ledger(database, unknown_restaurants="reject") as ledger:
         unknown = event_message(restaurant_id="unknown")
@@ -316,11 +315,12 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-async def test_event_that_only_the_database_refuses_stands_alone(
+async def test_event_that_only_the_database_rejects_fails_no_other(
     ledger: RunningLedger, planted: str
 ) -> None:
-    """A rule of the database that validation does not know: INVALID_ARGUMENT for the one event, the
-    others are booked.
+    """A constraint that validation does not know makes one event INVALID_ARGUMENT.
+
+    The others are booked.
     """
     await ledger.query(PLANTED[planted])
     poison = event_message(restaurant_id="poison", amount_minor=666)
@@ -345,5 +345,5 @@ async def test_event_that_only_the_database_refuses_stands_alone(
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

@@ -52,7 +52,6 @@ BAD_IDS = {
     "braces": "{0190a1b2-0000-7000-8000-000000000000}",
 }
 
-
 BAD_CURRENCIES = {
     "empty": "",
     "lower-case": "pen",
@@ -106,7 +105,7 @@ def bad_ids() -> Iterator[tuple[str, Case]]:
 
 
 def bad_currencies() -> Iterator[tuple[str, Case]]:
-    """Every bad currency in every field that is one."""
+    """Every bad currency in every field that is a currency."""
     for name, value in BAD_CURRENCIES.items():
         yield f"{name}-event", event_case("currency", currency=value)
         yield (
@@ -121,5 +120,5 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

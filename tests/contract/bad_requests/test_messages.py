@@ -1,6 +1,4 @@
-"""Bytes that are not the message, requests that are wrong as a whole, and calls that break the
-transport.
-"""
+"""Bytes that are no message, requests that are wrong as a whole, and broken HTTP/2."""
 
 import asyncio
 import re
@@ -38,8 +36,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
-# Requests that a message's own library cannot make, by the number of the string field in
-# ProcessorEvent.
+# The string fields of ProcessorEvent with their numbers. No protobuf library writes other text than
+# UTF-8 into them.
 EVENT_STRING_FIELDS = {
     "event_id": 1,
     "restaurant_id": 3,
@@ -54,7 +52,6 @@ NOT_UTF_8 = {
     "overlong": b"\xc0\xaf",
     "lone-surrogate": b"\xed\xa0\x80",
 }
-
 
 NOT_MESSAGES = {
     "ones": b"\xff" * 20,
@@ -71,8 +68,7 @@ NOT_MESSAGES = {
     "deep-groups": b"\xa3\x06" * 10_000 + b"\xa4\x06" * 10_000,
 }
 
-
-# Those that take one request.
+# All methods that take one request.
 METHODS = [name for name in fuzzing.METHODS if name != "StreamEvents"]
 
 
@@ -122,7 +118,7 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
 
 
 def whole_requests() -> Iterator[tuple[str, Case]]:
-    """What is wrong with the request as a whole."""
+    """Requests that are wrong as a whole: empty, too large, or of no method."""
     yield "batch-empty", Case("BatchIngestEvents", b"", fields=("events",))
     yield (
         "batch-of-1001",
@@ -145,7 +141,7 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
         "a-byte-more-than-4-MiB",
         Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None),
     )
-    # Up to 4 MiB, and beyond what a request of one thing may have.
+    # Within the 4 MiB of a message, and beyond the limit of these requests.
     for method in (
         "IngestEvent",
         "GetEvent",
@@ -165,7 +161,7 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
 async def test_small_request_that_unpacks_to_a_large_one_is_refused(
     shared_ledger: RunningLedger, size: int
 ) -> None:
-    """What counts is the size after decompression."""
+    """The size after decompression counts."""
     before = await counts(shared_ledger)
     with pytest.raises(aio.AioRpcError) as caught:
         await send(
@@ -178,8 +174,8 @@ async def test_small_request_that_unpacks_to_a_large_one_is_refused(
     await assert_serving(shared_ledger)
 
 
-async def test_compressed_request_is_taken(shared_ledger: RunningLedger) -> None:
-    """Compression as such is allowed."""
+async def test_compressed_request_is_accepted(shared_ledger: RunningLedger) -> None:
+    """Only the size after decompression counts."""
     response = await send(
         shared_ledger, "IngestEvent", ingest(event_message()), compression=grpc.Compression.Gzip
     )
@@ -201,7 +197,7 @@ async def test_compressed_request_is_taken(shared_ledger: RunningLedger) -> None
 async def test_too_many_headers_are_refused(
     shared_ledger: RunningLedger, headers: tuple[tuple[str, str], ...]
 ) -> None:
-    """Headers are bounded by the transport."""
+    """gRPC itself refuses them, before the service sees the call."""
     before = await counts(shared_ledger)
     async with aio.insecure_channel(shared_ledger.address) as channel:
         call: Any = channel.unary_unary(
@@ -233,10 +229,10 @@ async def test_unknown_service_is_unimplemented(shared_ledger: RunningLedger) ->
     ],
     ids=["neither", "too many", "both"],
 )
-async def test_stream_request_that_is_none_ends_the_stream(
+async def test_invalid_stream_request_ends_the_stream(
     shared_ledger: RunningLedger, request_: ledger_pb2.StreamEventsRequest, field: str
 ) -> None:
-    """INVALID_ARGUMENT, after the results of the events before; events after it are not booked."""
+    """With INVALID_ARGUMENT, after the results of earlier events. Later events are not booked."""
     before, after = (
         event_message(restaurant_id=unique("res")),
         event_message(restaurant_id=unique("res")),
@@ -274,7 +270,7 @@ END_STREAM, END_HEADERS = 1, 4
 
 
 def call_by_hand(body: bytes, **changed: str) -> bytes:
-    """The bytes of a whole IngestEvent call, with some headers changed."""
+    """The bytes of an IngestEvent call, with some headers changed."""
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -296,9 +292,9 @@ def call_by_hand(body: bytes, **changed: str) -> bytes:
 
 
 async def status_by_hand(address: str, request: bytes) -> grpc.StatusCode | None:
-    """The status of a call made of bytes.
+    """The status of a call that consists of these bytes.
 
-    None when it was reset, or the connection closed, without one.
+    None when the call is reset, or the connection is closed, without a status.
     """
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -323,10 +319,8 @@ async def status_by_hand(address: str, request: bytes) -> grpc.StatusCode | None
 
 _MESSAGE = grpc_message(ingest(event_message(event_id="by-hand")))
 
-
 # Here grpc refuses before the service sees the call; each grpc version does so differently.
 CUT_OFF = {None, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED}
-
 
 BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
     "unknown-encoding": (
@@ -334,7 +328,7 @@ BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
         CUT_OFF,
     ),
     "compressed-without-encoding": (call_by_hand(grpc_message(b"x", compressed=1)), CUT_OFF),
-    "gzip-that-is-none": (
+    "gzip-that-is-not-gzip": (
         call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="gzip"),
         CUT_OFF,
     ),
@@ -346,7 +340,7 @@ BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
         {grpc.StatusCode.DEADLINE_EXCEEDED, None},
     ),
     "timeout-garbage": (call_by_hand(_MESSAGE, grpc_timeout="soon"), CUT_OFF),
-    "message-of-4-GiB-said": (call_by_hand(b"\0\xff\xff\xff\xff" + _MESSAGE), {TOO_LARGE}),
+    "message-that-claims-4-GiB": (call_by_hand(b"\0\xff\xff\xff\xff" + _MESSAGE), {TOO_LARGE}),
 }
 
 
@@ -354,7 +348,7 @@ BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
 async def test_call_that_breaks_the_transport_is_refused(
     shared_ledger: RunningLedger, name: str
 ) -> None:
-    """Refused by grpc or cut off, soon; the event of it not booked; other callers untouched."""
+    """gRPC refuses it or closes the connection. Its event is not booked, other calls succeed."""
     before = await counts(shared_ledger)
     request, expected = BY_HAND[name]
     assert await status_by_hand(shared_ledger.address, request) in expected
@@ -363,7 +357,7 @@ async def test_call_that_breaks_the_transport_is_refused(
 
 
 async def test_call_by_hand_is_booked(shared_ledger: RunningLedger) -> None:
-    """The frames above are such as a server takes, when nothing in them is wrong."""
+    """So the calls above are refused for what is wrong in them, not for how they are written."""
     before = await counts(shared_ledger)
     request = call_by_hand(grpc_message(ingest(event_message())), grpc_timeout="99999999H")
     assert await status_by_hand(shared_ledger.address, request) is OK
@@ -374,5 +368,5 @@ async def test_call_by_hand_is_booked(shared_ledger: RunningLedger) -> None:
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

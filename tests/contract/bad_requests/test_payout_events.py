@@ -1,13 +1,11 @@
 """Events about payouts that do not exist, that differ, or that have ended."""
 
-import asyncio
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
 from support.bad_requests import (
-    DEADLINE_SECONDS,
     PAYOUT_FAILED,
     PAYOUT_PAID,
     UUID_TEXT,
@@ -21,7 +19,7 @@ from support.bad_requests import (
 )
 from support.dates import date_message, days_ago
 from support.events import event_message, unique
-from support.payout_runs import payout_event
+from support.payout_runs import end_of_run, payout_event
 from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
@@ -31,10 +29,7 @@ from ledger.v1 import ledger_pb2
 async def test_payout_event_of_no_payout_is_not_found(
     shared_ledger: RunningLedger, type: int
 ) -> None:
-    """A payout event names a payout that does not exist: NOT_FOUND however often it is repeated.
-
-    It registers no restaurant.
-    """
+    """However often it is repeated. It registers no restaurant."""
     before = await counts(shared_ledger)
     event = event_message(type, restaurant_id=unique("res"), payout_id="po_none")
     for _ in range(2):
@@ -51,13 +46,10 @@ async def test_payout_event_of_no_payout_is_not_found(
 @pytest.mark.parametrize(
     "payout_id", ["po_none", "-1", UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", "")]
 )
-async def test_payout_event_names_a_payout_in_its_one_spelling(
+async def test_other_spelling_of_a_payout_id_is_not_found(
     ledger: RunningLedger, type: int, payout_id: str
 ) -> None:
-    """Whatever no payout is called is NOT_FOUND, were it another spelling of one.
-
-    Nothing is stored.
-    """
+    """So is an id of no payout. Nothing is stored."""
     payout = await created_payout(ledger)
     spellings = {payout.payout_id.upper(), payout.payout_id.replace("-", ""), payout_id} - {
         payout.payout_id
@@ -75,19 +67,12 @@ async def test_payout_event_names_a_payout_in_its_one_spelling(
 
 
 async def created_payout(ledger: RunningLedger) -> ledger_pb2.Payout:
-    """The payout of a restaurant, in flight."""
+    """The one payout of the books, in the state CREATED."""
     await ledger.ingest(event_message(restaurant_id="res_paid", amount_minor=918_273))
     await ledger.ingest(event_message(restaurant_id="res_other", amount_minor=1))
-    today = days_ago(0)
-    as_of = date_message(today)
-    run = (await ledger.stub.RunPayouts(run_request(as_of=as_of, min_amount_minor=2))).payout_run
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            run = (
-                await ledger.stub.GetPayoutRun(
-                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
-                )
-            ).payout_run
+    today = date_message(days_ago(0))
+    run = await ledger.stub.RunPayouts(run_request(as_of=today, min_amount_minor=2))
+    await end_of_run(ledger, run.payout_run.payout_run_id)
     (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
     return await payout_of(ledger, payout.payout_id)
 
@@ -103,9 +88,9 @@ async def assert_payout_event_refused(
     expected: tuple[grpc.StatusCode, str],
     metadata: dict[str, str],
 ) -> None:
-    """Alone and in a batch, twice, with the same words and none of the inside.
+    """Asserts that the event is refused alone and in a batch, twice each, for the same reason.
 
-    The event is not stored.
+    It is not stored, and the error shows nothing internal.
     """
     for _ in range(2):
         with pytest.raises(aio.AioRpcError) as caught:
@@ -129,7 +114,7 @@ async def assert_payout_event_refused(
 async def test_payout_event_that_contradicts_its_payout_is_refused(
     ledger: RunningLedger, type: int
 ) -> None:
-    """FAILED_PRECONDITION naming the fields that differ, never what the payout has in them."""
+    """FAILED_PRECONDITION names the fields that differ, but not the payout's values."""
     payout = await created_payout(ledger)
     before = await counts(ledger)
     contradictions: dict[str, dict[str, Any]] = {
@@ -149,8 +134,8 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(
         await assert_payout_event_refused(ledger, event, expected, metadata)
         with pytest.raises(aio.AioRpcError) as caught:
             await send(ledger, "IngestEvent", ingest(event))
-        got = refusal(caught.value).everything
-        assert [text for text in ("918273", "918_273", "res_paid") if text in got] == []
+        shown = refusal(caught.value).everything
+        assert [text for text in ("918273", "918_273", "res_paid") if text in shown] == []
     assert await counts(ledger) == before
     assert await payout_of(ledger, payout.payout_id) == payout
 
@@ -172,13 +157,10 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(
         ),
     ],
 )
-async def test_payout_move_that_does_not_exist_is_refused(
+async def test_event_about_a_payout_that_has_ended_is_refused(
     ledger: RunningLedger, moves: tuple[int, ...], refused_move: int, state: str
 ) -> None:
-    """Another event about a payout that has ended: FAILED_PRECONDITION with its state.
-
-    A repeat is DUPLICATE.
-    """
+    """FAILED_PRECONDITION with the state of the payout. A repeat of a booked event is DUPLICATE."""
     payout = await created_payout(ledger)
     made = [payout_event(payout, move) for move in moves]
     for event in made:
@@ -206,8 +188,8 @@ async def test_payout_move_that_does_not_exist_is_refused(
 async def test_payment_after_the_failure_is_refused_with_both_events(
     ledger: RunningLedger, first: int
 ) -> None:
-    """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two
-    events, in either order.
+    """By `occurred_at` the bank paid after the payout had failed: FAILED_PRECONDITION with the ids
+    of both events, whichever came first.
     """
     payout = await created_payout(ledger)
     failed = payout_event(payout, PAYOUT_FAILED)

@@ -1,6 +1,4 @@
-"""Payout runs that are not started, queries of runs and payouts that are refused, and terms at the
-edge.
-"""
+"""Payout runs that are not started, queries that are refused, and runs at their limits."""
 
 import asyncio
 from collections.abc import Iterator
@@ -87,7 +85,7 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
     for method, (path, message) in requests.items():
         for name, value in BAD_UUIDS.items():
             if method == "ListPayouts" and not value:
-                continue  # any
+                continue  # Empty means the payouts of any run.
             yield (
                 f"{name}-{method}",
                 Case(method, message(**{path: value}).SerializeToString(), fields=(path,)),
@@ -160,13 +158,10 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
 
 @pytest.mark.parametrize("min_amount_minor", [0, INT64_MAX])
 @pytest.mark.parametrize("request_id", ["", "a" * 128, "AZaz09._:-"])
-async def test_odd_but_valid_run_is_planned_and_started(
+async def test_run_at_the_limits_is_planned_and_started(
     shared_ledger: RunningLedger, min_amount_minor: int, request_id: str
 ) -> None:
-    """The edges of the terms: a plan writes nothing.
-
-    The run is created once, and the same terms name it again.
-    """
+    """A plan writes nothing. The run is created once, and a repeated request returns it."""
     request = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id)
     before = await counts(shared_ledger)
     plan = run_request(
@@ -190,7 +185,7 @@ async def test_odd_but_valid_run_is_planned_and_started(
 async def test_runs_of_one_date_differ_by_their_terms(
     ledger: RunningLedger, request_ids: tuple[str, str]
 ) -> None:
-    """Another minimum or another request id is another run; the same terms name the same one."""
+    """Another minimum or request id makes another run. The same terms return the same run."""
     first, second = request_ids
     terms: list[dict[str, Any]] = [
         {"request_id": first},
@@ -205,8 +200,10 @@ async def test_runs_of_one_date_differ_by_their_terms(
     assert runs[:3] == runs[3:]
 
 
-async def test_hundred_runs_at_once_starve_no_caller(ledger: RunningLedger) -> None:
-    """All receive the same run, and calls for balances and events succeed at the same time."""
+async def test_hundred_equal_requests_for_a_run_hold_up_no_other_call(
+    ledger: RunningLedger,
+) -> None:
+    """All return the same run, while balances are read and events are booked."""
     await ledger.ingest(event_message(restaurant_id="res_1"))
     runs = asyncio.gather(
         *(ledger.stub.RunPayouts(run_request(), timeout=2 * DEADLINE_SECONDS) for _ in range(100))
@@ -226,5 +223,5 @@ async def test_hundred_runs_at_once_starve_no_caller(ledger: RunningLedger) -> N
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

@@ -26,9 +26,7 @@ from ledger.v1 import ledger_pb2
 
 
 def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
-    """Masks that name what cannot be changed, or nothing, and values that are refused where the
-    mask names them.
-    """
+    """Masks that name nothing or what cannot be changed, and bad values that the mask names."""
 
     def change(path: str, *paths: str, allow_missing: bool = False, **fields: Any) -> Case:
         request = ledger_pb2.UpdateRestaurantRequest(
@@ -127,13 +125,13 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
     )
 
 
-async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
-    """0 means 100, and more than 1,000 is taken as 1,000."""
+async def test_page_has_at_most_a_thousand_restaurants(ledger: RunningLedger) -> None:
+    """The page size 0 means 100, and a larger one than 1,000 means 1,000."""
     await ledger.query(
         "INSERT INTO restaurants (restaurant_id)"
         " SELECT 'res_' || lpad(n::text, 5, '0') FROM generate_series(1, 1001) AS n"
     )
-    for asked, given in (
+    for page_size, restaurants in (
         (0, 100),
         (1, 1),
         (1000, 1000),
@@ -141,17 +139,15 @@ async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
         (10**9, 1000),
         (2**31 - 1, 1000),
     ):
-        page = await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=asked))
-        assert len(page.restaurants) == given
+        page = await ledger.stub.ListRestaurants(
+            ledger_pb2.ListRestaurantsRequest(page_size=page_size)
+        )
+        assert len(page.restaurants) == restaurants
         assert page.next_page_token
 
 
-async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
-    ledger: RunningLedger,
-) -> None:
-    """The largest page of the largest profiles still fits a message that a caller with default
-    limits can receive.
-    """
+async def test_page_of_large_profiles_fits_a_response(ledger: RunningLedger) -> None:
+    """Even a page of a thousand can be read by a caller with gRPC's default limits."""
     await ledger.query(
         "INSERT INTO restaurants (restaurant_id, metadata)"
         " SELECT 'res_' || lpad(n::text, 5, '0'), jsonb_build_object('note', repeat('x', 8000))"
@@ -171,9 +167,9 @@ async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
 
 
 async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> None:
-    """A token with any character changed, cut off or added is INVALID_ARGUMENT.
+    """INVALID_ARGUMENT, whichever character is changed, cut off or added.
 
-    The token itself goes on.
+    The undamaged token still returns the next page.
     """
     for _ in range(3):
         await shared_ledger.stub.PutRestaurant(
@@ -213,5 +209,5 @@ async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> No
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)

@@ -26,7 +26,7 @@ from ledger.infrastructure.postgres.sessions.driver import Connection
 
 
 def entries_in_an_hour(*paths: str) -> bytes:
-    """A statement of which some instants are in the future when it is sent."""
+    """A request whose instants are in the future when it is sent."""
     return entries_request(**{path: in_an_hour() for path in paths})
 
 
@@ -81,5 +81,5 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
     await assert_refused(shared_ledger, connection, case)
