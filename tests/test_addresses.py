@@ -20,8 +20,8 @@ from ledger.addresses import (
         (":9464", "", 9464),
     ],
 )
-def test_host_and_port(address: str, host: str, port: int) -> None:
-    """The brackets of an IPv6 address belong to the address as it is written, not to the host."""
+def test_address_is_divided_into_host_and_port(address: str, host: str, port: int) -> None:
+    """The brackets around an IPv6 address are not part of the host."""
     assert host_and_port(address) == (host, port)
 
 
@@ -34,8 +34,8 @@ def test_host_and_port(address: str, host: str, port: int) -> None:
         ("", ""),
     ],
 )
-def test_with_port(address: str, expected: str) -> None:
-    """Only an address with a port has another one."""
+def test_port_of_an_address_is_replaced(address: str, expected: str) -> None:
+    """An address without a port stays as it is."""
     assert with_port(address, 7) == expected
 
 
@@ -50,8 +50,8 @@ def test_with_port(address: str, expected: str) -> None:
         ("unix:/run/ledger", "unix:/run/ledger"),
     ],
 )
-def test_address_for_clients_of_this_machine(address: str, expected: str) -> None:
-    """A server that listens everywhere is called at the loopback address."""
+def test_client_of_this_machine_calls_the_loopback_address(address: str, expected: str) -> None:
+    """If the server listens at every address. Other addresses stay as they are."""
     assert callable_address(address) == expected
 
 
@@ -65,8 +65,8 @@ def test_address_for_clients_of_this_machine(address: str, expected: str) -> Non
         ("", True),
     ],
 )
-def test_range_of_ports(address: str, expected: bool) -> None:
-    """16 bits."""
+def test_port_has_16_bits(address: str, expected: bool) -> None:
+    """An address without a port is in range."""
     assert has_port_in_range(address) is expected
 
 
@@ -84,6 +84,6 @@ def test_range_of_ports(address: str, expected: bool) -> None:
         ("ledger.internal:1", False),
     ],
 )
-def test_addresses_within_this_machine(address: str, expected: bool) -> None:
-    """A name may mean any machine, but for localhost."""
+def test_address_is_within_this_machine_or_not(address: str, expected: bool) -> None:
+    """A name is not, except localhost: it may mean any machine."""
     assert is_within_this_machine(address) is expected

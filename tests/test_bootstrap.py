@@ -25,7 +25,7 @@ from ledger.settings import Settings
 def test_embedded_database_has_room_for_all_workers(
     workers: int, pool_size: int, connections: int
 ) -> None:
-    """All their pools, and 50 more."""
+    """For all their pools, and 50 connections more."""
     assert (
         embedded_connections(
             Settings(_env_file=None, workers=workers, database_pool_size=pool_size)
@@ -42,8 +42,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_connections_of_a_server_are_those_of_its_pools(settings: dict[str, int]) -> None:
-    """And one that watches the host."""
+def test_server_opens_the_connections_of_its_pools(settings: dict[str, int]) -> None:
+    """And one more, which watches the host."""
     configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]
     engines = Engines.of("postgresql+asyncpg://localhost/ledger", configured)
     pools = [
@@ -57,8 +57,8 @@ def test_connections_of_a_server_are_those_of_its_pools(settings: dict[str, int]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_formula_in_the_documentation(settings: dict[str, int]) -> None:
-    """It gives the number of connections that a server opens."""
+def test_documented_formula_gives_the_connections_of_a_server(settings: dict[str, int]) -> None:
+    """The one of docs/operations/servers.md."""
     text = (ROOT / "docs" / "operations" / "servers.md").read_text(encoding="utf-8")
     found = re.search(r"^ +\(([A-Z_0-9 x+]+)\) x workers x hosts$", text, re.MULTILINE)
     assert found is not None

@@ -1,4 +1,4 @@
-"""What the documentation says about the code is what the code does."""
+"""The tables, links and commands of the documentation are right."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_chart_of_accounts_is_documented_as_it_is() -> None:
 
 
 def test_posting_rules_are_documented_as_they_are() -> None:
-    """The whole table, line by line."""
+    """Row by row."""
     assert table("Posting rules") == [
         [
             event_type.value,
@@ -45,7 +45,7 @@ def test_posting_rules_are_documented_as_they_are() -> None:
 
 
 def test_payout_posting_rules_are_documented_as_they_are() -> None:
-    """The whole table, line by line."""
+    """Row by row."""
     assert table("What payouts post") == [
         [
             state,
@@ -66,15 +66,15 @@ def test_checks_of_the_doctor_are_documented() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page is a file of the project."""
+def test_linked_files_exist(page: Path) -> None:
+    """Every relative link of a page leads to a file of the project."""
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_headings(page: Path) -> None:
-    """Every anchor of a relative link is a heading of the page that it leads to."""
+def test_linked_headings_exist(page: Path) -> None:
+    """Every anchor of a relative link is a heading of that page."""
     links = re.findall(r"\]\(([^)#:]*)#([^)]*)\)", page.read_text())
     missing = [
         (target, anchor)
@@ -91,8 +91,8 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_make_targets_that_are_named_exist(page: Path) -> None:
-    """`make something` in a page can be made."""
+def test_named_make_targets_exist(page: Path) -> None:
+    """Those that a page names as `make target`."""
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)", page.read_text()))
-    assert named <= targets
+    assert sorted(named - targets) == []

@@ -1,9 +1,7 @@
-"""Each event type and each payout state has a row in every place that needs one; a message names
-the file to change.
+"""Event types and payout states have a row in every place that needs one. A failure names the file.
 
-Places that fail by themselves are not repeated here: the converters and the scopes at import, the
-posting rules in tests/domain/test_posting_rules.py, docs/accounting.md in
-tests/test_documentation.py.
+Other places are checked elsewhere: converters and scopes at import, the posting rules in
+tests/domain/test_posting_rules.py, docs/accounting.md in tests/test_documentation.py.
 """
 
 import re
@@ -22,7 +20,7 @@ from ledger.domain.posting_rules import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-# File, and how it spells an event type; types of payout events that it does not need are left out.
+# Files, and how they spell an event type. Those of the second list have no types of payout events.
 PLACES = [
     ("proto/ledger/v1/ledger.proto", "EVENT_TYPE_{0.name} = "),
     ("sql/schema.sql", "'{0.value}'"),
@@ -38,6 +36,7 @@ PLACES_WITHOUT_PAYOUTS = [
 
 @pytest.mark.parametrize("event_type", list(EventType))
 def test_every_event_type_has_its_rows(event_type: EventType) -> None:
+    """In the contract, the schema, the invariants, the documentation and the tests."""
     places = list(PLACES)
     if event_type in PAYOUT_EVENT_TYPES:
         moved = {moved_by for _, moved_by in MOVES}
@@ -55,7 +54,7 @@ def test_every_event_type_has_its_rows(event_type: EventType) -> None:
         for file, spelling in places
         if spelling.format(event_type) not in (ROOT / file).read_text()
     ]
-    assert not missing, f"{event_type.value} has no row in: {', '.join(missing)}"
+    assert missing == [], f"{event_type.value} has no row in: {', '.join(missing)}"
 
 
 def check_of_schema(name: str) -> str:
@@ -72,19 +71,19 @@ def check_of_schema(name: str) -> str:
     ids=lambda rule: rule.entry_type.value,
 )
 def test_every_entry_of_an_event_passes_the_checks(rule: PostingRule) -> None:
-    """The CHECKs of entries and of payout items know the entry type; a migration teaches them."""
+    """Those of entries and of payout items. A migration adds the entry type to them."""
     checks = ["ledger_entries_accounts_check"]
     if rule.available is Available.AT_MATURITY:
         checks.append("ledger_entries_available_at_check")
     if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit):
         checks.append("payout_items_entry_type_check")
     missing = [name for name in checks if f"'{rule.entry_type.value}'" not in check_of_schema(name)]
-    assert not missing, f"{rule.entry_type.value} is not in: {', '.join(missing)}"
+    assert missing == [], f"{rule.entry_type.value} is not in: {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("state", list(PayoutState))
 def test_every_payout_state_has_its_rows(state: PayoutState) -> None:
-    """Each state posts an entry, and the CHECKs know both; a migration teaches them."""
+    """Each state posts an entry, and the CHECKs know both. A migration adds them."""
     assert state in PAYOUT_POSTING_RULES, "add it to src/ledger/domain/posting_rules.py"
     rule = PAYOUT_POSTING_RULES[state]
     checks = {
@@ -92,11 +91,13 @@ def test_every_payout_state_has_its_rows(state: PayoutState) -> None:
         "ledger_entries_accounts_check": rule.entry_type.value,
         "ledger_entries_payout_id_check": rule.entry_type.value,
     }
-    # The amount of a payout is what was there before its own reserve.
+    # A payout is made of the entries before its own reserve.
     if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit) and state != "CREATED":
         checks["payout_items_entry_type_check"] = rule.entry_type.value
     missing = [name for name, word in checks.items() if f"'{word}'" not in check_of_schema(name)]
-    assert not missing, f"{state.value} or {rule.entry_type.value} is not in: {', '.join(missing)}"
+    assert missing == [], (
+        f"{state.value} or {rule.entry_type.value} is not in: {', '.join(missing)}"
+    )
     audit = (ROOT / "sql" / "invariants.sql").read_text()
     assert f"('{state.value}', '{rule.entry_type.value}', " in audit, (
         f"{state.value} has no row in sql/invariants.sql"

@@ -1,5 +1,7 @@
 """Freed memory returns to the system, without needless searches."""
 
+import platform
+
 from ledger.freed_memory import (
     GROWN_BYTES,
     LOOK_SECONDS,
@@ -12,7 +14,7 @@ MIB = 1024 * 1024
 
 
 class Process:
-    """One that has memory in use, and some that is free."""
+    """A process with memory in use and free memory."""
 
     def __init__(self) -> None:
         self.used, self.free, self.trims = 100 * MIB, 0, 0
@@ -26,7 +28,7 @@ class Process:
 
 
 def test_freed_memory_is_given_back_once_there_is_much() -> None:
-    """And the next look comes soon."""
+    """Then the next look comes soon."""
     process = Process()
     trimmer = MemoryTrimmer(process.resident_bytes, process.trim)
     process.free = GROWN_BYTES - 1
@@ -37,8 +39,8 @@ def test_freed_memory_is_given_back_once_there_is_much() -> None:
     assert (process.trims, process.free, trimmer.look_seconds) == (1, 0, LOOK_SECONDS)
 
 
-def test_memory_in_use_is_looked_at_ever_more_seldom() -> None:
-    """Until something can be given back again."""
+def test_looks_that_give_nothing_back_become_rarer() -> None:
+    """Until memory can be given back again."""
     process = Process()
     trimmer = MemoryTrimmer(process.resident_bytes, process.trim)
     process.used += GROWN_BYTES
@@ -50,8 +52,10 @@ def test_memory_in_use_is_looked_at_ever_more_seldom() -> None:
     assert trimmer.look_seconds == LOOK_SECONDS
 
 
-def test_process_can_give_memory_back() -> None:
-    """With the C library of the machine, where it can."""
+def test_process_has_a_trimmer_where_the_c_library_can_trim() -> None:
+    """The C library of glibc can, that of other systems cannot."""
     trimmer = memory_trimmer()
+    assert (trimmer is not None) == (platform.libc_ver()[0] == "glibc")
     if trimmer is not None:
         trimmer.look()
+        assert trimmer.look_seconds >= LOOK_SECONDS

@@ -1,4 +1,4 @@
-"""Where metrics go."""
+"""Where metrics are served."""
 
 import socket
 from contextlib import closing
@@ -11,7 +11,7 @@ from ledger.settings import Settings
 
 
 def test_metrics_address_that_is_taken_is_refused() -> None:
-    """By the second server. The first goes on."""
+    """The error names the address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         settings = Settings(_env_file=None, metrics_address=address)

@@ -1,4 +1,4 @@
-"""The log."""
+"""The lines of the log."""
 
 import io
 import logging
@@ -15,10 +15,10 @@ from ledger.settings import LogFormat, LogLevel
 
 
 @pytest.mark.parametrize("log_format", LogFormat)
-def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: LogFormat) -> None:
-    """With its line end in one write, also unbuffered: else lines of workers mix."""
+def test_each_line_is_one_write(monkeypatch: pytest.MonkeyPatch, log_format: LogFormat) -> None:
+    """With its line end, also when the output is unbuffered. Else lines of workers would mix."""
     ours, log = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    # As PYTHONUNBUFFERED makes it. Each write is a datagram.
+    # Like stderr with PYTHONUNBUFFERED. Each write is a datagram.
     unbuffered = io.TextIOWrapper(io.FileIO(log.fileno(), "w", closefd=False), write_through=True)
     with ours, log, logging_kept():
         monkeypatch.setattr(sys, "stderr", unbuffered)
@@ -34,8 +34,8 @@ def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: Lo
             ours.recv(1)
 
 
-def test_clients_that_left_write_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC's line about a reset during a response is dropped; its other lines are logged."""
+def test_client_that_leaves_causes_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's line about a reset during a response is dropped. Its other lines are logged."""
     log = io.StringIO()
     library = logging.getLogger("grpc._cython.cygrpc")
     with logging_kept():

@@ -1,4 +1,4 @@
-"""Work that repeats in the background, on a clock that needs no waiting."""
+"""Work that repeats in the background, on a clock that jumps to the next timer."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ from ledger.repeating import Repeating, run_or_report
 
 
 class Work:
-    """Remembers when it ran. `results` are of the next times: pauses, or errors to raise."""
+    """Records when it ran. `results` are those of the next runs: pauses, or errors to raise."""
 
     def __init__(self, *results: float | Exception | None, seconds: float = 0.0) -> None:
         self.results = list(results)
@@ -58,7 +58,7 @@ def repeating(work: Work, failures: Failures | None = None, **options: object) -
     ("begins_at_once", "expected"), [(True, [0, 12, 24, 36]), (False, [10, 22, 34])]
 )
 def test_work_repeats_with_a_pause_between(begins_at_once: bool, expected: list[float]) -> None:
-    """The pause begins when the work ends."""
+    """The pause begins when a run of the work ends."""
     work = Work(seconds=2)
 
     async def main() -> None:
@@ -72,7 +72,7 @@ def test_work_repeats_with_a_pause_between(begins_at_once: bool, expected: list[
 
 
 def test_work_may_choose_the_next_pause() -> None:
-    """Once: the pause after that is the usual one again. With 0 the work goes on at once."""
+    """The one after it has the usual length again. With 0 the work goes on at once."""
     work = Work(3, 0, None)
 
     async def main() -> None:
@@ -86,7 +86,7 @@ def test_work_may_choose_the_next_pause() -> None:
 
 
 def test_jitter_spreads_every_pause() -> None:
-    """Between half of a pause and all of it, and not always the same."""
+    """To between half of the pause and all of it, and not always to the same."""
     results: list[float | Exception | None] = [4.0, DatabaseUnavailable()] * 100
     work = Work(*results)
 
@@ -107,7 +107,7 @@ def test_jitter_spreads_every_pause() -> None:
 
 
 def test_backoff_doubles_up_to_its_bound_and_starts_anew_after_a_success() -> None:
-    """Failures are reported, of the database and defects alike."""
+    """After failures of the database and after unexpected ones. Both are reported."""
     defect = ZeroDivisionError()
     away = DatabaseUnavailable()
     work = Work(away, defect, away, away, None, away)
@@ -126,7 +126,7 @@ def test_backoff_doubles_up_to_its_bound_and_starts_anew_after_a_success() -> No
 
 
 def test_pause_after_a_failure_is_the_usual_one_unless_it_is_set() -> None:
-    """And does not grow, nor shrink."""
+    """It neither grows nor shrinks."""
     work = Work(*[DatabaseUnavailable()] * 3)
 
     async def main() -> None:
@@ -140,7 +140,7 @@ def test_pause_after_a_failure_is_the_usual_one_unless_it_is_set() -> None:
 
 
 def test_wake_ends_a_pause_but_not_the_pause_after_a_failure() -> None:
-    """Else a busy server would try again and again what the database cannot do just now."""
+    """Else a busy server would soon repeat what the database cannot do at the moment."""
     work = Work(None, DatabaseUnavailable(), None)
 
     async def main() -> None:
@@ -158,7 +158,7 @@ def test_wake_ends_a_pause_but_not_the_pause_after_a_failure() -> None:
 
 
 def test_wake_during_the_work_makes_it_run_once_more() -> None:
-    """What came while it worked, it may have overlooked."""
+    """The work may have missed what arrived while it ran."""
     work = Work(seconds=2)
 
     async def main() -> None:
@@ -214,7 +214,7 @@ def test_stop_waits_for_the_work_as_long_as_it_may(
 
 
 def test_stop_before_the_start_is_harmless() -> None:
-    """As when a server fails before it serves."""
+    """A server that fails before it serves does this."""
 
     async def main() -> None:
         each = repeating(Work())
@@ -225,8 +225,8 @@ def test_stop_before_the_start_is_harmless() -> None:
     run_on_fake_time(main())
 
 
-def test_cancel_does_not_wait() -> None:
-    """And gives up the work under way."""
+def test_cancel_gives_up_the_work_without_waiting() -> None:
+    """The work does not reach its end."""
     work = Work(seconds=60)
 
     async def main() -> None:
@@ -234,6 +234,7 @@ def test_cancel_does_not_wait() -> None:
         each.start()
         await asyncio.sleep(1)
         each.cancel()
+        assert now() == 1
         await asyncio.sleep(100)
 
     run_on_fake_time(main())
@@ -241,7 +242,7 @@ def test_cancel_does_not_wait() -> None:
 
 
 def test_stop_that_is_cancelled_leaves_no_work_behind() -> None:
-    """As when the time of the stop itself is bounded."""
+    """A stop with a time limit is cancelled so."""
     work = Work(seconds=60)
 
     async def main() -> None:
@@ -257,8 +258,8 @@ def test_stop_that_is_cancelled_leaves_no_work_behind() -> None:
     assert (work.began_at, work.ended_at) == ([0], [])
 
 
-def test_work_that_rests_learns_of_a_stop() -> None:
-    """At once, and goes on after the rest otherwise."""
+def test_stop_ends_a_rest_within_the_work() -> None:
+    """`rest` returns False at once. Without a stop it returns True after the rest."""
     rested: list[tuple[float, bool]] = []
 
     async def main() -> None:
@@ -278,8 +279,8 @@ def test_work_that_rests_learns_of_a_stop() -> None:
     assert rested == [(50, True), (60, False)]
 
 
-def test_failures_are_logged_with_traceback_unless_said_otherwise() -> None:
-    """An unexpected failure must be found."""
+def test_unexpected_failure_is_logged_with_its_traceback() -> None:
+    """Unless the caller reports failures in another way."""
     work = Work(ZeroDivisionError())
 
     async def main() -> None:
@@ -297,7 +298,7 @@ def test_failures_are_logged_with_traceback_unless_said_otherwise() -> None:
 
 
 async def test_run_or_report_returns_the_result_or_reports_the_failure() -> None:
-    """One part of the work that fails holds up no other."""
+    """So one part of the work that fails does not stop the others."""
     failures: Failures = []
 
     def report(what: str, error: BaseException, /) -> None:
@@ -316,7 +317,7 @@ async def test_run_or_report_returns_the_result_or_reports_the_failure() -> None
 
 
 def test_jitter_is_drawn_in_one_place() -> None:
-    """Two waits draw from bounds that are not those of `jittered`, and stay where they are."""
+    """Except for two waits, whose bounds are not those of `jittered`."""
     package = Path(ledger.__file__).parent
     drawing = {
         path.relative_to(package).as_posix()

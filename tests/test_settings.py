@@ -11,14 +11,7 @@ from ledger.settings import Settings
 
 EXAMPLE = Path(__file__).resolve().parents[1] / ".env.example"
 
-
 DRIVER = "postgresql+asyncpg://"
-
-
-def example() -> dict[str, str]:
-    """The variables of `.env.example` with their values."""
-    lines = (line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#"))
-    return dict(line.split("=", 1) for line in lines)
 
 
 def test_example_names_every_setting_once_and_no_other() -> None:
@@ -41,7 +34,7 @@ def test_example_has_the_descriptions_of_the_settings() -> None:
     assert shown == described
 
 
-def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_shows_the_defaults() -> None:
     """A copy of the example changes nothing."""
     assert Settings(_env_file=EXAMPLE) == Settings(_env_file=None)
 
@@ -78,8 +71,8 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> None:
-    """It becomes a URL of the driver, which keeps the password."""
+def test_database_url_may_have_any_usual_spelling(given: str, used: str) -> None:
+    """It becomes a URL for the driver, and keeps its password."""
     assert Settings(_env_file=None, database_url=given).database_url == used
 
 
@@ -120,8 +113,10 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
         ("LEDGER_DATABASE_POOL_SIZE", "0"),
     ],
 )
-def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """An invalid value stops the start. No default replaces it."""
+def test_bad_value_of_a_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """No default replaces it."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as raised:
         Settings(_env_file=None)

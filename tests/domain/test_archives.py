@@ -26,7 +26,7 @@ LIMA = settlement_zone("America/Lima")
     ],
 )
 def test_months_begin_in_the_settlement_zone(first: str, before: str, expected: list[str]) -> None:
-    """Each instant before the last bound is in one month, and no month reaches beyond it."""
+    """The last month ends at `before`. Every month has a positive length."""
     first_at, before_at = (
         datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (first, before)
     )

@@ -1,4 +1,4 @@
-"""Money is whole minor units, whatever a currency's digits."""
+"""Amounts as text, for currencies with and without decimals."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from ledger.domain.money import EXPONENT_BY_CURRENCY, format_minor, is_currency,
         (-(2**63), "PEN", "-92233720368547758.08"),
     ],
 )
-def test_amounts_are_written_with_their_currency_s_digits(
+def test_amount_is_written_with_the_decimals_of_its_currency(
     amount_minor: int, currency: str, written: str
 ) -> None:
     """No digit is lost or rounded, at the ends of int64 either."""
@@ -44,13 +44,13 @@ def test_amounts_are_written_with_their_currency_s_digits(
         "123",
     ],
 )
-def test_what_is_no_currency_is_refused(code: str) -> None:
-    """Nothing is trimmed or folded, and codes that are not money are not currencies."""
+def test_other_codes_are_no_currencies(code: str) -> None:
+    """Neither blanks nor lower case are mended, and gold (XAU) is no currency."""
     assert not is_currency(code)
 
 
-def test_withdrawn_currencies_stay() -> None:
-    """Books kept in a currency that ISO has withdrawn can still be read and paid out."""
+def test_currencies_that_iso_has_withdrawn_are_known() -> None:
+    """Books in such a currency can still be read and paid out."""
     assert {"BGN", "HRK", "ANG"} <= set(EXPONENT_BY_CURRENCY)
     assert set(EXPONENT_BY_CURRENCY.values()) == {0, 2, 3, 4}
 
@@ -67,8 +67,10 @@ def test_withdrawn_currencies_stay() -> None:
         ("007.00", "USD", 700),
     ],
 )
-def test_amounts_are_read_as_people_write_them(text: str, currency: str, amount_minor: int) -> None:
-    """With all of the currency's decimals, or none."""
+def test_amount_is_read_with_all_decimals_or_none(
+    text: str, currency: str, amount_minor: int
+) -> None:
+    """As people write it: leading zeros do not matter."""
     assert parse_major(text, currency) == amount_minor
 
 
@@ -99,7 +101,7 @@ def test_amounts_are_read_as_people_write_them(text: str, currency: str, amount_
         ("1" * 20, "PEN"),
     ],
 )
-def test_what_may_be_another_amount_is_refused(text: str, currency: str) -> None:
+def test_ambiguous_amount_is_refused(text: str, currency: str) -> None:
     """Nothing is rounded, filled up or guessed."""
     with pytest.raises(ValueError):
         parse_major(text, currency)

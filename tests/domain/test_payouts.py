@@ -1,4 +1,4 @@
-"""Payouts: the moves they can make, what those post, and whose events move them."""
+"""Payouts: their moves, what each move posts, and which events cause it."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -29,8 +29,8 @@ PAYOUT = Payout(
     created_at=CREATED_AT,
 )
 
-# Every state with every payout event; an illegal move has no state. A payment after the failure
-# posts nothing.
+# Every state with every payout event. A refused event moves to no state. A payout that failed posts
+# nothing when it is returned.
 # state    event          moves to  posts
 SETTLED = """
 CREATED    payout_paid    PAID      PAYOUT_RELEASE
@@ -56,8 +56,8 @@ def about(payout: Payout, type: EventType, **fields: Any) -> ProcessorEvent:
     return processor_event(type, **(values | fields))
 
 
-def test_table_is_of_every_pair() -> None:
-    """No state and no payout event is left out, here or in the code."""
+def test_table_has_every_state_with_every_event() -> None:
+    """The moves of the code are exactly those of the table."""
     assert {(row[0], row[1]) for row in ROWS} == {
         (state.value, event_type.value)
         for state, event_type in product(PayoutState, PAYOUT_EVENT_TYPES)
@@ -71,7 +71,7 @@ def test_table_is_of_every_pair() -> None:
 def test_allowed_moves_post_what_the_table_says(
     state: str, event: str, to: str, posts: str
 ) -> None:
-    """The next state, and the one entry of it."""
+    """The move has one next state, and posts at most one entry."""
     payout = replace(PAYOUT, state=PayoutState(state))
     moved_to, rule = settle(payout, about(payout, EventType(event)), [])
     assert moved_to == PayoutState(to)
@@ -81,7 +81,7 @@ def test_allowed_moves_post_what_the_table_says(
 
 @pytest.mark.parametrize(("state", "event"), [row[:2] for row in ROWS if row[2] == "-"])
 def test_other_moves_are_refused(state: str, event: str) -> None:
-    """With the payout, the state it is in, and the events that brought it there."""
+    """The error names the payout, its state, and the events that are booked."""
     payout = replace(PAYOUT, state=PayoutState(state))
     booked = PayoutAnswer("evt_booked", EventType.PAYOUT_PAID, CREATED_AT)
     with pytest.raises(PayoutMoveNotAllowed) as refused:
@@ -91,11 +91,11 @@ def test_other_moves_are_refused(state: str, event: str) -> None:
 
 
 @pytest.mark.parametrize("first", [EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED])
-@pytest.mark.parametrize(("paid_minutes_later", "is_told"), [(-1, True), (0, True), (1, False)])
-def test_answers_lead_to_the_same_end_in_either_order(
-    first: EventType, paid_minutes_later: int, is_told: bool
+@pytest.mark.parametrize(("paid_minutes_later", "is_accepted"), [(-1, True), (0, True), (1, False)])
+def test_paid_and_failed_have_the_same_effect_in_either_order(
+    first: EventType, paid_minutes_later: int, is_accepted: bool
 ) -> None:
-    """Paid no later than failed is RETURNED, whichever comes first. Else both events are named."""
+    """If it was paid no later than it failed, it is RETURNED. Else the error names both events."""
     failed_at = CREATED_AT + timedelta(hours=1)
     events = {
         EventType.PAYOUT_PAID: failed_at + timedelta(minutes=paid_minutes_later),
@@ -105,7 +105,7 @@ def test_answers_lead_to_the_same_end_in_either_order(
     payout = replace(PAYOUT, state=MOVES[PayoutState.CREATED, first])
     answers = [PayoutAnswer("evt_first", first, events[first])]
     event = about(payout, second, event_id="evt_second", occurred_at=events[second])
-    if is_told:
+    if is_accepted:
         assert settle(payout, event, answers)[0] is PayoutState.RETURNED
         return
     with pytest.raises(PayoutAnswersContradict) as refused:
@@ -127,10 +127,10 @@ def test_answers_lead_to_the_same_end_in_either_order(
         ),
     ],
 )
-def test_event_about_something_else_moves_nothing(
+def test_event_that_contradicts_its_payout_is_refused(
     state: PayoutState, fields: dict[str, Any], differing: tuple[str, ...]
 ) -> None:
-    """The fields that differ are named, in whatever state the payout is."""
+    """In every state. The error names the fields that differ."""
     with pytest.raises(PayoutMismatch) as refused:
         settle(replace(PAYOUT, state=state), about(PAYOUT, EventType.PAYOUT_PAID, **fields), [])
     assert (refused.value.payout_id, refused.value.differing_fields) == (
@@ -141,7 +141,7 @@ def test_event_about_something_else_moves_nothing(
 
 @pytest.mark.parametrize("event_type", sorted(set(EventType) - PAYOUT_EVENT_TYPES))
 def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
-    """Only the bank's answers do."""
+    """Only payout events do."""
     with pytest.raises(PayoutMoveNotAllowed):
         settle(PAYOUT, about(PAYOUT, event_type), [])
 
@@ -167,7 +167,7 @@ def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
 def test_history_follows_from_the_events(
     events: tuple[str, ...], posted: tuple[str | None, ...], states: tuple[str, ...]
 ) -> None:
-    """It begins with the creation, without an event. The order of the events is irrelevant."""
+    """It begins with the creation, which no event causes. The order of the events is irrelevant."""
     recorded = [
         PayoutEvent(
             EventType(event),
@@ -188,8 +188,8 @@ def test_history_follows_from_the_events(
     ]
 
 
-def test_history_of_impossible_events_is_no_history() -> None:
-    """Books with such events are broken: reading the history fails."""
+def test_history_of_impossible_events_is_an_error() -> None:
+    """Books with such events are broken."""
     paid_twice = [
         PayoutEvent(
             EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT, EntryType.PAYOUT_RELEASE

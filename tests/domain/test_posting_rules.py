@@ -38,9 +38,9 @@ PAID     PAYOUT_RELEASE   payout_reserved     platform_cash
 FAILED   PAYOUT_REVERSAL  payout_reserved     restaurant_payable
 RETURNED PAYOUT_RETURN    platform_cash       restaurant_payable
 """
-# What each way through the states leaves, in payouts, on accounts that grow by credits.
-# way                    restaurant_payable  payout_reserved  platform_cash
-PAYOUT_WAYS = """
+# The balances after each path through the states, credits minus debits, as multiples of the payout.
+# path                   restaurant_payable  payout_reserved  platform_cash
+PAYOUT_PATHS = """
 CREATED                  -1                  1                0
 CREATED,PAID             -1                  0                1
 CREATED,FAILED           0                   0                0
@@ -75,14 +75,14 @@ def test_events_post_what_the_table_says(event_type: EventType) -> None:
 
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)
 def test_zero_fee_posts_nothing(event_type: EventType) -> None:
-    """No entry is of nothing: without a fee the rule of the fee is left out."""
+    """No entry has the amount 0: without a fee its rule is left out."""
     entries = entries_of(processor_event(event_type, amount_minor=1000, fee_minor=0))
     assert entries
     assert all(entry.amount_minor == 1000 for entry in entries)
 
 
 def test_every_account_has_a_normal_side() -> None:
-    """The chart is whole, and its two sides are as documented."""
+    """The accounts on the debit side are these four."""
     assert set(NORMAL_SIDE) == set(LedgerAccount)
     debits = {account for account, side in NORMAL_SIDE.items() if side is Side.DEBIT}
     assert {account.value for account in debits} == {
@@ -109,12 +109,12 @@ def test_payouts_post_what_the_table_says() -> None:
         assert (rule.amount, rule.available) == (Amount.AMOUNT, Available.AT_ONCE)
 
 
-@pytest.mark.parametrize("row", PAYOUT_WAYS.strip().splitlines())
-def test_payouts_leave_what_their_way_says(row: str) -> None:
-    """A returned payout leaves nothing; a paid one leaves by the bank account."""
-    way, *expected = row.split()
+@pytest.mark.parametrize("row", PAYOUT_PATHS.strip().splitlines())
+def test_payout_leaves_the_balances_of_its_path(row: str) -> None:
+    """A returned payout leaves none. A paid one leaves them on the platform's bank account."""
+    path, *expected = row.split()
     credited: dict[LedgerAccount, int] = dict.fromkeys(LedgerAccount, 0)
-    for state in way.split(","):
+    for state in path.split(","):
         credited[PAYOUT_POSTING_RULES[PayoutState(state)].debit] -= 1
         credited[PAYOUT_POSTING_RULES[PayoutState(state)].credit] += 1
     accounts = (
@@ -127,7 +127,7 @@ def test_payouts_leave_what_their_way_says(row: str) -> None:
 
 
 def test_every_entry_type_has_a_rule() -> None:
-    """And no two states or events of payouts share one."""
+    """No two states of a payout share an entry type, nor does an event have that of a payout."""
     of_events = {rule.entry_type for rules in EVENT_POSTING_RULES.values() for rule in rules}
     of_payouts = [rule.entry_type for rule in PAYOUT_POSTING_RULES.values()]
     assert of_events.isdisjoint(of_payouts)

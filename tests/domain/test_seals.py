@@ -93,8 +93,8 @@ def example() -> Seal:
     return replace(seal, hash=seal.computed_hash())
 
 
-def test_canonical_bytes_are_those_of_the_example() -> None:
-    """Fixed for ever: every later version, and every other program, must compute the same seal."""
+def test_canonical_bytes_never_change() -> None:
+    """Every later version, and every other program, must compute the same seal."""
     seal = example()
     event = (
         f"ledger-event/1\nevt_1\n{'00' * 31}ff\n"
@@ -124,8 +124,8 @@ def test_canonical_bytes_are_those_of_the_example() -> None:
     assert seal.hash == hashlib.sha256(text.encode()).digest()
 
 
-def test_example_is_documented() -> None:
-    """docs/seals.md shows the hashes of the example above."""
+def test_page_about_seals_shows_the_hashes_of_the_example() -> None:
+    """Those of the seal, of its contents, and the digests of its rows."""
     page = (resource("sql").parent / "docs" / "seals.md").read_text()
     seal = example()
     for shown in (seal.hash.hex(), seal.contents_hash.hex(), seal.row_digests.hex()):
@@ -143,8 +143,8 @@ def transaction(number: int, *digests: bytes, places: bytes | None = None) -> Se
 SEALED = [transaction(1, b"a", b"b", b"c"), transaction(2, b"d", places=b"\x01")]
 
 
-def test_what_is_packed_is_unpacked() -> None:
-    """Each row with its transaction, place and the beginning of its digest."""
+def test_unpacked_rows_are_those_that_were_packed() -> None:
+    """Each has its transaction, its place and the beginning of its digest."""
     packed = contents_of(SEALED).row_digests()
     rows = [
         (int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest)
@@ -155,8 +155,8 @@ def test_what_is_packed_is_unpacked() -> None:
         list(unpacked(packed[:-1]))
 
 
-def test_packed_transactions_are_sealed_as_their_rows_are(seed: int) -> None:
-    """Several transaction ids of one database transaction, then another; without earlier epochs."""
+def test_packed_transactions_have_the_same_seal_as_their_rows(seed: int) -> None:
+    """With and without transactions that an earlier epoch has sealed."""
     chance = random.Random(seed)
 
     def rows(txid: int, number: int) -> SealedTransaction:
@@ -169,12 +169,12 @@ def test_packed_transactions_are_sealed_as_their_rows_are(seed: int) -> None:
         [rows(7, number) for number in range(20)],
         [rows(8, number) for number in range(20, 23)],
     )
-    for sealed in (set(), {each.transaction_id for each in (*first[::3], *second)}):
+    for sealed_before in (set(), {each.transaction_id for each in (*first[::3], *second)}):
         contents = SealContents()
         for txid, transactions in ((7, first), (8, second)):
-            contents.add_packed(packed(txid, transactions).without(sealed))
+            contents.add_packed(packed(txid, transactions).without(sealed_before))
         expected = contents_of(
-            [each for each in (*first, *second) if each.transaction_id not in sealed]
+            [each for each in (*first, *second) if each.transaction_id not in sealed_before]
         )
         assert (contents.events_count, contents.rows_count) == (
             expected.events_count,
@@ -184,8 +184,8 @@ def test_packed_transactions_are_sealed_as_their_rows_are(seed: int) -> None:
         assert contents.row_digests() == expected.row_digests(), seed
 
 
-def test_rows_may_be_taken_in_some_at_a_time() -> None:
-    """However they are divided, within a transaction id too."""
+def test_rows_may_be_added_in_portions() -> None:
+    """However they are divided, also within a transaction id."""
     whole = contents_of(SEALED)
     for cut in (1, 2):
         contents = SealContents()
@@ -227,10 +227,10 @@ def test_rows_may_be_taken_in_some_at_a_time() -> None:
         ),
     ],
 )
-def test_tampered_rows_are_told(
+def test_tampered_rows_are_reported(
     stored: list[SealedTransaction], reported: list[tuple[Change, int, int]]
 ) -> None:
-    """By what was done to them, their transaction and their place."""
+    """With what was done to them, their transaction and their place."""
     found = tampered_rows(unpacked(contents_of(SEALED).row_digests()), stored)
     assert [
         (row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found
@@ -250,7 +250,7 @@ OF_NEXT_EPOCH = replace(SECOND, epoch=2, first_txid=0, system_identifier=2)
     "seal", [SECOND, OF_NEXT_EPOCH, replace(OF_NEXT_EPOCH, first_txid=5, is_restored=True)]
 )
 def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
-    """The first one, the next of an epoch, and the first of another."""
+    """The first seal, the next of its epoch, and the first of another epoch."""
     assert link_fault(None, FIRST) is None
     assert link_fault(FIRST, sealed(seal)) is None
 
@@ -268,8 +268,8 @@ def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
         (sealed(replace(OF_NEXT_EPOCH, first_txid=1)), "epoch is not the next one"),
     ],
 )
-def test_fault_between_seals_is_told(seal: Seal, words: str) -> None:
-    """A missing seal, a replaced one, a changed one, and a range that was left out."""
+def test_fault_between_seals_is_reported(seal: Seal, words: str) -> None:
+    """A missing, a replaced and a changed seal, and a range that was left out."""
     fault = link_fault(FIRST, seal)
     assert fault is not None
     assert words in fault

@@ -1,4 +1,4 @@
-"""What breaks a promise of the contract, and what does not."""
+"""Which changes of the contract break a promise to callers."""
 
 from collections.abc import Callable
 
@@ -36,19 +36,19 @@ def lines_with(change: Change) -> list[str]:
 
 
 def event_field(file: FileDescriptorProto, name: str) -> FieldDescriptorProto:
-    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    (message,) = (kind for kind in file.message_type if kind.name == "ProcessorEvent")
     (field,) = (field for field in message.field if field.name == name)
     return field
 
 
 def add_field(file: FileDescriptorProto) -> None:
-    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    (message,) = (kind for kind in file.message_type if kind.name == "ProcessorEvent")
     field = message.field.add(name="tip_minor", number=900)
     field.type, field.label = field.TYPE_INT64, field.LABEL_OPTIONAL
 
 
 def remove_field(file: FileDescriptorProto) -> None:
-    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    (message,) = (kind for kind in file.message_type if kind.name == "ProcessorEvent")
     message.field.remove(event_field(file, "restaurant_id"))
 
 
@@ -61,12 +61,12 @@ def change_type(file: FileDescriptorProto) -> None:
 
 
 def remove_value(file: FileDescriptorProto) -> None:
-    (enum,) = (e for e in file.enum_type if e.name == "EventType")
+    (enum,) = (kind for kind in file.enum_type if kind.name == "EventType")
     enum.value.pop()
 
 
 def make_stream(file: FileDescriptorProto) -> None:
-    (method,) = (m for m in file.service[0].method if m.name == "GetBalance")
+    (method,) = (found for found in file.service[0].method if found.name == "GetBalance")
     method.server_streaming = True
 
 
@@ -95,14 +95,14 @@ def test_new_field_breaks_no_promise() -> None:
         (remove_method, "rpc ledger.v1.LedgerService."),
     ],
 )
-def test_break_is_named(change: Change, named: str) -> None:
-    """Exactly the element that is gone or has changed."""
+def test_broken_promise_is_named(change: Change, named: str) -> None:
+    """It is exactly the element that is gone or has changed."""
     (broken,) = broken_promises(PRESENT, lines_with(change))
     assert named in broken
 
 
 def test_contract_covers_both_files() -> None:
-    """The service and the error reasons."""
+    """That of the service and that of the error reasons."""
     assert {line.split(":")[0] for line in contract()} == {
         "ledger/v1/error_reason.proto",
         "ledger/v1/ledger.proto",

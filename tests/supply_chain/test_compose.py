@@ -1,4 +1,4 @@
-"""docker-compose.yml: its steps without Docker, on a PostgreSQL with passwords."""
+"""The services of docker-compose.yml, without Docker, on a PostgreSQL that asks for passwords."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.schema.migrations import create_database, database_url
 
 COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
-# What means something in a URL, to a shell, to SQL or to Compose.
+# Characters with a meaning in a URL, a shell, SQL or Compose.
 OWNER_PASSWORD = """o@b:c/d%40e?f#g 'h' "i" $HOME $(false) \\j;--"""
 RELOAD_SECONDS = 60.0
 APP_PASSWORD = f"the other {OWNER_PASSWORD}"
@@ -32,7 +32,7 @@ def services() -> dict[str, Any]:
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """`text` as Compose passes it on. Knows ${NAME:?message} and $$ alone."""
+    """`text` as Compose passes it on. Only ${NAME:?message} and $$ are known here."""
 
     def replaced(found: re.Match[str]) -> str:
         return "$" if found.group() == "$$" else variables[found["name"]]
@@ -47,16 +47,16 @@ def environment_of(service: str, variables: Mapping[str, str]) -> dict[str, str]
     }
 
 
-def ask_everybody(hba_file: Path) -> None:
+def require_passwords(hba_file: Path) -> None:
     hba_file.write_text("local all all scram-sha-256\n")
 
 
 def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
-    """The service `login` at another host's socket; its status and output."""
+    """Runs the service `login` at the socket of another server. Returns its status and output."""
     login = services()["login"]
     (line,) = login["command"]
     assert line.count("--host postgres ") == 1
-    ended = subprocess.run(
+    finished = subprocess.run(
         [
             *login["entrypoint"],
             interpolated(line, {}).replace("--host postgres ", f"--host {socket_dir} "),
@@ -70,24 +70,24 @@ def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
         text=True,
         timeout=60,
     )
-    return ended.returncode, ended.stdout
+    return finished.returncode, finished.stdout
 
 
 @pytest.fixture
-async def asking_server_url(empty_server_url: str) -> str:
-    """A superuser's URL without password, of a server with passwords and an empty `ledger`."""
+async def password_server_url(empty_server_url: str) -> str:
+    """The URL, without a password, of a server that asks for one and has an empty `ledger`."""
     await create_database(empty_server_url, "ledger")
     quoted = OWNER_PASSWORD.replace("'", "''").replace(":", "\\:")
     await query(empty_server_url, f"ALTER ROLE postgres PASSWORD '{quoted}'")
     ((path,),) = await query(empty_server_url, "SHOW hba_file")
-    ask_everybody(Path(path))
+    require_passwords(Path(path))
     await query(empty_server_url, "SELECT pg_reload_conf()")
     await until(lambda: is_asked_for_a_password(empty_server_url), RELOAD_SECONDS)
     return empty_server_url
 
 
 async def is_asked_for_a_password(url: str) -> bool:
-    """Whether the server has read its file again: it has only been sent a signal."""
+    """Whether the server has read its file again. A reload only sends it a signal."""
     try:
         await query(url, "SELECT 1")
     except DBAPIError as error:
@@ -95,12 +95,12 @@ async def is_asked_for_a_password(url: str) -> bool:
     return False
 
 
-async def test_any_passwords_let_the_services_in(
-    asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_services_log_in_with_any_password(
+    password_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Migrations run; the server's URL opens the books with its password and no other."""
+    """The migrations run, and the server opens the books with its own password and no other."""
     variables = {"LEDGER_OWNER_PASSWORD": OWNER_PASSWORD, "LEDGER_APP_PASSWORD": APP_PASSWORD}
-    socket_dir = str(make_url(asking_server_url).query["host"])
+    socket_dir = str(make_url(password_server_url).query["host"])
     # Away from the developer's settings, in the environment and in `.env`.
     monkeypatch.delenv("LEDGER_MIGRATION_DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ async def test_any_passwords_let_the_services_in(
         environment = environment_of(service, variables) | changed
         user = make_url(environment["LEDGER_DATABASE_URL"]).username
         environment["LEDGER_DATABASE_URL"] = database_url(
-            asking_server_url, database="ledger", user=user
+            password_server_url, database="ledger", user=user
         )
         with monkeypatch.context() as patched:
             for name, value in environment.items():
@@ -120,13 +120,13 @@ async def test_any_passwords_let_the_services_in(
     assert await run_as("migrate", *services()["migrate"]["command"]) == (0, "")
     assert run_login(variables, socket_dir) == (0, "")
     assert await run_as("server", "verify") == (0, "")
-    status, said = await run_as("server", "verify", PGPASSWORD=OWNER_PASSWORD)
+    status, stderr = await run_as("server", "verify", PGPASSWORD=OWNER_PASSWORD)
     assert status == ExitStatus.UNREACHABLE
-    assert "password authentication failed" in said
+    assert "password authentication failed" in stderr
 
 
 def test_passwords_are_in_no_url() -> None:
-    """Where a @ or a % in one would make it another URL."""
+    """An @ or a % in a password would make it another URL."""
     urls = [
         value
         for name in services()
@@ -137,8 +137,8 @@ def test_passwords_are_in_no_url() -> None:
     assert [url for url in urls if "$" in url] == []
 
 
-def test_postgres_is_healthy_once_others_reach_it() -> None:
-    """A server that fills a new volume answers at its socket and not over the network."""
+def test_postgres_is_healthy_once_the_network_reaches_it() -> None:
+    """While it fills a new volume it accepts connections at its socket only."""
     kind, program, *arguments = services()["postgres"]["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "pg_isready")
     assert arguments[:2] == ["--host", "127.0.0.1"]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def stages() -> list[list[tuple[str, str]]]:
     """The instructions of each stage, as (name, arguments), its FROM first."""
-    # As Docker does: comments go first, then lines that end with a backslash go on in the next one.
+    # As Docker does: it drops comments, and then joins a line that ends in a backslash to the next.
     lines = [
         line
         for line in (ROOT / "Dockerfile").read_text().splitlines()
@@ -32,15 +32,15 @@ def arguments_of(stage: list[tuple[str, str]], instruction: str) -> list[str]:
     return [arguments for name, arguments in stage if name == instruction]
 
 
-def test_image_is_a_slim_debian_of_one_python() -> None:
-    """What is built runs on the very Python that it was built with."""
+def test_all_stages_have_the_same_slim_python() -> None:
+    """The server runs on the Python that its packages were installed for."""
     bases = {arguments_of(stage, "FROM")[0].partition(" ")[0] for stage in stages()}
     (base,) = bases
     assert re.fullmatch(r"python:3\.\d+-slim-(bookworm|trixie)", base)
 
 
-def test_server_runs_as_nobody_in_particular() -> None:
-    """The last USER is a number, of an account without a shell: a name could be root's."""
+def test_server_runs_as_a_user_without_a_shell() -> None:
+    """The last USER is a number other than 0: a name could be that of root."""
     last = stages()[-1]
     user = arguments_of(last, "USER")[-1]
     assert int(user) > 0
@@ -49,8 +49,8 @@ def test_server_runs_as_nobody_in_particular() -> None:
     assert "--shell /usr/sbin/nologin" in added
 
 
-def test_health_is_asked_by_a_program_that_compiles() -> None:
-    """It asks the gRPC health service at the image's address, within the container."""
+def test_health_check_calls_the_health_service_of_the_container() -> None:
+    """It is a program that compiles, and its address is within the container."""
     last = stages()[-1]
     (check,) = arguments_of(last, "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
@@ -67,8 +67,8 @@ def test_health_is_asked_by_a_program_that_compiles() -> None:
     assert "os.environ['LEDGER_HEALTH_ADDRESS']" in command[2]
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
-    """.dockerignore names all that the image needs, and nothing that is not there."""
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    """.dockerignore names exactly what the image copies."""
     copied = set()
     for stage in stages():
         for arguments in arguments_of(stage, "COPY"):
@@ -81,8 +81,8 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     assert [name for name in sorted(copied) if not (ROOT / name).exists()] == []
 
 
-def test_uv_is_the_one_of_the_makefile() -> None:
-    """One version makes the environment, here and there."""
+def test_image_has_the_uv_version_of_the_makefile() -> None:
+    """So both install the same packages."""
     wanted = re.search(r"(?m)^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text())
     installed = [
         found
@@ -94,8 +94,8 @@ def test_uv_is_the_one_of_the_makefile() -> None:
     assert installed == [wanted.group(1)]
 
 
-def test_packages_are_the_locked_ones() -> None:
-    """Every `uv sync` insists on the lock, and leaves the tools for developers out."""
+def test_image_has_the_locked_packages() -> None:
+    """Every `uv sync` insists on the lock, and leaves out the tools for developers."""
     syncs = [
         run for stage in stages() for run in arguments_of(stage, "RUN") if run.startswith("uv sync")
     ]

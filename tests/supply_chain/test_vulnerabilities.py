@@ -1,4 +1,4 @@
-"""`make vulnerabilities`: what fails it, and what only says that nothing was checked."""
+"""`make vulnerabilities`: when it fails, and when it passes without having checked."""
 
 import shlex
 import shutil
@@ -15,19 +15,19 @@ SCRIPT = ROOT / "scripts" / "check_vulnerabilities.py"
 def checked(
     folder: Path, *, status: int, stdout: str = "", stderr: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The script beside a pip-audit that ends so; it also insists on its arguments."""
+    """Runs the script with a pip-audit that ends so, and that checks its arguments."""
     bin_dir = folder / "bin"
     bin_dir.mkdir()
-    answering = folder / "pip_audit.py"
-    answering.write_text(
+    stand_in = folder / "pip_audit.py"
+    stand_in.write_text(
         "import sys\n"
         "assert {'--strict', '--disable-pip', '--require-hashes'} <= set(sys.argv), sys.argv\n"
         "assert sys.argv[-4:] == ['--requirement', 'locked.txt', '--ignore-vuln', 'X'], sys.argv\n"
         f"sys.stdout.write({stdout!r})\nsys.stderr.write({stderr!r})\nsys.exit({status})\n"
     )
-    # By way of a shell: the first line of a script holds no path with a blank.
+    # Through a shell: the first line of a script cannot hold a path with a blank.
     program = bin_dir / "pip-audit"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(answering)])} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(stand_in)])} "$@"\n')
     program.chmod(0o755)
     # The script looks for pip-audit beside its Python.
     runner = (
@@ -40,20 +40,20 @@ def checked(
     )
 
 
-def test_vulnerable_package_fails(tmp_path: Path) -> None:
-    """With what pip-audit prints."""
-    ended = checked(tmp_path, status=1, stdout="rusty 1.0 PYSEC-2026-1\n", stderr="Found 1\n")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (
+def test_vulnerable_package_fails_the_check(tmp_path: Path) -> None:
+    """It prints what pip-audit prints."""
+    finished = checked(tmp_path, status=1, stdout="rusty 1.0 PYSEC-2026-1\n", stderr="Found 1\n")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (
         1,
         "rusty 1.0 PYSEC-2026-1\n",
         "Found 1\n",
     )
 
 
-def test_clean_packages_pass(tmp_path: Path) -> None:
-    """With what pip-audit prints."""
-    ended = checked(tmp_path, status=0, stderr="No known vulnerabilities found\n")
-    assert (ended.returncode, ended.stderr) == (0, "No known vulnerabilities found\n")
+def test_packages_without_vulnerabilities_pass_the_check(tmp_path: Path) -> None:
+    """It prints what pip-audit prints."""
+    finished = checked(tmp_path, status=0, stderr="No known vulnerabilities found\n")
+    assert (finished.returncode, finished.stderr) == (0, "No known vulnerabilities found\n")
 
 
 @pytest.mark.parametrize(
@@ -65,26 +65,26 @@ def test_clean_packages_pass(tmp_path: Path) -> None:
         "ERROR:pip_audit._cli:rusty: Dependency not found and could not be audited: rusty (1.0)\n",
     ],
 )
-def test_service_out_of_reach_passes_and_says_so(tmp_path: Path, stderr: str) -> None:
-    """One line, which cannot be taken for a clean result."""
-    ended = checked(tmp_path, status=1, stderr=stderr)
-    assert (ended.returncode, ended.stdout) == (0, "")
-    assert ended.stderr.startswith("vulnerabilities: NOT CHECKED: ")
-    assert len(ended.stderr.splitlines()) == 1
+def test_check_without_network_passes_with_a_warning(tmp_path: Path, stderr: str) -> None:
+    """One line, which cannot be mistaken for a clean result."""
+    finished = checked(tmp_path, status=1, stderr=stderr)
+    assert (finished.returncode, finished.stdout) == (0, "")
+    assert finished.stderr.startswith("vulnerabilities: NOT CHECKED: ")
+    assert len(finished.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "stderr",
     [
         "pip-audit: error: unrecognized arguments\n",
-        # A proxy in between: the certificate is not the service's.
+        # A proxy in between has another certificate than the service.
         "requests.exceptions.SSLError: certificate verify failed\n",
     ],
 )
-def test_other_failure_fails(tmp_path: Path, stderr: str) -> None:
-    """A check that could not be made for another reason is not passed."""
-    ended = checked(tmp_path, status=2, stderr=stderr)
-    assert (ended.returncode, ended.stderr) == (2, stderr)
+def test_any_other_error_fails_the_check(tmp_path: Path, stderr: str) -> None:
+    """It prints what pip-audit prints, and ends with its status."""
+    finished = checked(tmp_path, status=2, stderr=stderr)
+    assert (finished.returncode, finished.stderr) == (2, stderr)
 
 
 def test_pip_audit_is_installed() -> None:
