@@ -62,8 +62,8 @@ READING_MAX, WAITING_MAX = 8, 1000
 # How many batches of events are received at once, and how many wait. They share their places with
 # open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
-# How many health checks and reflection calls are received at once, and how many wait. They need no
-# credentials.
+# How many health checks and reflection calls, which need no credentials, are received at once, and
+# how many wait.
 OPEN_READING_MAX, OPEN_WAITING_MAX = 2, 200
 # Their requests have a few bytes, which come with the headers.
 OPEN_PATIENCE_SECONDS = 0.1
@@ -385,7 +385,7 @@ class _Call:
 
     def _set_status(self, error: BaseException) -> bool:
         if self._status is not None and isinstance(error, LedgerError):
-            # Another task has refused the call, and its client left before it learned that.
+            # Another task has refused the call, and its client left before the status arrived.
             return True
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)

@@ -194,8 +194,8 @@ class GatedCall:
     async def keep_response(self, response: Message) -> None:
         """Keeps the response for the record. Writes the record now if the response waits for it.
 
-        Raises DatabaseUnavailable and the like if it cannot. The call took effect, and may be tried
-        again.
+        Raises DatabaseUnavailable and the like if it cannot. The call took effect then; a client
+        may repeat it.
         """
         self._response = response
         if self._gate.call_log is not None and self._gate.is_recorded_before_response:

@@ -37,8 +37,7 @@ class PageTokens:
     def decode(self, query: Sequence[str], token: str, texts: int) -> list[str]:
         """The place in `token`, which has `texts` texts.
 
-        Raises InvalidRequest for a token that was made for another query, or by no server of these
-        books.
+        Raises InvalidRequest for a token of another query, or of no server of these books.
         """
         place = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
         if (

@@ -31,9 +31,9 @@ from ledger.domain.posting_rules import EntryType
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.v1 import ledger_pb2
 
-# How many database transactions that were under way at the first page a token holds, and how old
-# they may be, in txids: enough for any pool, and bounded. What others book may appear on a later
-# page.
+# A token holds so many of the database transactions that were under way at the first page, if they
+# are no older than so many txids: enough for any pool, and bounded. What others book may appear on
+# a later page.
 OPEN_TRANSACTIONS_MAX = 64
 OPEN_TRANSACTION_AGE_MAX = 10_000_000
 
@@ -102,8 +102,8 @@ def statement_listing(query: StatementQuery) -> Listing[StatementPlace]:
 def encode_statement_page(
     paging: Paging[StatementPlace], page: StatementPage
 ) -> ledger_pb2.ListEntriesResponse:
-    """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field
-    of an entry is bounded.
+    """A page of a statement. It has at most a thousand entries, which are less than 1 MiB: every
+    field of an entry is bounded.
     """
     response = ledger_pb2.ListEntriesResponse(
         opening_balance_minor=page.moment.opening_minor,
