@@ -58,9 +58,12 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- query: q1_balances
 -- The balances of every restaurant in a currency, as GetBalance returns them; zeros for a
--- restaurant without an account in it. The sums are made for all accounts at once, not account by
--- account: PostgreSQL then reads the entries of a rare currency by the primary key of
--- ledger_entries, and the whole table where most entries are wanted.
+-- restaurant without an account in it. Entries mature by the database's clock; GetBalance goes by
+-- the time of the books, which differs only while that clock is behind the latest record.
+--
+-- The sums are made for all accounts at once, not account by account: PostgreSQL then reads the
+-- entries of a rare currency by the primary key of ledger_entries, and the whole table where most
+-- entries are wanted.
 WITH sums AS (
   SELECT m.balance_account_id,
          sum(m.signed_minor) FILTER (

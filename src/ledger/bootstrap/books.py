@@ -84,11 +84,12 @@ def on_books(
     """
 
     async def work_on(database: Database) -> T:
-        engine = create_engine(database.url, pool_size=1)
         if as_owner:
             engine = create_engine(
                 Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE
             )
+        else:
+            engine = create_engine(database.url, pool_size=1)
         try:
             await check_schema(engine)
             return await work(engine)

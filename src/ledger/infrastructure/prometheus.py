@@ -178,13 +178,13 @@ class PrometheusLedgerMetrics:
         # All servers look at the same books: the latest value is the best.
         self.seal_lag_rows = Gauge(
             "ledger_seal_lag_rows",
-            "Rows that are not sealed, about.",
+            "About how many rows are not sealed.",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.seal_lag_seconds = Gauge(
             "ledger_seal_lag_seconds",
-            "For how long the oldest row that is not sealed has been there.",
+            "The age of the oldest row that is not sealed.",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
@@ -235,8 +235,8 @@ class PrometheusLedgerMetrics:
         self._unanswered_currencies: set[str] = set()
         self.facts_repeated_total = Counter(
             "ledger_facts_repeated",
-            "Events booked that say what another event has lately said: type, reference, amount, "
-            "restaurant, currency.",
+            "Events booked that report the fact of another recent event: same type, reference, "
+            "amount, restaurant and currency.",
             registry=registry,
         )
         # All from the start: a series that begins with its first count hides that count from rates.

@@ -224,9 +224,9 @@ AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
 
 # On later pages: leaves out entries of transactions that were open at the moment of the first page,
 # or began later. Their recorded_at may be before the end of the period, but the statement's
-# balances do not count them. Three conditions keep an entry: it was recorded so long before that
-# moment that its transaction had ended; it was restored from another cluster, whose txids may be
-# ahead; or its txid shows that its transaction had ended.
+# balances do not count them. An entry stays if it was recorded BOOKING_TIME_MAX or more before that
+# moment, by when its transaction had ended; if it was restored from another cluster, whose txids
+# may be ahead; or if its txid shows that its transaction had ended.
 SEEN = f"""(
   e.recorded_at <= ${{}}::timestamptz
   OR e.recorded_txid >= (SELECT {NEXT_TXID})

@@ -145,14 +145,14 @@ class Launcher:
                     process.kill()
                     process.wait()
             output.seek(0)
-            said = output.read().decode(errors="replace").strip()
+            printed = output.read().decode(errors="replace").strip()
         if status == _DIRECTORY_CLOSED and self.account is not None:
             raise EmbeddedPostgresError(
                 f"PostgreSQL refuses to run as root, so it runs as {self.account.name}, "
-                f"which cannot enter {said}. Set LEDGER_DATA_DIR (now {self.data_dir}) "
+                f"which cannot enter {printed}. Set LEDGER_DATA_DIR (now {self.data_dir}) "
                 f"to a directory it can reach, such as {default_data_dir()}."
             )
-        return status, said
+        return status, printed
 
 
 def default_data_dir() -> Path:

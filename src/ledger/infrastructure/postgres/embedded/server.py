@@ -252,10 +252,12 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
     command += ["--encoding=UTF8", "--locale=C"]
     if int(cluster.name[2:]) >= 17:
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    status, said = launcher.run(command)
+    status, printed = launcher.run(command)
     if status != 0:
         shutil.rmtree(new, ignore_errors=True)
-        raise EmbeddedPostgresError(f"initdb could not create {cluster}: {said[-_LOG_TAIL_BYTES:]}")
+        raise EmbeddedPostgresError(
+            f"initdb could not create {cluster}: {printed[-_LOG_TAIL_BYTES:]}"
+        )
     new.rename(cluster)
     directory = os.open(launcher.data_dir, os.O_RDONLY)
     try:
@@ -354,8 +356,8 @@ def _serve(
                     )
                 if failure is not None:
                     log.seek(max(log_start, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-                    said = log.read().decode(errors="replace").strip()
-                    raise EmbeddedPostgresError(f"{failure}. The end of {path}:\n{said}")
+                    printed = log.read().decode(errors="replace").strip()
+                    raise EmbeddedPostgresError(f"{failure}. The end of {path}:\n{printed}")
                 time.sleep(_POLL_SECONDS)
         except BaseException:
             _shut_down(server)

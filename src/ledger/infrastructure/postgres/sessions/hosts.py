@@ -349,7 +349,7 @@ class Hosts:
                 except Exception as error:  # noqa: BLE001
                     # The host answers, so open sessions may continue.
                     _log.debug(
-                        "a database host lets no watch in", host=str(address), cause=repr(error)
+                        "a database host refuses the watch", host=str(address), cause=repr(error)
                     )
                 await asyncio.sleep(WATCH_SECONDS)
         finally:

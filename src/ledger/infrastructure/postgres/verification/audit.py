@@ -31,7 +31,7 @@ _STATEMENT_END = re.compile(r";$", re.MULTILINE)
 
 # Errors first, so that warnings never displace one. MATERIALIZED, so that PostgreSQL plans the
 # check for all its rows and not for the first ones.
-_BOUNDED = """
+_SELECT_FINDINGS = """
 WITH finding AS MATERIALIZED (
 {statement}
 )
@@ -112,7 +112,7 @@ async def _findings(connection: Connection, check: Check) -> list[Finding]:
     # the plan that it made when the tables were small. The timeout replaces the driver's, which is
     # for servers.
     statement = await connection.prepare(
-        _BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
+        _SELECT_FINDINGS.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
     )
     rows = await statement.fetch(timeout=CHECK_TIMEOUT_SECONDS + 5)
     findings = [
