@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
+from ledger.cli.serve.command import READY_PREFIX
 from ledger.settings import Settings
 from scripts.bench import empty_handler
 from scripts.bench.books import AVAILABLE_MINOR, Cluster
 from scripts.bench.process_costs import has_loaded
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_PREFIX = "ledger serves gRPC on "
 STOP_TIMEOUT_SECONDS = 30
 
 
