@@ -542,18 +542,23 @@ BY_HAND = (
 )
 
 
+async def booked_by_hand(url: str) -> int:
+    """Books all of BY_HAND in one database transaction. Returns its txid."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        for statement in BY_HAND:
+            await connection.exec_driver_sql(statement)
+        txid = await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")
+        booked_in = int(txid.scalar_one())
+    await engine.dispose()
+    return booked_in
+
+
 async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
     copy_of_sealed: str,
 ) -> None:
     """Its seal and its verification do not depend on how many rows are read at a time."""
-    engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
-    async with engine.begin() as connection:
-        for statement in BY_HAND:
-            await connection.exec_driver_sql(statement)
-        txid = int(
-            (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
-        )
-    await engine.dispose()
+    txid = await booked_by_hand(copy_of_sealed)
     async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
         # A copy of a database is another place, with a separate epoch.
@@ -599,14 +604,7 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
 
     Each row is in one seal, and later changes are named.
     """
-    engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
-    async with engine.begin() as connection:
-        for statement in BY_HAND:
-            await connection.exec_driver_sql(statement)
-        txid = int(
-            (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
-        )
-    await engine.dispose()
+    txid = await booked_by_hand(copy_of_sealed)
     async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         books = PostgresSealedBooks(engine, slice_rows=7)
         sealed = (
