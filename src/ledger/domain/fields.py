@@ -17,10 +17,10 @@ _ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{ID_LENGTH_MAX}}}\Z")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-ID_RULE = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
-REFERENCE_RULE = "must be at most 255 printable ASCII characters"
-METADATA_RULE = "must be at most 8192 bytes of keys and values, without NUL"
-NAME_RULE = "must be at most 200 characters, none of them a control character"
+ID_RULE = f"must be 1 to {ID_LENGTH_MAX} characters of A-Z a-z 0-9 . _ : -"
+REFERENCE_RULE = f"must be at most {REFERENCE_LENGTH_MAX} printable ASCII characters"
+METADATA_RULE = f"must be at most {METADATA_BYTES_MAX} bytes of keys and values, without NUL"
+NAME_RULE = f"must be at most {NAME_LENGTH_MAX} characters, none of them a control character"
 
 
 def is_id(text: str) -> bool:

@@ -12,7 +12,7 @@ AMOUNT_MINOR_MAX = 10**12
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 
-AMOUNT_RULE = "must be 1 to 1000000000000 minor units"
+AMOUNT_RULE = f"must be 1 to {AMOUNT_MINOR_MAX} minor units"
 PAYOUT_AMOUNT_RULE = "must be at least 1 minor unit"
 CURRENCY_RULE = "must be an ISO 4217 code in upper case"
 
