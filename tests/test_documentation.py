@@ -96,3 +96,30 @@ def test_named_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)", page.read_text()))
     assert sorted(named - targets) == []
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
+def test_guides_name_what_exists(page: str) -> None:
+    """Each path in code marks is a file or folder, or the end of its path, such as `gate.py`.
+
+    Each name in code marks is somewhere in the source or the tests.
+    """
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "docs" / page).read_text(), flags=re.M | re.S)
+    marked = {" ".join(words.split()) for words in re.findall(r"`([^`]+)`", text)}
+    files = [
+        path
+        for top in ("alembic", "docs", "proto", "scripts", "sql", "src", "tests")
+        for path in (ROOT / top).rglob("*")
+        if "__pycache__" not in path.parts
+    ]
+    ends = [f"/{path.relative_to(ROOT)}{'/' if path.is_dir() else ''}" for path in files]
+    ends += [f"/{path.name}" for path in ROOT.iterdir()]
+    sources = "\n".join(
+        path.read_text() for path in files if path.suffix in (".py", ".sql", ".proto")
+    )
+    words = set(re.findall(r"\w+", sources))
+    for mark in sorted(marked):
+        if re.fullmatch(r"[\w./-]+(/|\.(json|md|proto|py|sql|toml|txt))", mark):
+            assert any(end.endswith(f"/{mark}") for end in ends), f"{mark} does not exist"
+        elif re.fullmatch(r"_?[A-Za-z]\w+(\(\))?", mark):
+            assert mark.removesuffix("()") in words, f"{mark} is in no source"
