@@ -236,15 +236,9 @@ CANCELLED_CALLS = 15
 OF_RESTAURANTS = ("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants")
 
 
-@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
-async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
-    """More calls than the pool has connections are cancelled, each at any moment.
-
-    No connection is lost, and no error is logged.
-    """
-    event = event_message(restaurant_id=unique("res"))
-    await ledger.ingest(event)
-    requests: dict[str, Any] = {
+def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
+    """A request of each method that reads the tables of the event and of its restaurant."""
+    return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
         "GetBalance": ledger_pb2.GetBalanceRequest(
             restaurant_id=event.restaurant_id, currency="PEN"
@@ -260,10 +254,20 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
     }
-    call_method = getattr(ledger.stub, method)
+
+
+@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
+async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
+    """More calls than the pool has connections are cancelled, each at any moment.
+
+    No connection is lost, and no error is logged.
+    """
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event)
+    call_method, request = getattr(ledger.stub, method), requests_about(event)[method]
     with structlog.testing.capture_logs() as lines:
         async with locked_tables(ledger, "processor_events, restaurants") as release:
-            calls = [call_method(requests[method]) for _ in range(CANCELLED_CALLS)]
+            calls = [call_method(request) for _ in range(CANCELLED_CALLS)]
             waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
             # Balances share SQL statements. Every other call has a connection, as far as its pool
             # has any.
@@ -274,9 +278,7 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
                 call.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             await release()
-        calls = [
-            call_method(requests[method], timeout=DEADLINE_SECONDS) for _ in range(CANCELLED_CALLS)
-        ]
+        calls = [call_method(request, timeout=DEADLINE_SECONDS) for _ in range(CANCELLED_CALLS)]
         answers = await asyncio.gather(*map(_answer, calls))
     assert len(answers) == CANCELLED_CALLS
     assert [line for line in lines if line["log_level"] in {"warning", "error"}] == []
@@ -352,25 +354,9 @@ async def test_connection_lost_under_a_call_is_unavailable(
     """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event)
-    requests: dict[str, Any] = {
-        "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
-        "GetBalance": ledger_pb2.GetBalanceRequest(
-            restaurant_id=event.restaurant_id, currency="PEN"
-        ),
-        "ListEntries": ledger_pb2.ListEntriesRequest(
-            restaurant_id=event.restaurant_id, currency="PEN"
-        ),
-        "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
-        "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
-            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id),
-            update_mask=FieldMask(paths=["active"]),
-        ),
-        "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
-        "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
-    }
-    call_method = getattr(ledger.stub, method)
+    call_method, request = getattr(ledger.stub, method), requests_about(event)[method]
     async with locked_tables(ledger, "processor_events, restaurants"):
-        waiting = asyncio.ensure_future(_answer(call_method(requests[method])))
+        waiting = asyncio.ensure_future(_answer(call_method(request)))
         await until_blocked(ledger)
         await ledger.query(KILL_BLOCKED)
         with pytest.raises(aio.AioRpcError) as caught:
@@ -379,7 +365,7 @@ async def test_connection_lost_under_a_call_is_unavailable(
         grpc.StatusCode.UNAVAILABLE,
         "DATABASE_UNAVAILABLE",
     )
-    await call_method(requests[method], timeout=DEADLINE_SECONDS)
+    await call_method(request, timeout=DEADLINE_SECONDS)
 
 
 async def test_booking_survives_a_lost_connection(ledger: RunningLedger) -> None:
