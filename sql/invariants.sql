@@ -18,8 +18,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 -- check: entries_follow_posting_rules
 -- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
 -- entry of the fee exists if and only if the fee is above 0; the fee of a refund posts nothing. The
--- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules,
--- and a test compares the two.
+-- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules.
+-- A test compares the two.
 WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
@@ -1686,8 +1686,8 @@ WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8';
 
 -- check: settings_of_roles_are_safe
 -- Neither the database nor a role has a setting that makes commits unsafe or turns triggers off,
--- and no role has another path. Sessions of servers set synchronous_commit and the path themselves,
--- those of other programs may not. A path of the database is right: with it the books are in a
+-- and no role has another path. Sessions of servers set synchronous_commit and the path themselves.
+-- Those of other programs may not. A path of the database is right: with it the books are in a
 -- schema of another name.
 SELECT 'settings_of_roles_are_safe' AS check_name, 'WARNING' AS severity,
        COALESCE('role ' || r.rolname, 'database ' || d.datname, 'every role') AS entity,

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
@@ -1498,6 +1499,19 @@ def test_statement_names_its_check() -> None:
     assert [
         name for name, statement in CHECKS.items() if f"'{name}' AS check_name" not in statement
     ] == []
+
+
+def test_semicolon_of_a_comment_ends_no_statement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The comment of a check may be several sentences joined by semicolons."""
+    script = tmp_path / "invariants.sql"
+    script.write_text("-- check: one\n-- It proves this;\n-- and that.\nSELECT 1\n  -- here;\n;\n")
+    monkeypatch.setattr(
+        "ledger.infrastructure.postgres.verification.audit.resource", lambda *_: script
+    )
+    (check,) = load_checks()
+    assert check.statement == "-- It proves this;\n-- and that.\nSELECT 1\n  -- here;"
 
 
 def values_of(check: str, name: str) -> str:

@@ -27,7 +27,8 @@ PAYOUT_ANSWER_DAYS = 5
 WORK_MEM = "64MB"
 
 _CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
-_STATEMENT_END = re.compile(r";$", re.MULTILINE)
+# A semicolon at the end of a comment ends no statement.
+_STATEMENT_END = re.compile(r"^(?!\s*--).*(?P<semicolon>;)$", re.MULTILINE)
 
 # Errors first, so that warnings never displace one. MATERIALIZED, so that PostgreSQL plans the
 # check for all its rows and not for the first ones.
@@ -104,7 +105,7 @@ def _parse(script: str) -> Iterator[Check]:
         statement_end = _STATEMENT_END.search(script, header.end(), end)
         if statement_end is None:
             raise ValueError(f"sql/invariants.sql: no semicolon ends the check {header['name']}")
-        yield Check(header["name"], script[header.end() : statement_end.start()].strip())
+        yield Check(header["name"], script[header.end() : statement_end.start("semicolon")].strip())
 
 
 async def _findings(connection: Connection, check: Check) -> list[Finding]:
