@@ -1,6 +1,5 @@
-"""The sealer: what it reads, what it seals, and in which order."""
+"""The sealer: which rows it seals, in which order, and how far it is behind."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +8,7 @@ from operator import attrgetter
 from uuid import UUID
 
 import pytest
+from support.waiting import until
 
 from ledger.application import seal_ledger
 from ledger.application.ports.seals import WHOLE, PartedTransaction, SealLag, SealPart, SealPosition
@@ -38,7 +38,7 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
 class FakeSealedBooks:
-    """Books in memory: a number of rows for each transaction number. Implements `SealedBooks`."""
+    """Books in memory, with a number of rows for each txid. Implements `SealedBooks`."""
 
     def __init__(
         self, rows_by_txid: dict[int, int], *, horizon_txid: int, next_txid: int = 10_000_000
@@ -169,7 +169,7 @@ class FakeSealedBooks:
         return True
 
     def sealed(self) -> list[int]:
-        """The numbers of the sealed transactions in the order of sealing, with repeats."""
+        """The txids of the sealed transactions, in the order of sealing, with repeats."""
         sealed_ids = [
             row.transaction_id
             for seal in self.seals
@@ -182,6 +182,7 @@ class FakeSealedBooks:
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sealer uses the sizes above."""
     monkeypatch.setattr(seal_ledger, "SEAL_ROWS", SEAL_ROWS)
     monkeypatch.setattr(seal_ledger, "FIRST_REACH_TXIDS", FIRST_REACH_TXIDS)
 
@@ -191,7 +192,7 @@ def sealer_of(books: FakeSealedBooks, *, part_rows: int = seal_ledger.PART_ROWS)
 
 
 async def seal_all(books: FakeSealedBooks) -> None:
-    """Seals until nothing is left; the chain has no fault."""
+    """Seals all rows, and asserts that the chain of seals has no fault."""
     sealer = sealer_of(books)
     while await sealer.seal_next():
         pass
@@ -206,7 +207,7 @@ def rows_of(seals: Iterable[Seal]) -> list[int]:
 
 
 async def test_only_what_is_below_the_horizon_is_sealed() -> None:
-    """And the rest once the horizon has moved. Nothing is sealed twice, and no seal is empty."""
+    """The rest follows once the horizon has moved. No row is sealed twice, and no seal is empty."""
     books = FakeSealedBooks({5: 2, 6: 3, 8: 1}, horizon_txid=7)
     await seal_all(books)
     assert (books.sealed(), rows_of(books.seals)) == ([5, 6], [5])
@@ -217,8 +218,8 @@ async def test_only_what_is_below_the_horizon_is_sealed() -> None:
     assert (books.sealed(), rows_of(books.seals)) == ([5, 6, 8], [5, 1])
 
 
-async def test_seals_are_about_full() -> None:
-    """Where there is much to seal."""
+async def test_seals_of_many_rows_are_nearly_full() -> None:
+    """On average they are at least half full."""
     many = dict.fromkeys(range(1000, 2000), 3)
     books = FakeSealedBooks(many, horizon_txid=10_000)
     await seal_all(books)
@@ -227,8 +228,8 @@ async def test_seals_are_about_full() -> None:
     assert len(books.seals) <= 2 * sum(rows_of(books.seals)) // SEAL_ROWS
 
 
-async def test_what_one_database_transaction_wrote_is_not_divided() -> None:
-    """However much it is."""
+async def test_rows_of_one_database_transaction_are_in_one_seal() -> None:
+    """However many there are."""
     many = dict.fromkeys(range(1000, 2000), 3) | {1500: 3 * READ_ROWS_MAX}
     books = FakeSealedBooks(many, horizon_txid=10_000)
     await seal_all(books)
@@ -237,7 +238,7 @@ async def test_what_one_database_transaction_wrote_is_not_divided() -> None:
 
 
 async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
-    """And not again when the cluster reaches its number."""
+    """It is not sealed again when the cluster reaches its txid."""
     large = 2 * READ_ROWS_MAX
     books = FakeSealedBooks({5: 2, 900: large}, horizon_txid=10, next_txid=20)
     await seal_all(books)
@@ -247,10 +248,10 @@ async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
     assert (books.sealed(), rows_of(books.seals)) == ([900, 5], [large, 2, 0])
 
 
-async def test_transaction_that_no_seal_can_keep_is_refused(
+async def test_transaction_too_large_for_a_seal_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before it takes all memory. Everything before it is sealed."""
+    """Before it fills the memory. All earlier transactions are sealed."""
     monkeypatch.setattr(seal_ledger, "ROW_DIGESTS_BYTES_MAX", 7 * READ_ROWS_MAX)
     books = FakeSealedBooks({5: 2, 900: 2 * READ_ROWS_MAX, 901: 1}, horizon_txid=1000)
     with pytest.raises(TransactionTooLarge, match="transaction 900"):
@@ -259,7 +260,7 @@ async def test_transaction_that_no_seal_can_keep_is_refused(
 
 
 async def test_large_transaction_is_sealed_in_parts() -> None:
-    """By transaction id, each part once and in a separate epoch; then all is looked at again."""
+    """Each part once, ordered by transaction id. Then later transactions are sealed."""
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
@@ -281,8 +282,8 @@ async def test_large_transaction_is_sealed_in_parts() -> None:
 
 
 @pytest.mark.parametrize("seals_before", [0, 1, 3, 100])
-async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_before: int) -> None:
-    """An earlier cluster sealed some or all parts: this one seals the rest and what follows."""
+async def test_parts_that_an_earlier_cluster_sealed_are_not_sealed_again(seals_before: int) -> None:
+    """This cluster seals the other parts, and later transactions."""
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
@@ -299,8 +300,8 @@ async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_bef
     assert all(link_fault(*pair) is None for pair in pairwise(books.seals))
 
 
-async def test_far_numbers_are_reached_in_few_reads() -> None:
-    """After pg_resetwal there is a gap of some 2**32 numbers."""
+async def test_gap_between_txids_takes_few_reads() -> None:
+    """After pg_resetwal the gap may have 2**32 txids and more."""
     books = FakeSealedBooks(
         {700: 2, 2**33: 2, 2**33 + 1: 2}, horizon_txid=2**33 + 5, next_txid=2**33 + 9
     )
@@ -309,9 +310,9 @@ async def test_far_numbers_are_reached_in_few_reads() -> None:
     assert books.reads < 100
 
 
-async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
-    """In a younger cluster: rows with numbers above its own at once, and rows with numbers below;
-    and new rows with numbers that sealed rows have.
+async def test_restored_rows_are_sealed_once_whatever_their_txids() -> None:
+    """The new cluster has lower txids. It seals restored rows of higher txids at once, and later
+    new rows, also those whose txids sealed rows have.
     """
     books = FakeSealedBooks({5: 2, 900: 2, 901: 2}, horizon_txid=901)
     await seal_all(books)
@@ -344,8 +345,8 @@ async def test_restored_rows_that_were_sealed_are_not_read_again() -> None:
     assert rows_of(books.seals) == [200, 0]
 
 
-async def test_the_slower_of_two_sealers_adds_nothing() -> None:
-    """It returns False, and goes on from the other's seal the next time."""
+async def test_slower_of_two_sealers_adds_no_seal() -> None:
+    """Its `seal_next` returns False."""
     books = FakeSealedBooks({5: 2}, horizon_txid=10)
     stale = await books.position()
     await seal_all(books)
@@ -361,25 +362,24 @@ async def test_the_slower_of_two_sealers_adds_nothing() -> None:
 
 
 async def test_several_reads_at_once_seal_the_same_rows() -> None:
-    """Each row once and in order, in fewer turns. Between them are empty ranges and a
-    transaction that is too large for one read.
-    """
+    """Each row once and in order, with fewer calls of `seal_next`."""
+    # With ranges without rows, and a transaction that is too large for one read.
     rows = {txid: 3 for txid in range(1000, 4000) if txid % 900 < 800} | {2500: 2 * READ_ROWS_MAX}
-    turns = {}
+    calls = {}
     for reads in (1, 4):
         books = FakeSealedBooks(rows, horizon_txid=5000)
-        sealer, turns[reads] = sealer_of(books), 0
+        sealer, calls[reads] = sealer_of(books), 0
         while await sealer.seal_next(reads):
-            turns[reads] += 1
+            calls[reads] += 1
         assert books.sealed() == sorted(rows)
         assert [link_fault(previous, seal) for previous, seal in pairwise(books.seals)] == [
             None
         ] * (len(books.seals) - 1)
-    assert turns[4] < turns[1]
+    assert calls[4] < calls[1]
 
 
 async def test_lag_is_the_age_of_the_oldest_row() -> None:
-    """Both of rows that wait for a seal and of rows that are not final; 0 when all are sealed."""
+    """Of the rows that wait for a seal, and of those above the horizon. 0 when all are sealed."""
     books = FakeSealedBooks({5: 2, 6: 2}, horizon_txid=6, next_txid=7)
     books.recorded_at = NOW - timedelta(minutes=3)
     sealer = sealer_of(books)
@@ -412,10 +412,10 @@ async def test_lag_is_the_age_of_the_oldest_row() -> None:
         (10**9, 0, 0, 4),
     ],
 )
-def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
+def test_sealer_works_harder_the_further_it_is_behind(
     behind_seconds: float, rests: float, rests_while_busy: float, reads: int
 ) -> None:
-    """It rests less, then not at all, then reads in several sessions, up to a bound."""
+    """It rests less, then not at all, and then reads in several sessions, up to a limit."""
     assert rest_ratio(behind_seconds, is_busy=False) == pytest.approx(rests)
     assert rest_ratio(behind_seconds, is_busy=True) == pytest.approx(rests_while_busy)
     assert reads_at_once(behind_seconds, READS_AT_ONCE_MAX) == reads
@@ -423,7 +423,7 @@ def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
 
 
 async def test_worker_reports_how_far_it_is_behind() -> None:
-    """Every lag, and for a long one an alarm, which does not come again at once."""
+    """It reports every lag. A long one raises an alarm, which is not repeated at once."""
     books = FakeSealedBooks(dict.fromkeys(range(100, 700), 3), horizon_txid=10_000)
     books.recorded_at = NOW - timedelta(hours=1)
     lags: list[SealLag] = []
@@ -438,9 +438,7 @@ async def test_worker_reports_how_far_it_is_behind() -> None:
         on_alarm=alarms.append,
     )
     worker.start()
-    async with asyncio.timeout(60):
-        while not lags or lags[-1].seconds > 0:  # noqa: ASYNC110  # only `lags` shows it
-            await asyncio.sleep(0.001)
+    await until(lambda: bool(lags) and lags[-1].seconds == 0)
     await worker.stop()
     assert [lag.seconds for lag in alarms] == [3600]
     assert lags[0].seconds == 3600
