@@ -1,4 +1,4 @@
-"""Pages of lists: sizes, the tokens of each list, and the places that are refused."""
+"""Pages of lists: their sizes, the tokens of each list, and the tokens that are refused."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -58,7 +58,7 @@ STATEMENT = statement_listing(
 PAYOUTS = payout_listing(PayoutQuery(None, None, None))
 
 
-def test_page_size_has_a_default_and_a_ceiling() -> None:
+def test_page_size_has_a_default_and_a_maximum() -> None:
     sizes = (0, 1, 999, 1000, 1001, 2**31 - 1)
     assert [decode_page_size(size) for size in sizes] == [100, 1, 999, 1000, 1000, 1000]
 
@@ -71,8 +71,8 @@ def test_negative_page_size_is_refused(size: int) -> None:
 def test_tokens_of_restaurants_are_those_of_earlier_servers() -> None:
     restaurant = Restaurant(RestaurantProfile("res_1"), UNIX_EPOCH, UNIX_EPOCH)
     paging = Paging(TOKENS, RESTAURANT_LISTING, 100, "")
-    found = encode_restaurant_page(paging, Page([restaurant], "res_1"))
-    assert found.next_page_token == keyed_token(KEY, ["ListRestaurants"], ["res_1"])
+    page = encode_restaurant_page(paging, Page([restaurant], "res_1"))
+    assert page.next_page_token == keyed_token(KEY, ["ListRestaurants"], ["res_1"])
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_tokens_of_payouts_are_those_of_earlier_servers(
     day = date(2026, 1, 31)
     payout = Payout(ID, ID, "res_1", "PEN", 1, day, UNIX_EPOCH, PayoutState.PAID, ID, UNIX_EPOCH)
     paging = Paging(TOKENS, payout_listing(query), 100, "")
-    found = encode_payout_page(paging, Page([payout], CreationPlace(UNIX_EPOCH, ID)))
-    assert found.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
+    page = encode_payout_page(paging, Page([payout], CreationPlace(UNIX_EPOCH, ID)))
+    assert page.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_tokens_of_payout_runs_are_those_of_earlier_servers(
     key = PayoutRunKey("PEN", date(2026, 1, 31))
     run = PayoutRun(ID, key, UNIX_EPOCH, PayoutRunState.RUNNING, 0, 0, 0, 0, {}, UNIX_EPOCH, None)
     paging = Paging(TOKENS, payout_run_listing(query), 100, "")
-    found = encode_payout_run_page(paging, Page([run], CreationPlace(UNIX_EPOCH, ID)))
-    assert found.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
+    page = encode_payout_run_page(paging, Page([run], CreationPlace(UNIX_EPOCH, ID)))
+    assert page.next_page_token == keyed_token(KEY, described, ["0", str(ID)])
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_tokens_of_statements_are_those_of_earlier_servers(
         StatementMoment(UNIX_EPOCH, 900, (899, 890), -1, 2), UNIX_EPOCH, 800, ID, 3
     )
     paging = Paging(TOKENS, statement_listing(query), 100, "")
-    found = encode_statement_page(paging, StatementPage([], place, place.moment))
+    page = encode_statement_page(paging, StatementPage([], place, place.moment))
     texts = ["0", "900", "1,10", "-1", "2", "0", "800", str(ID), "3"]
-    assert found.next_page_token == keyed_token(KEY, described, texts)
+    assert page.next_page_token == keyed_token(KEY, described, texts)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_tokens_of_run_items_are_those_of_earlier_servers(
 ) -> None:
     item = PayoutRunItem("res_1", PayoutRunItemOutcome.PAYOUT_CREATED, None, ID, 1)
     paging = Paging(TOKENS, payout_run_item_listing(ID, outcome), 100, "")
-    found = encode_payout_run_item_page(paging, Page([item], "res_1"))
-    assert found.next_page_token == keyed_token(KEY, described, ["res_1"])
+    page = encode_payout_run_item_page(paging, Page([item], "res_1"))
+    assert page.next_page_token == keyed_token(KEY, described, ["res_1"])
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def wrong_statements() -> list[tuple[Listing[Any], list[str]]]:
 def test_place_that_no_server_writes_is_refused(
     listing: Listing[Any], texts: Sequence[str]
 ) -> None:
-    """A leaked key cannot make a server fail, nor state what cannot be."""
+    """So a caller with a leaked key can neither make a server fail nor reach an impossible page."""
     token = keyed_token(KEY, list(listing.described), list(texts))
     assert violations_of(Paging, TOKENS, listing, 100, token) == REFUSED
 
 
-def test_page_of_restaurants_ends_early_rather_than_be_too_large() -> None:
-    """The token then continues after the last restaurant in it, and the next page is the rest."""
+def test_page_of_large_restaurants_ends_early() -> None:
+    """Its token continues after its last restaurant, and the next page has the others."""
     metadata = {f"key_{number}": "v" * 500 for number in range(50)}
     found = [
         Restaurant(RestaurantProfile(f"res_{number:03}", metadata=metadata), UNIX_EPOCH, UNIX_EPOCH)
