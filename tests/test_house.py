@@ -141,6 +141,9 @@ THEMES = {
     "infrastructure/postgres/test_synchronous_standby.py": [
         "infrastructure/postgres/sessions/fence.py"
     ],
+    "infrastructure/postgres/verification/test_checks.py": [
+        "infrastructure/postgres/verification/audit.py"
+    ],
     "infrastructure/postgres/test_zone_table.py": ["zones.py"],
     # Rules of the whole repository.
     "test_event_types.py": [],

@@ -1,0 +1,163 @@
+"""Books with every type of event and payouts in every state."""
+
+from ledger.v1 import ledger_pb2
+from support.dates import days_ago
+from support.events import event_message, unique
+from support.payout_runs import answer, finished_run
+from support.running import RunningLedger
+from support.snapshots import make_marks, take_snapshots
+
+# Every type of event that posts, with what makes it special: fees and none, a refund's fee, a
+# dispute that ends in two parts, another restaurant and currency, and a charge that is available at
+# once.
+EVENTS = (
+    event_message(
+        event_id="evt_charge",
+        restaurant_id="res_a",
+        amount_minor=10_000,
+        fee_minor=300,
+        reference="pay_1",
+    ),
+    event_message(
+        event_id="evt_no_fee",
+        restaurant_id="res_a",
+        amount_minor=5_000,
+        reference="pay_2",
+        metadata={"k": "v"},
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+        event_id="evt_refund",
+        restaurant_id="res_a",
+        amount_minor=1_000,
+        fee_minor=10,
+        reference="pay_1",
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_FEE_ASSESSED,
+        event_id="evt_fee",
+        restaurant_id="res_a",
+        amount_minor=100,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED,
+        event_id="evt_credit",
+        restaurant_id="res_a",
+        amount_minor=700,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED,
+        event_id="evt_debit",
+        restaurant_id="res_a",
+        amount_minor=200,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+        event_id="evt_opened",
+        restaurant_id="res_a",
+        amount_minor=2_000,
+        fee_minor=150,
+        reference="dp_1",
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_WON,
+        event_id="evt_won",
+        restaurant_id="res_a",
+        amount_minor=500,
+        reference="dp_1",
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_LOST,
+        event_id="evt_lost",
+        restaurant_id="res_a",
+        amount_minor=1_500,
+        reference="dp_1",
+    ),
+    event_message(
+        event_id="evt_other",
+        restaurant_id="res_b",
+        currency="USD",
+        amount_minor=900,
+        reference=" odd ~ reference: pay_3",
+    ),
+    event_message(event_id="evt_at_once", restaurant_id="res_c", amount_minor=800, fee_minor=800),
+)
+# As if all snapshots had been taken before any charge had matured: the next ones have to make up
+# for that.
+EARLIER_SNAPSHOTS = """
+WITH taken AS (DELETE FROM balance_snapshots RETURNING *)
+INSERT INTO balance_snapshots
+SELECT t.balance_account_id, t.system_identifier, t.horizon, '2025-12-01', t.entries_count,
+  t.last_recorded_at, t.last_event_at,
+       t.ledger_accounts, t.entry_types, t.total_minors, ARRAY(
+         SELECT COALESCE(sum(CASE l.ledger_account WHEN e.credit_account THEN e.amount_minor ELSE
+           -e.amount_minor END), 0)
+         FROM unnest(t.ledger_accounts, t.entry_types) WITH ORDINALITY AS l (ledger_account,
+           entry_type, place)
+         LEFT JOIN ledger_entries AS e ON e.balance_account_id = t.balance_account_id
+           AND e.entry_type = l.entry_type
+           AND l.ledger_account IN (e.debit_account, e.credit_account) AND e.available_at IS NULL
+         GROUP BY l.place
+         ORDER BY l.place),
+       t.stay_id
+FROM taken AS t
+"""
+
+
+async def book_everything(ledger: RunningLedger) -> None:
+    await ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0)
+    )
+    results = await ledger.ingest(*EVENTS)
+    assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
+    assert await take_snapshots(ledger.engine) == 3
+    await ledger.query(EARLIER_SNAPSHOTS)
+    await pay_everything(ledger)
+
+
+async def pay_everything(ledger: RunningLedger) -> None:
+    """Payouts in every state, and restaurants that are skipped."""
+    paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+    await ledger.ingest(
+        event_message(
+            event_id="evt_p",
+            restaurant_id="res_p",
+            currency="EUR",
+            amount_minor=10_000,
+            fee_minor=400,
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+            restaurant_id="res_q",
+            currency="EUR",
+            amount_minor=1,
+        ),
+    )
+    for answers in ((failed,), (paid, failed), (paid,)):
+        run = await finished_run(
+            ledger, currency="EUR", as_of=days_ago(2), request_id=unique("run")
+        )
+        assert run.payouts_created == 1
+        await answer(ledger, "res_p", *answers)
+    await take_snapshots(ledger.engine)
+    await make_marks(ledger.engine)
+    await ledger.ingest(
+        event_message(restaurant_id="res_p", currency="EUR", amount_minor=5_000),
+        event_message(
+            event_id="evt_q",
+            restaurant_id="res_q",
+            currency="EUR",
+            amount_minor=7_000,
+            fee_minor=100,
+        ),
+    )
+    assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
+    await take_snapshots(ledger.engine)
+    # The bank's answers in the wrong order, and another payout.
+    await ledger.ingest(event_message(restaurant_id="res_l", currency="GBP"))
+    await finished_run(ledger, currency="GBP", request_id=unique("run"))
+    await answer(ledger, "res_l", failed, paid)
+    assert (
+        await finished_run(ledger, currency="GBP", request_id=unique("run"))
+    ).payouts_created == 1
+    await make_marks(ledger.engine)
