@@ -112,9 +112,9 @@ async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> N
             assert not stopping.done()
             assert not any(call.done() for call in calls)
             await release()
-            answers = await asyncio.gather(*calls)
+            responses = await asyncio.gather(*calls)
             await stopping
-        assert {answer.status for answer in answers} == {ledger_pb2.INGEST_STATUS_CREATED}
+        assert {response.status for response in responses} == {ledger_pb2.INGEST_STATUS_CREATED}
         assert await ledger.query("SELECT count(*) FROM processor_events") == [(6,)]
 
 
@@ -225,8 +225,8 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
 
         await until(tried_again, what="another attempt after the lock timeout")
         await release()
-        answer = await call
-    assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
+        response = await call
+    assert response.status == ledger_pb2.INGEST_STATUS_CREATED
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 
@@ -279,8 +279,8 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
             await asyncio.gather(*waiting, return_exceptions=True)
             await release()
         calls = [call_method(request, timeout=DEADLINE_SECONDS) for _ in range(CANCELLED_CALLS)]
-        answers = await asyncio.gather(*map(_answer, calls))
-    assert len(answers) == CANCELLED_CALLS
+        responses = await asyncio.gather(*map(_answer, calls))
+    assert len(responses) == CANCELLED_CALLS
     assert [line for line in lines if line["log_level"] in {"warning", "error"}] == []
 
     async def idle() -> bool:
@@ -380,8 +380,8 @@ async def test_booking_survives_a_lost_connection(ledger: RunningLedger) -> None
         await until_blocked(ledger)
         await ledger.query(KILL_BLOCKED)
         await release()
-        answer = await call
-    assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
+        response = await call
+    assert response.status == ledger_pb2.INGEST_STATUS_CREATED
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 

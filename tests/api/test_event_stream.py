@@ -278,11 +278,11 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
         return [task for task in asyncio.all_tasks() - before if is_of_a_stream(task)]
 
     call: Any = ledger.stub.StreamEvents(endless())
-    answered = 0
+    received = 0
     async for response in call:
         assert response.result.status == CREATED
-        answered += 1
-        if answered == 100:
+        received += 1
+        if received == 100:
             break
     assert STOPPING_TASK in {task.get_name() for task in of_streams()}
     call.cancel()
@@ -318,7 +318,7 @@ async def test_stop_ends_a_stream_after_its_acknowledged_events(database: Databa
     """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(2000)]
-    answered: list[Response] = []
+    received: list[Response] = []
     halfway, over = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -328,8 +328,8 @@ async def test_stop_ends_a_stream_after_its_acknowledged_events(database: Databa
         over.wait(DEADLINE_SECONDS)
 
     def on_response(response: Response) -> None:
-        answered.append(response)
-        if len(answered) == 200:
+        received.append(response)
+        if len(received) == 200:
             loop.call_soon_threadsafe(halfway.set)
 
     async with running_ledger(database) as ledger:
@@ -340,8 +340,8 @@ async def test_stop_ends_a_stream_after_its_acknowledged_events(database: Databa
         await ledger.server.stop(10)
         assert await reading == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         over.set()
-        assert {outcome_of(response.result) for response in answered} == {"CREATED"}
-        assert {event.event_id for event in events[: len(answered)]} <= await stored_ids(
+        assert {outcome_of(response.result) for response in received} == {"CREATED"}
+        assert {event.event_id for event in events[: len(received)]} <= await stored_ids(
             ledger, restaurant_id
         )
     async with running_ledger(database) as ledger:

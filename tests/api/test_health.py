@@ -58,12 +58,12 @@ async def test_watch_gets_not_serving_when_the_server_stops(database: Database) 
         async with asyncio.timeout(DEADLINE_SECONDS):
             await ledger.server.stop(2 * DEADLINE_SECONDS)
         for watch in watches:
-            heard = []
+            statuses = []
             with pytest.raises(aio.AioRpcError) as caught:
                 while True:
-                    heard.append((await watch.read()).status)
+                    statuses.append((await watch.read()).status)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert heard == [NOT_SERVING]
+            assert statuses == [NOT_SERVING]
 
 
 async def test_cancelled_watch_leaves_the_server_well(

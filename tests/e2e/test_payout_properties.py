@@ -197,10 +197,10 @@ class Walk:
         assert [result.status for result in await self.ledger.ingest(event)] == [
             ledger_pb2.INGEST_STATUS_DUPLICATE
         ]
-        twin = ledger_pb2.ProcessorEvent()
-        twin.CopyFrom(event)
-        twin.amount_minor += 1
-        (result,) = await self.ledger.ingest(twin)
+        altered = ledger_pb2.ProcessorEvent()
+        altered.CopyFrom(event)
+        altered.amount_minor += 1
+        (result,) = await self.ledger.ingest(altered)
         assert reason_of(result.error) == "EVENT_ID_REUSED"
 
     async def toggle(self) -> None:
