@@ -3,19 +3,21 @@
 Revises ${down_revision or "nothing"}.
 """
 
-from collections.abc import Sequence
-
-${imports if imports else "from alembic import op"}
+from alembic import op
 
 revision: str = ${repr(up_revision)}
 down_revision: str | None = ${repr(down_revision)}
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+
+UPGRADE: tuple[str, ...] = ${config.attributes["upgrade"]}
+
+DOWNGRADE: tuple[str, ...] = ${config.attributes["downgrade"]}
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else 'op.execute("")'}
+    for statement in UPGRADE:
+        op.execute(statement)
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else 'op.execute("")'}
+    for statement in DOWNGRADE:
+        op.execute(statement)

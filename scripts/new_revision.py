@@ -6,11 +6,14 @@ database knows: CHECK constraints, comments, triggers, grants.
 """
 
 import asyncio
+import io
 import subprocess
 import sys
 from contextlib import redirect_stdout
 
-from alembic.operations.ops import MigrationScript
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.operations.ops import MigrationScript, ModifyTableOps, OpContainer
 from alembic.script import ScriptDirectory
 
 # Beside this script; mypy does not look there.
@@ -32,6 +35,15 @@ async def write_revision(url: str, message: str) -> str:
 
     def compare(connection: Connection) -> str:
         config = alembic_config()
+
+        def keep_sql(
+            _context: object, _revision: object, directives: list[MigrationScript]
+        ) -> None:
+            """Keeps the statements for `script.py.mako`."""
+            (script,) = directives
+            config.attributes["upgrade"] = sql_literal(script.upgrade_ops)
+            config.attributes["downgrade"] = sql_literal(script.downgrade_ops)
+
         config.attributes["connection"] = connection
         number = f"{int(head_revision()) + 1:04}"
         # Alembic prints its progress; our standard output is the path alone.
@@ -41,7 +53,7 @@ async def write_revision(url: str, message: str) -> str:
                 message,
                 autogenerate=True,
                 rev_id=number,
-                process_revision_directives=_name_imports,
+                process_revision_directives=keep_sql,
             )
         return ScriptDirectory.from_config(config).get_revision(number).path
 
@@ -52,12 +64,23 @@ async def write_revision(url: str, message: str) -> str:
         await engine.dispose()
 
 
-def _name_imports(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
-    """Adds the imports that the statements need."""
-    (script,) = directives
-    script.imports.add("from alembic import op")
-    if script.upgrade_ops is not None and not script.upgrade_ops.is_empty():
-        script.imports.add("import sqlalchemy as sa")
+def sql_literal(operations: OpContainer | None) -> str:
+    """The operations as SQL: a Python tuple of texts, as migrations have them."""
+    buffer = io.StringIO()
+    context = MigrationContext.configure(
+        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": buffer}
+    )
+    to_invoke = [] if operations is None else list(operations.ops)
+    while to_invoke:
+        operation = to_invoke.pop(0)
+        if isinstance(operation, ModifyTableOps):
+            to_invoke[:0] = operation.ops
+        else:
+            Operations(context).invoke(operation)
+    # Alembic ends each statement so.
+    statements = buffer.getvalue().split(";\n\n")
+    texts = [statement.strip() for statement in statements if statement.strip()]
+    return "(" + "".join(f'\n    """\n{text}\n""",' for text in texts) + ("\n)" if texts else ")")
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.settings import Settings
 from scripts.bench import empty_handler
 from scripts.bench.books import AVAILABLE_MINOR, Cluster

@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.schema.migrations import create_database, migrate
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE

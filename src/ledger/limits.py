@@ -16,6 +16,10 @@ BATCH_EVENTS_MAX = 1000
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
+# What a server takes at once, unless its settings say otherwise.
+OPEN_CALLS_DEFAULT, OPEN_STREAMS_DEFAULT = 1000, 32
+PAYOUT_RUNS_OPEN_DEFAULT = 50
+
 # Worker processes of one server.
 WORKERS_MAX = 64
 

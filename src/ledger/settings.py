@@ -18,7 +18,12 @@ from ledger.addresses import (
 )
 from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX, UnknownRestaurants
-from ledger.limits import WORKERS_MAX
+from ledger.limits import (
+    OPEN_CALLS_DEFAULT,
+    OPEN_STREAMS_DEFAULT,
+    PAYOUT_RUNS_OPEN_DEFAULT,
+    WORKERS_MAX,
+)
 from ledger.zones import settlement_zone
 
 
@@ -204,7 +209,7 @@ class Settings(BaseSettings):
         "database session.",
     )
     payout_runs_open: int = Field(
-        default=50,
+        default=PAYOUT_RUNS_OPEN_DEFAULT,
         ge=1,
         le=1000,
         description="Payout runs that may be under way at once; one more gets RESOURCE_EXHAUSTED.",
@@ -266,14 +271,14 @@ class Settings(BaseSettings):
         "allow.",
     )
     open_calls: int = Field(
-        default=1000,
+        default=OPEN_CALLS_DEFAULT,
         ge=1,
         le=100_000,
         description="Calls other than booking events that may be open at once; one more gets "
         "RESOURCE_EXHAUSTED.",
     )
     open_streams: int = Field(
-        default=32,
+        default=OPEN_STREAMS_DEFAULT,
         ge=1,
         le=10_000,
         description="Streams of events that may be open at once. Each may hold an incomplete "

@@ -20,7 +20,7 @@ from support.sessions import locked, sessions_gone, waiting_sessions
 from support.waiting import DEADLINE_SECONDS, POLL_SECONDS
 
 from ledger.bootstrap.database import Database
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.domain.payouts import PayoutRunKey
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import create_engine

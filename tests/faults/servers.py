@@ -17,7 +17,7 @@ from support.ports import held_port, port_of
 
 from ledger.api.methods import SERVICE_NAME
 from ledger.bootstrap.database import Database
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 
 READY_SECONDS = 60.0
 

@@ -22,7 +22,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from ledger.cli.app import run
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 
 TIMEOUT_SECONDS = 180.0
 # Runs `python -m ledger` with the usual signals. A shell that runs the tests in the background

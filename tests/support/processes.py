@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ledger.api.transport.receiving import RECEIVE_SECONDS
 from ledger.bootstrap.database import Database
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS
 from support.events import event_message, unique

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ledger.api.methods import Method, OpenCallsLimit
 from ledger.api.transport.receiving import LargePlaces
 from ledger.errors import QueueFull
+from ledger.limits import OPEN_CALLS_DEFAULT, OPEN_STREAMS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class CallLimits:
     limits what all streams have read.
     """
 
-    calls: int = 1000
-    streams: int = 32
+    calls: int = OPEN_CALLS_DEFAULT
+    streams: int = OPEN_STREAMS_DEFAULT
     large_places: int | None = None
 
 

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from ledger.cli.connection import open_channel
 from ledger.cli.failures import CommandFailure
-from ledger.cli.serve.command import READY_PREFIX
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2
 

@@ -21,10 +21,6 @@ Exit status: 0 after a stop; 1 if it cannot serve; 2 for a bad setting or file;
 3 if the database cannot be reached at the start.
 """
 
-# The first line on standard output is this and the address, for programs that wait for it. With
-# LEDGER_LOG_FORMAT=json that line is an object with the field `address`.
-READY_PREFIX = "ledger serves gRPC on "
-
 
 @click.command(help=HELP)
 @address_option

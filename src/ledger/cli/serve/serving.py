@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ledger.cli.configuration import load_settings, warn_of_unknown_settings
 from ledger.cli.failures import log_reports, report
 from ledger.cli.output import JsonValue, print_json_lines, print_line
-from ledger.cli.serve.command import READY_PREFIX
 from ledger.cli.serve.first_calls import first_calls
+from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, Settings
 

@@ -50,12 +50,11 @@ from ledger.infrastructure.postgres.snapshots import (
     matured_between,
     tail,
 )
+from ledger.limits import PAYOUT_RUNS_OPEN_DEFAULT
 from ledger.zones import settlement_zone, zone_table_version
 
 # For a statement over all restaurants of a currency, which takes longer than any other.
 RUN_TIMEOUT_SECONDS = 120
-# How many runs may be under way at once.
-OPEN_RUNS_MAX = 50
 # How many items a run gets when a worker finds none open: some pages of them.
 ITEMS_MAX = 2_000
 
@@ -479,7 +478,7 @@ class PostgresPayoutRuns:
         long_tails: LongTails = NO_LONG_TAILS,
         *,
         settlement_timezone: str,
-        open_runs_max: int = OPEN_RUNS_MAX,
+        open_runs_max: int = PAYOUT_RUNS_OPEN_DEFAULT,
         fence: Fence | None = None,
         metrics: LedgerMetrics | None = None,
     ) -> None:
