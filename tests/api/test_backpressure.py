@@ -18,7 +18,7 @@ from support.books import stored_ids
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of, response_or_error, retry_seconds_of
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api.metrics import NoCallMetrics
 from ledger.bootstrap.database import Database
@@ -26,7 +26,6 @@ from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-DEADLINE_SECONDS = 60.0
 QUEUE_EVENTS = 20
 GROUP_EVENTS = 5
 

@@ -16,6 +16,7 @@ from support.events import event_message, unique
 from support.processes import server_process
 from support.running import RunningLedger, query, running_ledger
 from support.tokens import token_line
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.api.access.gate import STREAM_ROW_EVENTS
 from ledger.application import call_log as module
@@ -29,7 +30,6 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 SELECT_CALLS = """
 SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id
 """
-DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

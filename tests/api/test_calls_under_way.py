@@ -15,11 +15,11 @@ import structlog
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 from support.events import event_message, request_of, unique
-from support.health import DEADLINE_SECONDS, until_serving
+from support.health import until_serving
 from support.locks import blocked_since, locked_events, locked_tables, until_blocked
 from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of, response_or_error
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api.metrics import NoCallMetrics
 from ledger.api.server import LAST_CALLS_SECONDS

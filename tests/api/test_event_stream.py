@@ -19,7 +19,7 @@ from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.payout_runs import finished_run
 from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api import call_frame, event_stream
 from ledger.api.call_frame import STOPPING_TASK
@@ -40,7 +40,6 @@ Request = ledger_pb2.StreamEventsRequest
 Response = ledger_pb2.StreamEventsResponse
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-DEADLINE_SECONDS = 120.0
 
 
 def several(events: Iterable[ledger_pb2.ProcessorEvent]) -> Request:

@@ -15,7 +15,6 @@ from sqlalchemy.engine import make_url
 from support.certificates import HERE, Authority
 from support.events import event_message, request_of, unique
 from support.health import (
-    DEADLINE_SECONDS,
     NOT_SERVING,
     SERVICE,
     SERVING,
@@ -27,7 +26,7 @@ from support.health import (
 from support.raising import ping_well, raising_service
 from support.running import RunningLedger, execute_alone, running_ledger
 from support.statuses import details_of, reason_of
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api.server import Server
 from ledger.api.transport.listening import AddressUnavailable

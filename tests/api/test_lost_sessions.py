@@ -12,13 +12,12 @@ from structlog.testing import capture_logs
 from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.hosts import Hosts, abort
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 60.0
 ROUNDS = 40
 EXPECTED = {
     grpc.StatusCode.OK,

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
-from support.waiting import run_ready_tasks, until
+from support.waiting import DEADLINE_SECONDS, run_ready_tasks, until
 
 from ledger.application import grouping
 from ledger.application.grouping import PRUNE_ITEMS, Grouping
 from ledger.errors import DatabaseUnavailable, ShuttingDown
 
 CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="no caller")
-DEADLINE_SECONDS = 20.0
 
 
 class Work:

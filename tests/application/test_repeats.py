@@ -3,12 +3,10 @@
 import asyncio
 
 import pytest
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.application import repeats as module
 from ledger.application.repeats import Repeats
-
-DEADLINE_SECONDS = 60.0
 
 
 async def test_repeats_are_reported_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from support.events import event_message, unique
 from support.payout_runs import finished_run
 from support.running import RunningLedger, query, running_ledger
 from support.snapshots import make_marks, take_snapshots
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -32,7 +32,6 @@ from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_
 from ledger.infrastructure.postgres.schema.migrations import migrate_async
 from ledger.v1 import ledger_pb2
 
-TIMEOUT_SECONDS = 120
 RESTAURANTS = 5
 COUNTS = (
     "SELECT (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM audit_log),"
@@ -97,7 +96,7 @@ async def until_rows(database: Database, question: str) -> None:
     async def shown() -> bool:
         return bool((await query(database.migration_url, question))[0][0])
 
-    await until(shown, TIMEOUT_SECONDS)
+    await until(shown, DEADLINE_SECONDS)
 
 
 async def archive(*arguments: str) -> Outcome:
@@ -326,7 +325,7 @@ async def test_killed_command_is_finished_by_the_next(
     process = await start_process(
         "archive", "run", str(directory), "--before", TODAY, program=killed_at(*KILLED[point])
     )
-    await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert process.returncode == -signal.SIGKILL
     recorded = await rows_of(ledger.database, "SELECT file_name FROM archived_ranges")
     left = {*await rows_of(ledger.database, ITEMS), *await rows_of(ledger.database, CALLS)}
@@ -354,7 +353,7 @@ async def test_unfinished_archive_needs_its_file(
     process = await start_process(
         "archive", "run", str(directory), "--before", TODAY, program=program
     )
-    await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     (file,) = directory.glob("payout_run_items-*.jsonl.gz")
     contents = file.read_bytes()
     counts = (await ledger.query(COUNTS))[0]
@@ -399,7 +398,7 @@ async def test_directory_without_room_for_files_is_reported(
     process = await start_process(
         "archive", "run", str(directory), "--before", TODAY, program=limited
     )
-    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert (
         process.returncode,
         b": File too large\n  only archived rows were removed" in stderr,
@@ -418,7 +417,7 @@ async def test_closed_output_loses_no_row(old_books: tuple[RunningLedger, Path])
         stderr=asyncio.subprocess.PIPE,
     )
     os.close(writes)
-    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert (process.returncode, stderr) == (1, b"")
     assert (await archive(str(directory))).status == 0
     assert await ledger.query(COUNTS) == [(0, 0, 2)]

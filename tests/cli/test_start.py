@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import run_process
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.addresses import DEFAULT_ADDRESS, is_address
 from ledger.cli.client_settings import ClientSettings, load_client_settings
@@ -17,7 +18,6 @@ from ledger.cli.completion import VARIABLE
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.settings import Settings
 
-TIMEOUT_SECONDS = 60
 # Each takes longer to load than a call takes.
 HEAVY = (
     "sqlalchemy",
@@ -93,7 +93,7 @@ async def python(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     return process.returncode or 0, stdout.decode(), stderr.decode()
 
 

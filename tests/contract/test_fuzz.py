@@ -23,12 +23,11 @@ from support.bad_requests import INTERNALS, UUID_TEXT
 from support.events import event_message
 from support.fuzzing import INTEGERS, METHODS, VALID
 from support.running import RunningLedger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"
-DEADLINE_SECONDS = 60.0
 # Streams are fuzzed in test_fuzz_calls.py.
 UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
 

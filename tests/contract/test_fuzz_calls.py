@@ -27,7 +27,7 @@ from support.dates import date_message
 from support.events import event_message
 from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
 from support.processes import SERVICE, server_process
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.limits import MESSAGE_BYTES_MAX
@@ -39,7 +39,6 @@ SEED = int(
     or (secrets.randbits(32) if "LEDGER_FUZZ_CASES" in os.environ else 20261120)
 )
 CALLS_AT_ONCE = 32
-TIMEOUT_SECONDS = 60.0
 # How much the server may grow: what the allocator keeps, after many calls of each method.
 RSS_MIB_MAX = 96
 
@@ -132,7 +131,7 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             stream: Any = channel.stream_stream(
                 path, request_serializer=None, response_deserializer=None
             )
-            call = stream(timeout=TIMEOUT_SECONDS)
+            call = stream(timeout=DEADLINE_SECONDS)
             # One after the other: the library calls it INTERNAL when the server ends a stream that
             # is being written to.
             for request in case.requests:
@@ -149,7 +148,7 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             single: Any = channel.unary_unary(
                 path, request_serializer=None, response_deserializer=None
             )
-            responses.append(await single(case.requests[0], timeout=TIMEOUT_SECONDS))
+            responses.append(await single(case.requests[0], timeout=DEADLINE_SECONDS))
     except aio.AioRpcError as error:
         return judge_refusal(case, error)
     assert len(responses) == len(case.requests)
@@ -178,7 +177,7 @@ async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]
         state = (await stub.GetPayoutRun(request)).payout_run.state
         return state == ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED
 
-    await until(has_ended, TIMEOUT_SECONDS)
+    await until(has_ended, DEADLINE_SECONDS)
     (payout,) = (
         await stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id))
     ).payouts

@@ -10,12 +10,12 @@ from support.certificates import HERE, Authority
 from support.events import event_message
 from support.haproxy import BOUND, NotInstalled, documented_haproxy
 from support.running import running_ledger
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 ATTACKER = "127.0.0.2"
-TIMEOUT_SECONDS = 60.0
 # The first byte of a TLS connection.
 ONE_BYTE = b"\x16"
 
@@ -63,12 +63,12 @@ async def test_documented_proxy_closes_silent_connections_of_one_address(
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         response = await stub.IngestEvent(
             ledger_pb2.IngestEventRequest(event=event_message()),
-            timeout=TIMEOUT_SECONDS,
+            timeout=DEADLINE_SECONDS,
             wait_for_ready=True,
         )
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
         # All end: those beyond the bound at once, the others after too long without a request.
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             ends = await asyncio.gather(
                 *(reader.read() for reader in readers), return_exceptions=True
             )

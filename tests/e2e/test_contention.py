@@ -17,7 +17,7 @@ from support.booking import Booking
 from support.events import event_message, processor_event
 from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
-from support.waiting import TimeLimit, until
+from support.waiting import DEADLINE_SECONDS, TimeLimit, until
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.contended_groups import ContendedGroups
@@ -43,7 +43,6 @@ from ledger.infrastructure.postgres.sessions.engine import (
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 30.0
 EVENTS = 60
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 

@@ -9,13 +9,11 @@ from support.dates import date_message, days_ago
 from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import RunningLedger, running_ledger
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
-# A worker that fails because another transaction is open lets the account rest for up to ten
-# seconds.
-DEADLINE_SECONDS = 60
 TAIL_ENTRIES = 5
 
 

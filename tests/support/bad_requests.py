@@ -20,10 +20,9 @@ from ledger.v1 import ledger_pb2
 from support.events import event_message
 from support.page_tokens import checksummed_token
 from support.running import COUNT_EVERYTHING, RunningLedger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 SERVICE = "ledger.v1.LedgerService"
-DEADLINE_SECONDS = 60.0
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
 OK = grpc.StatusCode.OK

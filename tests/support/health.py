@@ -12,7 +12,6 @@ from support.waiting import until
 SERVICE = "ledger.v1.LedgerService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-DEADLINE_SECONDS = 60.0
 
 
 def health_stub(channel: aio.Channel) -> Any:

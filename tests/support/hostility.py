@@ -12,7 +12,7 @@ from support.events import event_message, unique
 from support.http2 import Http2, Stream, grpc_message
 from support.processes import SERVICE, ServerProcess
 from support.running import query
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 INGEST, STREAM = f"/{SERVICE}/IngestEvent", f"/{SERVICE}/StreamEvents"
 BATCH = f"/{SERVICE}/BatchIngestEvents"
@@ -30,7 +30,6 @@ AT_WORK = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'ledger' AND state <> 'idle'
 """
-TIMEOUT_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -75,4 +74,4 @@ async def hostile_is_quiet(hostile: ServerProcess, path: str) -> None:
     async def quiet() -> bool:
         return not await query(hostile.database.migration_url, AT_WORK)
 
-    await until(quiet, TIMEOUT_SECONDS)
+    await until(quiet, DEADLINE_SECONDS)

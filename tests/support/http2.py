@@ -24,8 +24,9 @@ from h2.events import (
     TrailersReceived,
 )
 
+from support.waiting import DEADLINE_SECONDS
+
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 65_536
 
 Headers = Iterable[tuple[str, str | bytes]]
@@ -106,7 +107,7 @@ class Http2:
         A connection that the server closed is closed.
         """
         try:
-            await asyncio.wait_for(self._writer.drain(), TIMEOUT_SECONDS)
+            await asyncio.wait_for(self._writer.drain(), DEADLINE_SECONDS)
         except ConnectionError:
             self.closed = True
 
@@ -182,7 +183,7 @@ class Http2:
         return self.streams[stream]
 
     async def until(
-        self, condition: Callable[[], bool], timeout_seconds: float = TIMEOUT_SECONDS
+        self, condition: Callable[[], bool], timeout_seconds: float = DEADLINE_SECONDS
     ) -> None:
         """Takes in what arrives until the condition holds. Raises TimeoutError."""
         ends_at = time.monotonic() + timeout_seconds

@@ -17,10 +17,9 @@ from sqlalchemy import make_url
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 PORT = 6432
-TIMEOUT_SECONDS = 60.0
 # A common configuration: the startup parameters that drivers send and PgBouncer does not know are
 # dropped.
 CONFIGURATION = """\
@@ -115,7 +114,7 @@ async def pgbouncer(
                 writer.close()
                 return True
 
-            await until(listens, TIMEOUT_SECONDS)
+            await until(listens, DEADLINE_SECONDS)
             application_url, owner_url = (
                 make_url(url)
                 .update_query_dict({"host": str(folder), "port": str(PORT)})
@@ -127,5 +126,5 @@ async def pgbouncer(
             )
         finally:
             process.terminate()
-            process.wait(TIMEOUT_SECONDS)
+            process.wait(DEADLINE_SECONDS)
             shutil.rmtree(folder, ignore_errors=True)

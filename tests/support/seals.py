@@ -6,8 +6,8 @@ from ledger.application.seal_ledger import LedgerSealer
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from support.running import query
+from support.waiting import DEADLINE_SECONDS
 
-TIMEOUT_SECONDS = 60
 # How many events and entries are sealed, and how many there are.
 COUNTS = """
 SELECT (SELECT COALESCE(sum(events_count), 0)::int FROM ledger_seals),
@@ -27,7 +27,7 @@ async def seal(url: str) -> None:
         await engine.dispose()
 
 
-async def seal_everything(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+async def seal_everything(url: str, *, timeout_seconds: float = DEADLINE_SECONDS) -> None:
     """Seals everything that is booked.
 
     A transaction of another session may delay this for a moment.

@@ -11,9 +11,7 @@ from sqlalchemy.pool import NullPool
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from support.running import query
-from support.waiting import POLL_SECONDS, until
-
-DEADLINE_SECONDS = 40
+from support.waiting import DEADLINE_SECONDS, POLL_SECONDS, until
 
 # The sessions of servers that wait for a table or, next in line for its lock, for a row of it.
 # The query reads pg_locks: pg_stat_activity keeps showing a wait until the session has woken up.

@@ -13,9 +13,7 @@ from ledger.infrastructure.postgres.statement_marks import (
     READ_ENTRIES_MAX,
     PostgresStatementMarks,
 )
-from support.waiting import POLL_SECONDS
-
-DEADLINE_SECONDS = 40
+from support.waiting import DEADLINE_SECONDS, POLL_SECONDS
 
 NEXT_TXID = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 REACHED = f"SELECT {HORIZON}::text::bigint >= $1"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
-from support.waiting import run_ready_tasks, until
+from support.waiting import DEADLINE_SECONDS, run_ready_tasks, until
 
 from ledger.api.transport import receiving
 from ledger.api.transport.receiving import (
@@ -20,7 +20,6 @@ from ledger.api.transport.receiving import (
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
 from ledger.limits import MESSAGE_BYTES_MAX
 
-TIMEOUT_SECONDS = 60.0
 BYTES_MAX = 100
 
 
@@ -95,7 +94,7 @@ async def test_full_queue_has_room_for_a_connection_with_fewer_calls() -> None:
 
     That does not happen for a connection that has as many calls.
     """
-    receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
+    receives = Receiving(places=1, waiting_max=4, patience_seconds=DEADLINE_SECONDS)
     crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
     reading = start(receives, *crowd, fair)
     await run_ready_tasks()
@@ -107,7 +106,7 @@ async def test_full_queue_has_room_for_a_connection_with_fewer_calls() -> None:
     with pytest.raises(QueueFull):
         await receives.read(Call("other"), BYTES_MAX)
     for call in (crowd[0], crowd[1], fair, other):
-        await until(lambda call=call: call.is_read, TIMEOUT_SECONDS)
+        await until(lambda call=call: call.is_read, DEADLINE_SECONDS)
         call.send(b"")
     assert await newcomer == b""
     for task in reading:
@@ -137,7 +136,7 @@ async def test_slow_call_makes_room_for_a_waiting_one() -> None:
     await run_ready_tasks()
     waiting = Call("new")
     reading += start(receives, waiting)
-    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    await until(lambda: waiting.is_read, DEADLINE_SECONDS)
     assert [isinstance(call.refused_with, QueueFull) for call in slow] == [True, False, False]
     with pytest.raises(aio.AbortError):
         await reading[0]
@@ -151,7 +150,7 @@ async def test_silent_calls_make_room_one_after_the_other() -> None:
     calls = [Call(str(number)) for number in range(5)]
     reading = start(receives, *calls)
     last = calls[-1]
-    await until(lambda: last.is_read, TIMEOUT_SECONDS)
+    await until(lambda: last.is_read, DEADLINE_SECONDS)
     last.send(b"last")
     assert await reading[-1] == b"last"
     for task in reading[:-1]:
@@ -162,13 +161,13 @@ async def test_silent_calls_make_room_one_after_the_other() -> None:
 async def test_connection_with_many_calls_makes_room_for_another_soon() -> None:
     """Only its calls beyond its share are given up before their time, the oldest first."""
     receives = Receiving(
-        3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0
+        3, waiting_max=10, patience_seconds=DEADLINE_SECONDS, crowd_patience_seconds=0.0
     )
     crowd = [Call("crowd") for _ in range(4)]
     reading = start(receives, *crowd)
     other = Call("other")
     reading += start(receives, other)
-    await until(lambda: other.is_read, TIMEOUT_SECONDS)
+    await until(lambda: other.is_read, DEADLINE_SECONDS)
     assert [isinstance(call.refused_with, QueueFull) for call in crowd] == [
         True,
         True,
@@ -223,7 +222,7 @@ async def test_place_for_a_large_message_is_free_once_its_call_has_ended() -> No
     with pytest.raises(QueueFull), large.stream():
         raise AssertionError("admitted")
     ended.set()
-    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    await until(lambda: waiting.is_read, DEADLINE_SECONDS)
     for task in reading:
         task.cancel()
 
@@ -246,7 +245,7 @@ async def test_one_large_request_is_parsed_per_round() -> None:
     await run_ready_tasks()
     for call in calls:
         call.send(bytes(TURN_BYTES_MIN + 1))
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(parsed_in) < len(calls):
             rounds += 1
             await asyncio.sleep(0)
@@ -262,7 +261,7 @@ async def test_time_while_the_server_stands_still_does_not_count() -> None:
     await run_ready_tasks()
     asyncio.get_running_loop().call_soon(lambda: time.sleep(2 * receiving.PATIENCE_SECONDS))
     asyncio.get_running_loop().call_later(2 * receiving.PATIENCE_SECONDS, first.send, b"one")
-    await until(lambda: reading[0].done(), TIMEOUT_SECONDS)
+    await until(lambda: reading[0].done(), DEADLINE_SECONDS)
     assert await reading[0] == b"one"
     assert first.refused_with is None
     second.send(b"two")
@@ -286,7 +285,7 @@ async def test_request_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> N
     slow = Call()
     (reading,) = start(Receiving(places=3, waiting_max=10), slow)
     with pytest.raises(aio.AbortError):
-        await asyncio.wait_for(reading, TIMEOUT_SECONDS)
+        await asyncio.wait_for(reading, DEADLINE_SECONDS)
     assert isinstance(slow.refused_with, RequestTooSlow)
 
 

@@ -7,7 +7,7 @@ import pytest
 from support.booking import Booking
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
-from support.waiting import TimeLimit, run_ready_tasks, until
+from support.waiting import DEADLINE_SECONDS, TimeLimit, run_ready_tasks, until
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.attempts import ATTEMPTS_MAX
@@ -37,7 +37,6 @@ LIMITS = IngestLimits(
     group_events_max=10,
     batches_at_once_max=2,
 )
-DEADLINE_SECONDS = 30.0
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 

@@ -17,7 +17,7 @@ from support.audit import assert_books_in_order
 from support.commands import Outcome, run_command, table_cells
 from support.events import event_message
 from support.running import RunningLedger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.application import run_payouts
 from ledger.cli import pages
@@ -26,7 +26,6 @@ from ledger.v1 import ledger_pb2
 
 # A date that has ended in every time zone, and by which the tests' events have matured.
 AS_OF = ("--as-of", "2026-01-31")
-TIMEOUT_SECONDS = 60
 
 
 async def command(ledger: RunningLedger, *arguments: str) -> Outcome:
@@ -169,7 +168,7 @@ async def test_wait_for_a_canceled_run_ends_with_status_1(ledger: RunningLedger)
             found[:] = (await ledger.stub.ListPayouts(request)).payouts
             return bool(found)
 
-        await until(is_paying, TIMEOUT_SECONDS)
+        await until(is_paying, DEADLINE_SECONDS)
         await ledger.stub.CancelPayoutRun(
             ledger_pb2.CancelPayoutRunRequest(payout_run_id=found[0].payout_run_id)
         )
@@ -199,7 +198,7 @@ async def test_half_a_run_is_not_exported(
         async def is_paying() -> bool:
             return bool(await parsed_lines(ledger, "list"))
 
-        await until(is_paying, TIMEOUT_SECONDS)
+        await until(is_paying, DEADLINE_SECONDS)
         outcome = await command(ledger, "export")
         assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
         assert f"run {run['payout_run_id']} has considered 1 of 2 restaurants" in outcome.stderr

@@ -10,7 +10,6 @@ import pytest
 from grpc import aio
 from support import fuzzing
 from support.bad_requests import (
-    DEADLINE_SECONDS,
     INVALID,
     MEBIBYTE,
     OK,
@@ -32,6 +31,7 @@ from support.bad_requests import (
 from support.events import event_message, unique
 from support.http2 import frame, grpc_message
 from support.running import RunningLedger
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2

@@ -11,7 +11,6 @@ from google.type import date_pb2
 from support.bad_requests import (
     BAD_DATES,
     BAD_UUIDS,
-    DEADLINE_SECONDS,
     INT64_MAX,
     INT64_MIN,
     UUID_TEXT,
@@ -26,6 +25,7 @@ from support.bad_requests import (
 from support.dates import date_message
 from support.events import event_message
 from support.running import RunningLedger
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2

@@ -18,11 +18,11 @@ from h2.settings import SettingCodes
 from support.audit import assert_books_in_order
 from support.commands import INTERRUPTIBLE
 from support.events import event_message, unique
-from support.hostility import INGEST, LOG_BYTES_MAX, ONE_BYTE, STREAM, TIMEOUT_SECONDS, unharmed
+from support.hostility import INGEST, LOG_BYTES_MAX, ONE_BYTE, STREAM, unharmed
 from support.http2 import Http2
 from support.processes import SERVICE, ServerProcess, server_process
 from support.running import running_ledger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api import server as api_server
 from ledger.api import unread_responses
@@ -129,7 +129,7 @@ async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
     """One with a call open, of which the server learnt before the connection had been idle for too
     long.
     """
-    ends_at = time.monotonic() + TIMEOUT_SECONDS
+    ends_at = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < ends_at:
         async with PingedConnection.connect(address) as connection:
             connection.open(STREAM)
@@ -201,7 +201,7 @@ async def test_silent_connection_is_shown_out(
         host, port = ledger.address.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(ONE_BYTE)
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while await reader.read(65_536):
                 pass
         writer.close()
@@ -275,7 +275,7 @@ async def test_connections_beyond_the_descriptors_are_closed(
                     await health_at(settings["health_address"])
                     == health_pb2.HealthCheckResponse.SERVING
                 )
-        await until(partial(is_well, server), TIMEOUT_SECONDS)
+        await until(partial(is_well, server), DEADLINE_SECONDS)
 
 
 async def test_silent_connections_take_no_place(database: Database, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ async def health_at(address: str) -> Any:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         return (
             await stub.Check(
-                health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS
+                health_pb2.HealthCheckRequest(service=SERVICE), timeout=DEADLINE_SECONDS
             )
         ).status
 

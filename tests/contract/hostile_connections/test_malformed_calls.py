@@ -11,7 +11,6 @@ from support.hostility import (
     INGEST,
     METHODS,
     STREAM,
-    TIMEOUT_SECONDS,
     assert_refused,
     hostile_is_quiet,
     request,
@@ -19,6 +18,7 @@ from support.hostility import (
 )
 from support.http2 import Http2, grpc_message
 from support.processes import SERVICE, ServerProcess
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.api import server as api_server
 from ledger.v1 import ledger_pb2
@@ -223,7 +223,7 @@ async def test_what_does_not_speak_http2_is_shown_out(
             writer.write(opening)
             if not opening:
                 writer.write_eof()
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while await reader.read(65_536):
                     pass
         except ConnectionError:

@@ -19,7 +19,6 @@ from support.hostility import (
     ONE_BYTE,
     RSS_MIB_MAX,
     STREAM,
-    TIMEOUT_SECONDS,
     hostile_is_quiet,
     request,
     unharmed,
@@ -27,6 +26,7 @@ from support.hostility import (
 from support.http2 import Http2, Stream, frame
 from support.processes import ServerProcess, server_process
 from support.tokens import token_line
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.bootstrap.database import Database
 
@@ -225,7 +225,7 @@ async def hostile_has_read(hostile: ServerProcess) -> None:
     ) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         for _ in range(3):
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
 
 
 @METHODS

@@ -12,7 +12,8 @@ from sqlalchemy import text
 from support.events import OCCURRED_AT, processor_event, unique
 from support.fakes import FakeEventLedger
 from support.running import query
-from support.sessions import DEADLINE_SECONDS, locked
+from support.sessions import locked
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.application.ports.events import EventLedger, Posting
 from ledger.bootstrap.database import Database

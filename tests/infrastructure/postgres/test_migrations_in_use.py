@@ -10,14 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.catalog import CATALOG
 from support.running import query
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema import migrations
 from ledger.infrastructure.postgres.schema.failures import CannotMigrate
 from ledger.infrastructure.postgres.schema.migrations import head_revision, migrate_async
 
-TIMEOUT_SECONDS = 60
 # Longer than a migration may hold up other sessions.
 PATIENCE = "5s"
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = CAST(:table AS regclass)"
@@ -51,7 +50,7 @@ async def waits_for(url: str, table: str) -> int:
         found[:] = [row[0] for row in await query(url, WAITING, table=table)]
         return bool(found)
 
-    await until(waiting, TIMEOUT_SECONDS)
+    await until(waiting, DEADLINE_SECONDS)
     return found[0]
 
 
@@ -71,7 +70,7 @@ async def test_no_reader_waits_behind_a_migration_that_waits(empty_url: str) -> 
                 await connection.execute(text("SELECT count(*) FROM balance_snapshots"))
         await engine.dispose()
         assert not migrating.done()
-    assert await asyncio.wait_for(migrating, TIMEOUT_SECONDS) == ("0009", head_revision())
+    assert await asyncio.wait_for(migrating, DEADLINE_SECONDS) == ("0009", head_revision())
 
 
 async def test_migration_that_gets_no_lock_says_what_to_do(
@@ -104,14 +103,14 @@ async def test_killed_migration_is_continued_by_the_next(empty_url: str) -> None
         pid = await waits_for_index(empty_url)
         await query(empty_url, f"SELECT pg_terminate_backend({pid})")
         with pytest.raises(DatabaseUnavailable):
-            await asyncio.wait_for(migrating, TIMEOUT_SECONDS)
+            await asyncio.wait_for(migrating, DEADLINE_SECONDS)
     assert await query(empty_url, IS_VALID) == [(False,)]
     async with holding(empty_url, "LOCK TABLE payout_runs IN ACCESS SHARE MODE"):
         migrating = asyncio.create_task(migrate_async(empty_url))
         pid = await waits_for(empty_url, "payout_runs")
         await query(empty_url, f"SELECT pg_terminate_backend({pid})")
         with pytest.raises(DatabaseUnavailable):
-            await asyncio.wait_for(migrating, TIMEOUT_SECONDS)
+            await asyncio.wait_for(migrating, DEADLINE_SECONDS)
     assert await migrate_async(empty_url) == ("0013", head_revision())
     assert await query(empty_url, CATALOG) == at_once
 
@@ -128,5 +127,5 @@ async def waits_for_index(url: str) -> int:
         found[:] = [row[0] for row in rows]
         return bool(found)
 
-    await until(waiting, TIMEOUT_SECONDS)
+    await until(waiting, DEADLINE_SECONDS)
     return found[0]

@@ -13,14 +13,13 @@ from support.pgbouncer import pgbouncer
 from support.processes import SERVICE, server_process
 from support.running import query
 from support.sessions import settings_of
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.sessions.engine import SESSION_SETTINGS
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-TIMEOUT_SECONDS = 60.0
 NOT_KEPT = "a connection pooler before the database does not keep sessions"
 # Settings that bound a session, or that its transactions depend on.
 SETTINGS = (
@@ -108,18 +107,18 @@ async def test_pooler_that_keeps_sessions_changes_nothing(
                     return False
                 return True
 
-            await until(books, TIMEOUT_SECONDS)
+            await until(books, DEADLINE_SECONDS)
             assert await settings_of(pooler.database.url, SETTINGS) == direct
             pooler.reload("transaction")
 
             async def not_serving() -> bool:
                 await books()
                 reported = await health.Check(
-                    health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS
+                    health_pb2.HealthCheckRequest(service=SERVICE), timeout=DEADLINE_SECONDS
                 )
                 return bool(reported.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
-            await until(not_serving, TIMEOUT_SECONDS)
+            await until(not_serving, DEADLINE_SECONDS)
             for _ in range(20):
                 await books()
             assert codes <= {

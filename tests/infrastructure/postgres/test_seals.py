@@ -21,7 +21,7 @@ from support.payout_runs import finished_run
 from support.psql import run_file
 from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.seals import COUNTS, seal, seal_everything
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.application.ports.events import Posting
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
@@ -42,8 +42,6 @@ from ledger.infrastructure.postgres.verification.seal_audit import (
     verify_chain,
 )
 from ledger.v1 import ledger_pb2
-
-TIMEOUT_SECONDS = 120
 
 
 async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
@@ -559,7 +557,7 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
 ) -> None:
     """Its seal and its verification do not depend on how many rows are read at a time."""
     txid = await booked_by_hand(copy_of_sealed)
-    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(DEADLINE_SECONDS):
         sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
         # A copy of a database is another place, with a separate epoch.
         while not await query(
@@ -605,7 +603,7 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
     Each row is in one seal, and later changes are named.
     """
     txid = await booked_by_hand(copy_of_sealed)
-    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(DEADLINE_SECONDS):
         books = PostgresSealedBooks(engine, slice_rows=7)
         sealed = (
             "SELECT events_count + entries_count FROM ledger_seals"
@@ -643,7 +641,7 @@ async def test_sealer_that_dies_leaves_its_rows_to_the_next(database: Database) 
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         await ledger.ingest(event_message())
         with pytest.raises(RuntimeError, match="died before 1"):
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while True:
                     await LedgerSealer(Dying(ledger.engine)).seal_next()
                     await asyncio.sleep(0.02)
@@ -658,7 +656,7 @@ async def until_sealed(ledger: RunningLedger) -> None:
     async def sealed() -> bool:
         return await ledger.query("SELECT count(*) FROM ledger_seals") != [(0,)]
 
-    await until(sealed, TIMEOUT_SECONDS)
+    await until(sealed, DEADLINE_SECONDS)
 
 
 async def test_server_seals_by_itself(database: Database) -> None:

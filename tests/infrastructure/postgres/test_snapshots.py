@@ -30,6 +30,7 @@ from support.events import processor_event, unique
 from support.running import query
 from support.sessions import locked
 from support.snapshots import ReportedTails, take_snapshots, until_final
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.statements import StatementQuery
@@ -65,7 +66,6 @@ from ledger.infrastructure.postgres.verification.start_checks import warn_of_txi
 MICROSECOND = timedelta(microseconds=1)
 # For the random walk below: under load, then at rest.
 COMPARISONS, COMPARISONS_AT_REST, BUDGET_SECONDS = 12, 4, 4.0
-DEADLINE_SECONDS = 60.0
 
 # What a payout would count of each entry type, and its amount, in each account.
 SELECT_VERDICTS = f"""

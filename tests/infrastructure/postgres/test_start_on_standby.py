@@ -16,7 +16,7 @@ from support.commands import run_process
 from support.events import event_message
 from support.processes import SERVICE, server_process
 from support.running import query, running_ledger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -24,7 +24,6 @@ from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.doctor import CHECKS
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-TIMEOUT_SECONDS = 60.0
 WRITES = "writes are taken"
 
 
@@ -53,7 +52,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
     async def has_come() -> bool:
         return await query(there, "SELECT count(*) FROM ledger_stays") == [(1,)]
 
-    await until(has_come, TIMEOUT_SECONDS)
+    await until(has_come, DEADLINE_SECONDS)
     urls = {
         "as any server": pair.url(standby),
         "any host": pair.url(standby, options="&target_session_attrs=any"),
@@ -86,7 +85,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
         async def serves(name: str) -> bool:
             request = health_pb2.HealthCheckRequest(service=SERVICE)
             health: Any = health_pb2_grpc.HealthStub(channels[name])
-            got = await health.Check(request, timeout=TIMEOUT_SECONDS)
+            got = await health.Check(request, timeout=DEADLINE_SECONDS)
             return bool(got.status == health_pb2.HealthCheckResponse.SERVING)
 
         for name, channel in channels.items():
@@ -94,12 +93,12 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
             assert not await serves(name)
             with pytest.raises(aio.AioRpcError) as refused:
                 await stub.IngestEvent(
-                    ledger_pb2.IngestEventRequest(event=event_message()), timeout=TIMEOUT_SECONDS
+                    ledger_pb2.IngestEventRequest(event=event_message()), timeout=DEADLINE_SECONDS
                 )
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             asked = stub.GetBalance(
                 ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"),
-                timeout=TIMEOUT_SECONDS,
+                timeout=DEADLINE_SECONDS,
             )
             if name == "any host":
                 assert (await asked).available_minor == 900
@@ -109,7 +108,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         pair.promote()
         for name, server in servers.items():
-            await until(partial(serves, name), TIMEOUT_SECONDS)
+            await until(partial(serves, name), DEADLINE_SECONDS)
             await server.assert_well()
     # The stay continues, as the standby has the numbers of the primary, so its snapshots count.
     assert await query(there, "SELECT number FROM ledger_stays") == [(1,)]

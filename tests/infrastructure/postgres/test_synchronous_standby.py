@@ -16,6 +16,7 @@ from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
+from support.waiting import DEADLINE_SECONDS
 
 from ledger.bootstrap.database import DATABASE_NAME, Database
 from ledger.errors import DatabaseUnavailable
@@ -30,7 +31,6 @@ from ledger.infrastructure.postgres.sessions.engine import (
 from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 60.0
 # The function by which reads wait for the standby.
 FENCE = "pg_logical_emit_message"
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import SMALL_POOL
 from support.running import query
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
@@ -17,8 +17,6 @@ from ledger.infrastructure.postgres.sessions.engine import (
     KeptConnections,
     autocommit,
 )
-
-DEADLINE_SECONDS = 40.0
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.running import query
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.errors import (
@@ -20,8 +20,6 @@ from ledger.errors import (
 )
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.sessions.errors import database_errors, error_of
-
-DEADLINE_SECONDS = 40.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 from support.running import RunningLedger, query, running_ledger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api import server
 from ledger.api.methods import SERVICE_NAME
@@ -37,8 +37,6 @@ from ledger.infrastructure.postgres.sessions.engine import (
 )
 from ledger.infrastructure.postgres.sessions.hosts import Address, Hosts, HostUnavailable
 from ledger.settings import Settings
-
-DEADLINE_SECONDS = 60.0
 
 
 class Pairs:
