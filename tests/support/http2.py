@@ -24,6 +24,7 @@ from h2.events import (
     TrailersReceived,
 )
 
+from support.processes import SERVED_SECONDS
 from support.waiting import DEADLINE_SECONDS
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -183,7 +184,7 @@ class Http2:
         return self.streams[stream]
 
     async def until(
-        self, condition: Callable[[], bool], timeout_seconds: float = DEADLINE_SECONDS
+        self, condition: Callable[[], bool], timeout_seconds: float = SERVED_SECONDS
     ) -> None:
         """Takes in what arrives until the condition holds. Raises TimeoutError."""
         ends_at = time.monotonic() + timeout_seconds

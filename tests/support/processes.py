@@ -22,7 +22,8 @@ from support.events import event_message, unique
 from support.running import COUNT_EVERYTHING, query, role_settings
 
 SERVICE = "ledger.v1.LedgerService"
-# Less than a server waits for a request that does not arrive: a new call is not behind such calls.
+# Less than a server waits for a request that does not arrive: a call that ends within it is not
+# behind such a request, and was not given up as one.
 SERVED_SECONDS = RECEIVE_SECONDS - 20.0
 
 

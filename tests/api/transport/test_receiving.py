@@ -223,6 +223,7 @@ async def test_place_for_a_large_message_is_free_once_its_call_has_ended() -> No
         raise AssertionError("admitted")
     ended.set()
     await until(lambda: waiting.is_read, DEADLINE_SECONDS)
+    assert isinstance(slow[0].refused_with, QueueFull)
     for task in reading:
         task.cancel()
 

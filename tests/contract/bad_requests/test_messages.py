@@ -30,8 +30,8 @@ from support.bad_requests import (
 )
 from support.events import event_message, unique
 from support.http2 import frame, grpc_message
+from support.processes import SERVED_SECONDS
 from support.running import RunningLedger
-from support.waiting import DEADLINE_SECONDS
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
@@ -299,7 +299,7 @@ async def status_by_hand(address: str, request: bytes) -> grpc.StatusCode | None
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(SERVED_SECONDS):
             writer.write(request)
             while True:
                 head = await reader.readexactly(9)
