@@ -19,7 +19,7 @@ HELP = "Serve as one of the workers of `ledger serve --workers`, which starts th
 SERVING = b"s"
 # How long a stop may take beyond the grace: for the last calls before the server stops listening,
 # for queries under way, and for closing connections.
-_STOP_MARGIN_SECONDS = 20.5
+_STOP_MARGIN_SECONDS = 22.0
 
 
 def stop_seconds_max(grace_seconds: float) -> float:
