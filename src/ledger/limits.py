@@ -1,4 +1,4 @@
-"""Sizes that several layers, or the server and its clients, must agree on.
+"""Sizes and times that several layers, or the server and its clients, must agree on.
 
 Imports nothing heavy, so that every command may import it.
 """
@@ -19,6 +19,9 @@ PAGE_SIZE_MAX = 1000
 # What a server takes at once, unless its settings say otherwise.
 OPEN_CALLS_DEFAULT, OPEN_STREAMS_DEFAULT = 1000, 32
 PAYOUT_RUNS_OPEN_DEFAULT = 50
+
+# How long a stopping server refuses last calls at most.
+LAST_CALLS_SECONDS_MAX = 2.0
 
 # Worker processes of one server.
 WORKERS_MAX = 64

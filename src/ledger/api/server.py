@@ -19,7 +19,7 @@ from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import CallLog
 from ledger.freed_memory import memory_trimmer
-from ledger.limits import MESSAGE_BYTES_MAX
+from ledger.limits import LAST_CALLS_SECONDS_MAX, MESSAGE_BYTES_MAX
 from ledger.repeating import Repeating
 from ledger.v1 import ledger_pb2_grpc
 
@@ -33,8 +33,9 @@ PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
 # One failed ping may be a hiccup.
 FAILED_PINGS_MAX = 2
-# A stopping server refuses the last calls for this long, and for longer while calls still come.
-LAST_CALLS_SECONDS, LAST_CALLS_SECONDS_MAX = 0.5, 2.0
+# A stopping server refuses the last calls for this long, and for up to LAST_CALLS_SECONDS_MAX while
+# calls still come.
+LAST_CALLS_SECONDS = 0.5
 # In steps: if the system halts the process, it loses one of them and not all.
 LAST_CALLS_STEP_SECONDS = 0.05
 # No call has come for this many steps: clients know that the server stops.

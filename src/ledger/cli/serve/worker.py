@@ -12,6 +12,7 @@ import click
 
 from ledger.cli.failures import ExitStatus
 from ledger.cli.parameters import WholeNumber
+from ledger.limits import LAST_CALLS_SECONDS_MAX
 
 HELP = "Serve as one of the workers of `ledger serve --workers`, which starts this command itself."
 
@@ -19,7 +20,7 @@ HELP = "Serve as one of the workers of `ledger serve --workers`, which starts th
 SERVING = b"s"
 # How long a stop may take beyond the grace: for the last calls before the server stops listening,
 # for queries under way, and for closing connections.
-_STOP_MARGIN_SECONDS = 22.0
+_STOP_MARGIN_SECONDS = 20.0 + LAST_CALLS_SECONDS_MAX
 
 
 def stop_seconds_max(grace_seconds: float) -> float:
