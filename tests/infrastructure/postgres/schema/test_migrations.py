@@ -1,15 +1,20 @@
 """The migrations: up, down, several at once, and the schema that they make."""
 
+import ast
 import asyncio
+import importlib
 import os
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.operations.ops import AddColumnOp, CreateIndexOp, ModifyTableOps, UpgradeOps
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Column, Integer
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -29,6 +34,7 @@ from ledger.infrastructure.postgres.schema.tables import metadata
 from ledger.infrastructure.postgres.verification.start_checks import SchemaMismatch, check_schema
 from ledger.resources import resource
 
+SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
 # Runs a migration in a separate process and prints which revision was there before.
 MIGRATE = (
     "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; "
@@ -306,6 +312,20 @@ def test_revisions_are_numbered_in_their_order() -> None:
         assert f'revision: str = "{number:04}"' in source
         before = "None" if number == 1 else f'"{number - 1:04}"'
         assert f"down_revision: str | None = {before}" in source
+
+
+def test_difference_of_the_tables_is_written_as_sql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text for each statement, and an empty tuple for no difference."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    sql_literal = importlib.import_module("new_revision").sql_literal
+    column = AddColumnOp("restaurants", Column("tax_rate", Integer))
+    index = CreateIndexOp("restaurants_tax_idx", "restaurants", ["tax_rate"])
+    difference = UpgradeOps([ModifyTableOps("restaurants", [column, index])])
+    assert ast.literal_eval(sql_literal(difference)) == (
+        "\nALTER TABLE restaurants ADD COLUMN tax_rate INTEGER\n",
+        "\nCREATE INDEX restaurants_tax_idx ON restaurants (tax_rate)\n",
+    )
+    assert ast.literal_eval(sql_literal(UpgradeOps([]))) == ()
 
 
 @pytest.mark.parametrize("revision", ["base", "0001"])
