@@ -28,6 +28,7 @@ help: ## Show this list
 $(TOOLS)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) \
 	  or sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0])'
+	@echo 'installing uv into $(TOOLS), once; this takes a moment' >&2
 	@$(PYTHON) scripts/install_uv.py $(TOOLS) $(UV_VERSION)
 
 # The locked environment, made again when its sources change. It is compiled once here: where Python

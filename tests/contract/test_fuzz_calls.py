@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
@@ -244,3 +245,8 @@ def test_case_depends_on_seed_and_number_alone(number: int) -> None:
     first, second = list(fuzz_cases(1, 8)), list(fuzz_cases(1, 8))
     assert first == second
     assert first[number] != list(fuzz_cases(2, 8))[number]
+
+
+def test_request_without_fields_is_fuzzed() -> None:
+    """A method may need no arguments."""
+    assert len(list(fuzz_cases(1, 100, {"GetEvent": empty_pb2.Empty()}))) == 100

@@ -212,8 +212,9 @@ def _changed(chance: random.Random, method: str, valid: Message, number: int) ->
         if chance.random() < 0.7:
             event.event_id = f"fuzz_{number}_{chance.randrange(3)}"
         touched = event
-    for _ in range(chance.choice((0, 1, 1, 2))):
-        field = chance.choice(touched.DESCRIPTOR.fields)
+    fields = touched.DESCRIPTOR.fields
+    for _ in range(chance.choice((0, 1, 1, 2)) if fields else 0):
+        field = chance.choice(fields)
         touched.ClearField(field.name)
         touched.MergeFrom(type(touched)(**{field.name: _value(chance, field)}))
     return message
