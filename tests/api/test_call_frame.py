@@ -35,12 +35,14 @@ class Library:
 class Context:
     """A call whose client sends nothing, and leaves while the server refuses the call.
 
-    As in the library: `abort` may be called once, and its status waits for the connection.
+    As in the library: `abort` may be called once, and its status waits for the connection. The call
+    must end with the exception that a later read raises, and with no other.
     """
 
     def __init__(self) -> None:
         self.statuses: list[status_pb2.Status] = []
         self.has_left = asyncio.Event()
+        self.abort_exception = aio.AbortError("Locally aborted.")
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -58,6 +60,8 @@ class Context:
         pass
 
     async def read(self) -> object:
+        if self.statuses:
+            raise self.abort_exception
         await self.has_left.wait()
         return aio.EOF
 
@@ -92,8 +96,9 @@ async def test_call_that_is_refused_while_its_client_leaves_ends_once(
         await until(lambda: bool(frame._receiving._reading))
         (reading,) = frame._receiving._reading
         frame._receiving._give_up(reading, QueueFull())
-        with pytest.raises(aio.AbortError):
+        with pytest.raises(aio.AbortError) as caught:
             await call
         await run_ready_tasks()
+    assert caught.value is context.abort_exception
     assert [status.code for status in context.statuses] == [8]
     assert [entry["error"] for entry in logs if "error" in entry] == ["QueueFull"]

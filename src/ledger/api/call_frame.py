@@ -427,7 +427,9 @@ class _Call:
         if self._status is None:
             raise RuntimeError("there is no status to end the call with")
         if self._is_ended:
-            raise aio.AbortError
+            # The library accepts only the exception that ended the call; a read raises it again.
+            await self.context.read()
+            raise RuntimeError("an ended call was read from")
         self._is_ended = True
         trailers: tuple[tuple[str, str | bytes], ...] = (
             (_STATUS_DETAILS_KEY, self._status.SerializeToString()),
