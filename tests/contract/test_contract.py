@@ -236,7 +236,8 @@ def test_every_method_has_its_own_request_and_response(
 ) -> None:
     """They are named after it. So each message can grow without the others."""
     (service,) = [service for file in contract.file for service in file.service]
-    assert {method.name for method in service.method} >= PROMISED_METHODS
+    methods = {method.name for method in service.method}
+    assert methods == PROMISED_METHODS, "add a new method to PROMISED_METHODS; remove none"
     used = [name for method in service.method for name in (method.input_type, method.output_type)]
     assert len(used) == len(set(used))
     for method in service.method:
