@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,8 +22,9 @@ from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of, response_or_error
 from support.waiting import DEADLINE_SECONDS, until
 
+from ledger.api import server as api_server
 from ledger.api.metrics import NoCallMetrics
-from ledger.api.server import LAST_CALLS_SECONDS
+from ledger.api.server import LAST_CALLS_QUIET_STEPS, LAST_CALLS_SECONDS
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
@@ -454,3 +456,35 @@ async def test_calls_during_a_halted_stop_are_retryable(
         monkeypatch.setattr(ledger.server._frame, "stop", stop)
         await ledger.server.stop(10)
         assert await calling == {grpc.StatusCode.UNAVAILABLE: 32}
+
+
+class LastCalls:
+    """A frame that refuses a call in each of the first `steps` steps of a stop."""
+
+    def __init__(self, steps: int) -> None:
+        self.looks = 0
+        self._steps = steps
+
+    @property
+    def last_calls(self) -> int:
+        """Looked at before and after each step."""
+        self.looks += 1
+        return min(self.looks // 2, self._steps)
+
+
+@pytest.mark.parametrize(
+    ("steps_with_calls", "steps"),
+    [(0, 5), (4, 4 + LAST_CALLS_QUIET_STEPS), (1000, 20)],
+    ids=["none", "some", "never-ending"],
+)
+async def test_stop_waits_while_last_calls_come(
+    monkeypatch: pytest.MonkeyPatch, steps_with_calls: int, steps: int
+) -> None:
+    """At least LAST_CALLS_SECONDS, until some steps are quiet, at most LAST_CALLS_SECONDS_MAX."""
+    monkeypatch.setattr(api_server, "LAST_CALLS_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(api_server, "LAST_CALLS_SECONDS", 0.05)
+    monkeypatch.setattr(api_server, "LAST_CALLS_SECONDS_MAX", 0.2)
+    frame = LastCalls(steps_with_calls)
+    server: Any = SimpleNamespace(_frame=frame)
+    await api_server.Server._refuse_last_calls(server, 10)
+    assert frame.looks == 2 * steps
