@@ -43,6 +43,8 @@ class Load:
     restaurant: str = ""
     available_minor: int = 0
     channels: int = 1
+    # Callers of the bench's own, which cost little, instead of gRPC's.
+    raw: bool = False
 
     def by(self, callers: int) -> Self:
         """The same load by another number of callers."""
@@ -177,8 +179,10 @@ class Bench:
         workers: Sequence[Worker] | None = None,
     ) -> "Running":
         """Starts load and returns; by `workers` instead of the usual processes."""
-        # No more processes than callers, and each caller in one of them.
-        workers = (self.generators if workers is None else workers)[: load.callers]
+        # No more processes than callers, and each caller in one of them. One process of the bench's
+        # own callers keeps several servers busy.
+        workers = self.generators if workers is None else workers
+        workers = workers[: 1 if load.raw else load.callers]
         callers = [
             load.callers // len(workers) + (place < load.callers % len(workers))
             for place in range(len(workers))

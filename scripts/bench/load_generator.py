@@ -10,14 +10,8 @@ from typing import Any
 from grpc import StatusCode, aio
 
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
-from scripts.bench.wire import (
-    SERVICE,
-    BalanceRequests,
-    EventRequests,
-    Requests,
-    StatementRequests,
-    restaurants,
-)
+from scripts.bench.raw_caller import RawConnection
+from scripts.bench.wire import Requests, path_of, requests_of
 
 _OPTIONS = (
     # Without it channels to one address share a connection, and so reach one of several processes.
@@ -43,22 +37,6 @@ class Channels:
             CONNECT_TIMEOUT_SECONDS,
         )
         return channels[:number]
-
-
-def requests_of(job: dict[str, Any]) -> Requests:
-    """The requests of a job."""
-    restaurant_ids = restaurants(job["currency"], job["restaurants"])
-    if job["method"] == "GetBalance":
-        return BalanceRequests(
-            [job["restaurant"]] if job["restaurant"] else restaurant_ids,
-            job["currency"],
-            job["available_minor"],
-        )
-    if job["method"] == "ListEntries":
-        return StatementRequests(restaurant_ids, job["currency"])
-    return EventRequests(
-        job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"]
-    )
 
 
 async def call_until(
@@ -100,10 +78,38 @@ async def stream_until(
         )
 
 
+async def prepare_raw(job: dict[str, Any]) -> Run:
+    """Connects the bench's own callers, of unary methods, and prepares the requests."""
+    requests, outcome, ends_at, events = requests_of(job), Outcome(), 0.0, job["events"]
+
+    def answered(began: float, response: bytes) -> bytes | None:
+        requests.check(response, events)
+        outcome.add(began, events)
+        return requests.take(events) if time.monotonic() < ends_at else None
+
+    connections = [
+        await RawConnection.open(job["address"], path_of(job), answered)
+        for _ in range(min(job["channels"], job["callers"]))
+    ]
+
+    async def run(interval: Interval) -> Outcome:
+        nonlocal ends_at
+        ends_at = interval.ends_at
+        for number in range(job["callers"]):
+            connections[number % len(connections)].start(requests.take(events))
+        for connection in connections:
+            await connection.finished
+            connection.close()
+        return outcome
+
+    return run
+
+
 async def prepare(job: dict[str, Any], channels: Channels) -> Run:
     """Connects and prepares the requests."""
-    requests = requests_of(job)
-    path = f"/{SERVICE.full_name}/{job['method']}"
+    if job["raw"]:
+        return await prepare_raw(job)
+    requests, path = requests_of(job), path_of(job)
     open_channels = await channels.get(job["address"], job["channels"])
     streams = job["method"] == "StreamEvents"
     # Bytes go out and come in unchanged.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ledger.v1 import ledger_pb2
 
-SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+_SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
 AMOUNT_MINOR = 1_000
 FEE_MINOR = 50
 _NUMBER = b"%09d"
@@ -145,3 +145,24 @@ class StatementRequests:
 
 
 Requests = EventRequests | BalanceRequests | StatementRequests
+
+
+def path_of(job: dict[str, Any]) -> str:
+    """The path of a job's method."""
+    return f"/{_SERVICE.full_name}/{job['method']}"
+
+
+def requests_of(job: dict[str, Any]) -> Requests:
+    """The requests of a job."""
+    restaurant_ids = restaurants(job["currency"], job["restaurants"])
+    if job["method"] == "GetBalance":
+        return BalanceRequests(
+            [job["restaurant"]] if job["restaurant"] else restaurant_ids,
+            job["currency"],
+            job["available_minor"],
+        )
+    if job["method"] == "ListEntries":
+        return StatementRequests(restaurant_ids, job["currency"])
+    return EventRequests(
+        job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"]
+    )
