@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from typing import Any
 
+import uuid_utils
 import uuid_utils.compat
 
 from ledger.application.ports.events import Posting
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint
-from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, insert_arguments
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
@@ -26,7 +26,7 @@ MATURITY_DAYS = 7
 
 
 def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Posting]:
-    """Events with their entries. Only their ids differ: calculating each would take too long."""
+    """Events to book. Only their ids differ: calculating each would take too long."""
     made = []
     for place in range(number):
         template = templates[place % len(templates)]
@@ -46,15 +46,14 @@ def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Pos
                     event.metadata,
                 ),
                 template.fingerprint,
-                uuid_utils.compat.uuid7(),
-                template.entries,
+                str(uuid_utils.uuid7()),
             )
         )
     return made
 
 
 def template(restaurant_id: str, currency: str) -> Posting:
-    """A charge of a restaurant, and its entries."""
+    """A charge of a restaurant."""
     event = ProcessorEvent(
         event_id="template",
         type=EventType.CHARGE_SUCCEEDED,
@@ -67,7 +66,7 @@ def template(restaurant_id: str, currency: str) -> Posting:
         reference="",
         metadata={},
     )
-    return Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+    return Posting(event, fingerprint(event), str(uuid_utils.uuid7()))
 
 
 async def prepare(job: dict[str, Any]) -> Run:

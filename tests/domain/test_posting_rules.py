@@ -1,7 +1,6 @@
 """The posting rules, as tables that an accountant can read."""
 
 import pytest
-from support.events import processor_event
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
@@ -12,7 +11,7 @@ from ledger.domain.posting_rules import (
     Amount,
     Available,
     EntryType,
-    entries_of,
+    rules_of,
 )
 
 # Every event has the amount 1000, and the fee 50 where it may have one.
@@ -54,31 +53,30 @@ BOOKED_TYPES = [event_type for event_type in EventType if event_type not in PAYO
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)
 def test_events_post_what_the_table_says(event_type: EventType) -> None:
     """The entries of each type, with their accounts, amounts and maturity."""
-    event = processor_event(
-        event_type, amount_minor=1000, fee_minor=50 if event_type in WITH_FEE else 0
-    )
     expected = [
         row.split()[1:] for row in POSTED.strip().splitlines() if row.split()[0] == event_type.value
     ]
     assert [
         [
-            str(entry.position),
-            entry.entry_type.value,
-            entry.debit.value,
-            entry.credit.value,
-            str(entry.amount_minor),
-            "yes" if entry.matures else "no",
+            str(position),
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
+            "50" if rule.amount is Amount.FEE else "1000",
+            "yes" if rule.matures else "no",
         ]
-        for entry in entries_of(event)
+        for position, rule in enumerate(
+            rules_of(event_type, has_fee=event_type in WITH_FEE), start=1
+        )
     ] == expected, f"the table POSTED of this file has other rows for {event_type.value}"
 
 
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)
 def test_zero_fee_posts_nothing(event_type: EventType) -> None:
     """No entry has the amount 0: without a fee its rule is left out."""
-    entries = entries_of(processor_event(event_type, amount_minor=1000, fee_minor=0))
-    assert entries
-    assert all(entry.amount_minor == 1000 for entry in entries)
+    rules = rules_of(event_type, has_fee=False)
+    assert rules
+    assert all(rule.amount is Amount.AMOUNT for rule in rules)
 
 
 def test_every_account_has_a_normal_side() -> None:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from uuid import UUID
 
 import grpc
 import pytest
@@ -27,7 +26,6 @@ from ledger.application.ingest.queue import IngestLimits
 from ledger.application.ports.events import Posting
 from ledger.bootstrap.database import Database
 from ledger.domain.events import ProcessorEvent, fingerprint
-from ledger.domain.posting_rules import entries_of
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseContention, EventIdReused
 from ledger.infrastructure.postgres.event_ledger import (
@@ -125,13 +123,13 @@ def outcome_of(call: "asyncio.Task[list[IngestOutcome]]") -> Outcome:
     return outcome.status if isinstance(outcome, Booked) else type(outcome)
 
 
-async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) -> UUID:
+async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) -> str:
     """Stores the event in another session and leaves its transaction open.
 
     Returns the transaction id of the entries.
     """
-    transaction_id = uuid_utils.compat.uuid7()
-    posting = Posting(event, fingerprint(event), transaction_id, entries_of(event))
+    transaction_id = str(uuid_utils.uuid7())
+    posting = Posting(event, fingerprint(event), transaction_id)
     connection = (await holder.get_raw_connection()).driver_connection
     assert connection is not None
     await connection.fetch(

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
+import uuid_utils
 import uuid_utils.compat
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +19,6 @@ from ledger.application.ports.events import Posting
 from ledger.bootstrap.database import Database
 from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.events import ProcessorEvent, fingerprint
-from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -58,10 +58,7 @@ async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
     """Books events by the SQL statement of the service."""
     ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)
     await ledger.open_accounts({event.account for event in events}, register=True)
-    postings = [
-        Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
-        for event in events
-    ]
+    postings = [Posting(event, fingerprint(event), str(uuid_utils.uuid7())) for event in events]
     stored = await ledger.insert(
         sorted(postings, key=lambda posting: posting.event.event_id), uuid_utils.compat.uuid7()
     )

@@ -15,7 +15,7 @@ from ledger.domain.events import ProcessorEvent, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import Payout, PayoutAnswer
-from ledger.domain.posting_rules import Entry
+from ledger.domain.posting_rules import Amount, PostingRule, rules_of
 from ledger.errors import DataRejected, LedgerError
 
 
@@ -53,7 +53,7 @@ class FakeUnitOfWork:
         self,
         payout: Payout,
         state: PayoutState,
-        entry: Entry | None,
+        rule: PostingRule | None,
         posting: Posting,
     ) -> None:
         raise AssertionError("there are no payouts to move")
@@ -120,23 +120,27 @@ class FakeEventLedger:
         maturity = timedelta(hours=24 * self.maturity_days)
         return [
             StoredEntry(
-                transaction_id=event.transaction_id,
-                position=entry.position,
-                entry_type=entry.entry_type,
-                debit=entry.debit,
-                credit=entry.credit,
-                amount_minor=entry.amount_minor,
+                transaction_id=UUID(event.transaction_id),
+                position=position,
+                entry_type=rule.entry_type,
+                debit=rule.debit,
+                credit=rule.credit,
+                amount_minor=processor_event.amount_minor
+                if rule.amount is Amount.AMOUNT
+                else processor_event.fee_minor,
                 restaurant_id=processor_event.restaurant_id,
                 currency=processor_event.currency,
                 available_at_microseconds=microseconds(processor_event.occurred_at + maturity)
-                if entry.matures and maturity
+                if rule.matures and maturity
                 else None,
                 occurred_at_microseconds=microseconds(processor_event.occurred_at),
                 recorded_at_microseconds=microseconds(event.recorded_at),
                 event_id=processor_event.event_id,
                 payout_id=None,
             )
-            for entry in self.postings[processor_event.event_id].entries
+            for position, rule in enumerate(
+                rules_of(processor_event.type, has_fee=processor_event.fee_minor > 0), start=1
+            )
         ]
 
     async def open_accounts(

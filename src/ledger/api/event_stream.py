@@ -10,7 +10,7 @@ from typing import Protocol
 from ledger.api.convert.events import (
     DecodedEvent,
     decode_stream_request,
-    encode_result,
+    encode_stream_response,
     memory_bytes,
 )
 from ledger.api.transport.receiving import ROOM_TO_PARSE
@@ -249,10 +249,8 @@ class EventStream:
         )
         self._give_back(size_bytes)
         return [
-            ledger_pb2.StreamEventsResponse(result=encode_result(next(outcomes)))
-            if received.is_single
-            else ledger_pb2.StreamEventsResponse(
-                results=[encode_result(next(outcomes)) for _ in received.decoded]
+            encode_stream_response(
+                [next(outcomes) for _ in received.decoded], is_single=received.is_single
             )
             for received in taken
         ]

@@ -103,9 +103,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             admission,
             size_bytes=events.memory_bytes(decoded, admission.request_bytes),
         )
-        return ledger_pb2.BatchIngestEventsResponse(
-            results=[events.encode_result(outcome) for outcome in outcomes]
-        )
+        return events.encode_results(outcomes)
 
     async def StreamEvents(
         self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context

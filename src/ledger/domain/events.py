@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import cast
+from typing import NamedTuple, cast
 
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.fields import (
@@ -58,12 +57,11 @@ FEE_EVENT_TYPES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorEvent:
+class ProcessorEvent(NamedTuple):
     """What the processor reported. Amounts are in minor units of `currency`.
 
     `occurred_at` is aware, in UTC, to the microsecond. `payout_id` and `reference` are empty when
-    they are absent.
+    they are absent. A tuple: a frozen dataclass takes four times as long to make.
     """
 
     event_id: str
@@ -85,7 +83,7 @@ class ProcessorEvent:
 
 # The fields of an event, listed once, above. Fingerprints, conflicts, seals and the columns that
 # servers write follow from these two tuples.
-EVENT_FIELDS = tuple(field.name for field in fields(ProcessorEvent))
+EVENT_FIELDS = ProcessorEvent._fields
 # Two events with the same id must agree on these. Metadata is not among them.
 BUSINESS_FIELDS = tuple(name for name in EVENT_FIELDS if name not in ("event_id", "metadata"))
 
@@ -110,39 +108,36 @@ def event_violations(
     depend on it are then skipped.
     """
     found: list[FieldViolation] = []
-
-    def reject(field: str, description: str) -> None:
-        found.append(FieldViolation(field, description))
-
     if not is_id(event_id):
-        reject("event_id", ID_RULE)
+        found.append(FieldViolation("event_id", ID_RULE))
     if not is_id(restaurant_id):
-        reject("restaurant_id", ID_RULE)
+        found.append(FieldViolation("restaurant_id", ID_RULE))
     if not is_currency(currency):
-        reject("currency", CURRENCY_RULE)
+        found.append(FieldViolation("currency", CURRENCY_RULE))
     # A payout adds up many events, so it may be more than any of them.
     is_payout_event = type in PAYOUT_EVENT_TYPES
     # Without a type, only the rule that holds for all types is left.
     may_exceed_max = is_payout_event or type is None
     amount_is_valid = 1 <= amount_minor <= (INT64_MAX if may_exceed_max else AMOUNT_MINOR_MAX)
     if not amount_is_valid:
-        reject("amount_minor", PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE)
+        rule = PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE
+        found.append(FieldViolation("amount_minor", rule))
     # Without a valid amount there is nothing that a fee could exceed.
     if fee_minor < 0 or (amount_is_valid and fee_minor > amount_minor):
-        reject("fee_minor", "must be 0 to amount_minor")
+        found.append(FieldViolation("fee_minor", "must be 0 to amount_minor"))
     elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
-        reject("fee_minor", "must be 0 on this type of event")
+        found.append(FieldViolation("fee_minor", "must be 0 on this type of event"))
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
-        reject("occurred_at", _OCCURRED_AT_RULE)
+        found.append(FieldViolation("occurred_at", _OCCURRED_AT_RULE))
     if is_payout_event:
         if not is_id(payout_id):
-            reject("payout_id", ID_RULE)
+            found.append(FieldViolation("payout_id", ID_RULE))
     elif payout_id and type is not None:
-        reject("payout_id", "must be empty on this type of event")
+        found.append(FieldViolation("payout_id", "must be empty on this type of event"))
     if not is_reference(reference):
-        reject("reference", REFERENCE_RULE)
-    if not is_metadata(metadata):
-        reject("metadata", METADATA_RULE)
+        found.append(FieldViolation("reference", REFERENCE_RULE))
+    if metadata and not is_metadata(metadata):
+        found.append(FieldViolation("metadata", METADATA_RULE))
     return found
 
 

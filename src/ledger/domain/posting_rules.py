@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.events import EventType
 from ledger.domain.payout_states import PayoutState
 
 
@@ -56,10 +56,6 @@ class PostingRule:
     def matures(self) -> bool:
         """Whether the entry is pending until it has matured."""
         return self.available is Available.AT_MATURITY
-
-    def entry(self, position: int, amount_minor: int) -> "Entry":
-        """The entry that this line posts at `position`, of so many minor units."""
-        return Entry(position, self.entry_type, self.debit, self.credit, amount_minor, self.matures)
 
 
 _CLEARING = LedgerAccount.PROCESSOR_CLEARING
@@ -114,46 +110,11 @@ PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A ledger entry that is to be posted, inside its event's balance account.
+def rules_of(event_type: EventType, *, has_fee: bool) -> list[PostingRule]:
+    """The rules of the entries that an event posts, in the order of their positions, from 1.
 
-    `amount_minor` is positive; `matures`: whether it is pending until `occurred_at` plus the
-    restaurant's maturity.
+    `has_fee`: whether its fee is above 0. Raises KeyError for a payout event: what it posts depends
+    on the state of its payout.
     """
-
-    position: int
-    entry_type: EntryType
-    debit: LedgerAccount
-    credit: LedgerAccount
-    amount_minor: int
-    matures: bool
-
-
-def entries_of(event: ProcessorEvent) -> list[Entry]:
-    """The entries that `event` posts, at positions from 1.
-
-    Raises KeyError for a payout event: what it posts depends on the state of its payout.
-    """
-    entries: list[Entry] = []
-    for rule, is_amount, matures in _RULES_BY_EVENT_TYPE[event.type]:
-        amount_minor = event.amount_minor if is_amount else event.fee_minor
-        if amount_minor > 0:
-            entries.append(
-                Entry(
-                    len(entries) + 1,
-                    rule.entry_type,
-                    rule.debit,
-                    rule.credit,
-                    amount_minor,
-                    matures,
-                )
-            )
-    return entries
-
-
-# What does not depend on the event. Computed once, not for each event.
-_RULES_BY_EVENT_TYPE = {
-    event_type: [(rule, rule.amount is Amount.AMOUNT, rule.matures) for rule in rules]
-    for event_type, rules in EVENT_POSTING_RULES.items()
-}
+    rules = EVENT_POSTING_RULES[event_type]
+    return [rule for rule in rules if has_fee or rule.amount is not Amount.FEE]

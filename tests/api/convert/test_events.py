@@ -19,7 +19,8 @@ from ledger.api.convert.events import (
     decode_stream_request,
     encode_event,
     encode_ingest_event,
-    encode_result,
+    encode_results,
+    encode_stream_response,
     memory_bytes,
 )
 from ledger.application.ingest.event_batch import Booked, IngestStatus
@@ -43,7 +44,7 @@ def test_stored_event_is_encoded_as_it_was_sent(type: EventType) -> None:
         reference="ref ~",
         metadata={"k": "\U0001f600"},
     )
-    response = encode_event(StoredEvent(event, b"", ID, ID, UNIX_EPOCH), [])
+    response = encode_event(StoredEvent(event, b"", UUID_TEXT, ID, UNIX_EPOCH), [])
     assert decode_event(response.event, NOW) == event
     assert (response.transaction_id, response.recorded_at) == (UUID_TEXT, Timestamp())
 
@@ -73,7 +74,7 @@ def test_every_wrong_field_of_an_event_is_reported_in_the_order_of_the_contract(
         "metadata": METADATA_RULE,
     }
     numbers = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
-    found = violations_of(decode_event, wrong, NOW, "events[3].")
+    found = violations_of(decode_event, wrong, NOW, 3)
     assert found == [
         (f"events[3].{field}", expected[field])
         for field in sorted(expected, key=numbers.__getitem__)
@@ -185,14 +186,21 @@ def test_outcomes_are_encoded() -> None:
         (IngestStatus.CREATED, ledger_pb2.INGEST_STATUS_CREATED),
         (IngestStatus.DUPLICATE, ledger_pb2.INGEST_STATUS_DUPLICATE),
     ):
-        booked = Booked(status, ID)
+        booked = Booked(status, UUID_TEXT)
         fields: dict[str, Any] = {"status": number, "transaction_id": UUID_TEXT}
         assert encode_ingest_event(booked) == ledger_pb2.IngestEventResponse(**fields)
-        assert encode_result(booked) == ledger_pb2.IngestResult(**fields)
+        result = ledger_pb2.IngestResult(**fields)
+        assert list(encode_results([booked, booked]).results) == [result, result]
+        single = encode_stream_response([booked], is_single=True)
+        assert single == ledger_pb2.StreamEventsResponse(result=result)
+        several = encode_stream_response([booked, booked], is_single=False)
+        assert several == ledger_pb2.StreamEventsResponse(results=[result, result])
     refused = RestaurantNotFound("res_1")
     with pytest.raises(RestaurantNotFound):
         encode_ingest_event(refused)
-    assert encode_result(refused).error.details
+    (result,) = encode_results([refused]).results
+    assert result.error.details
+    assert not result.transaction_id
 
 
 def test_event_id_is_decoded() -> None:

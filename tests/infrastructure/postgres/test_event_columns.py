@@ -10,15 +10,15 @@ from ledger.infrastructure.postgres import event_ledger
 from ledger.infrastructure.postgres.event_columns import EVENT_COLUMNS, VALUE_OF
 
 
-def test_spelled_out_parameters_are_those_of_the_columns() -> None:
-    """The INSERT of many events spells its parameters out for speed, in the order of the list."""
+def test_parameters_of_many_events_are_those_of_one() -> None:
+    """The INSERT of many events makes all values of a column at once."""
     event = processor_event(fee_minor=7, reference="ref_1", metadata={"order": "1"})
-    posting = Posting(event, b"fingerprint", UUID(int=1), ())
+    posting = Posting(event, b"fingerprint", str(UUID(int=1)))
     arguments = event_ledger.insert_arguments([posting], UUID(int=2), maturity_days=7)
     columns = [column for column in EVENT_COLUMNS if column not in ("batch_id", "payout_id")]
-    expected = [[VALUE_OF[column](posting)] for column in columns]
+    expected = [VALUE_OF[column](posting) for column in columns]
     assert len({str(value) for value in expected}) == len(columns), "two columns look alike"
-    assert list(arguments[: len(columns)]) == expected
+    assert [value for (value,) in arguments[: len(columns)]] == expected
     assert arguments[len(columns) : len(columns) + 2] == (UUID(int=2), 7)
 
 

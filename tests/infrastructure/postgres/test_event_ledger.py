@@ -7,6 +7,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+import uuid_utils
 import uuid_utils.compat
 from sqlalchemy import text
 from support.events import OCCURRED_AT, processor_event, unique
@@ -20,7 +21,7 @@ from ledger.bootstrap.database import Database
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
-from ledger.domain.posting_rules import entries_of
+from ledger.domain.posting_rules import Amount, rules_of
 from ledger.errors import DatabaseContention, DataRejected
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
@@ -39,7 +40,7 @@ async def books(
 
 
 def posting(event: ProcessorEvent) -> Posting:
-    return Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+    return Posting(event, fingerprint(event), str(uuid_utils.uuid7()))
 
 
 def batch_id() -> UUID:
@@ -168,7 +169,7 @@ async def test_entries_of_an_event_have_its_maturity(books: EventLedger) -> None
         "1 ADJUSTMENT_CREDIT adjustments restaurant_payable 9 None",
     ]
     (_, fee) = await books.entries(stored[charge.event.event_id])
-    assert (fee.transaction_id, fee.event_id, fee.occurred_at_microseconds) == (
+    assert (str(fee.transaction_id), fee.event_id, fee.occurred_at_microseconds) == (
         charge.transaction_id,
         charge.event.event_id,
         microseconds(OCCURRED_AT),
@@ -234,8 +235,15 @@ async def test_entries_of_a_full_batch_belong_to_their_events(
     stored = await books.stored([each.event.event_id for each in postings])
     for each in postings[::37]:
         entries = await books.entries(stored[each.event.event_id])
+        event = each.event
+        rules = rules_of(event.type, has_fee=event.fee_minor > 0)
         assert [(entry.position, entry.entry_type, entry.amount_minor) for entry in entries] == [
-            (entry.position, entry.entry_type, entry.amount_minor) for entry in each.entries
+            (
+                position,
+                rule.entry_type,
+                event.fee_minor if rule.amount is Amount.FEE else event.amount_minor,
+            )
+            for position, rule in enumerate(rules, start=1)
         ]
 
 

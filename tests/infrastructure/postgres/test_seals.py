@@ -10,6 +10,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+import uuid_utils
 import uuid_utils.compat
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -28,7 +29,6 @@ from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.bootstrap.database import Database
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import fingerprint
-from ledger.domain.posting_rules import entries_of
 from ledger.domain.seals import ChainReport, Seal, SealContents
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -813,7 +813,7 @@ async def test_ingested_posting_is_read_back_as_it_was_hashed(database: Database
     async with engine_on(database.url) as engine:
         ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=365)
         await ledger.open_accounts([event.account], register=True)
-        posting = Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+        posting = Posting(event, fingerprint(event), str(uuid_utils.uuid7()))
         await ledger.insert([posting], uuid_utils.compat.uuid7())
     await seal_everything(database.url)
     report = await verify(database.url)

@@ -3,7 +3,7 @@
 Every rule about the shape of a request is in `convert` or in the domain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from sys import getsizeof
 
@@ -70,13 +70,13 @@ _STATUS_NUMBERS = {
 
 
 def decode_event(
-    message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event."
+    message: ledger_pb2.ProcessorEvent, now: datetime, place: int | None = None
 ) -> ProcessorEvent:
-    """The event in `message`.
+    """The event in `message`: the field `event` of a request, or the one at `place` in `events`.
 
     Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown without
     looking at other fields, as the rules of an unknown type are not known either; InvalidRequest
-    with every offending field, each prefixed by `path`.
+    with every offending field, each with its path.
     """
     type_number = message.type
     if (scope := REFUSED_EVENT_TYPES.get().get(type_number)) is not None:
@@ -89,7 +89,7 @@ def decode_event(
     event_type = _EVENT_TYPES.get(type_number)
     if event_type is None:
         if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
-            raise EventTypeUnknown(path + "type", type_number)
+            raise EventTypeUnknown(_path(place, "type"), type_number)
         violations.append(FieldViolation("type", "must be one of the event types"))
     occurred_at = None
     if not message.HasField("occurred_at"):
@@ -98,7 +98,8 @@ def decode_event(
         occurred_at = decode_instant(message.occurred_at)
         if occurred_at is None:
             violations.append(FieldViolation("occurred_at", "must be a valid timestamp"))
-    metadata = dict(message.metadata)
+    # An empty one is not copied: that takes longer than to read all other fields.
+    metadata = dict(message.metadata) if message.metadata else {}
     violations += event_violations(
         event_id=event_id,
         type=event_type,
@@ -115,20 +116,24 @@ def decode_event(
     if violations or event_type is None or occurred_at is None:
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
         raise InvalidRequest(
-            [FieldViolation(path + found.field, found.description) for found in violations]
+            [FieldViolation(_path(place, found.field), found.description) for found in violations]
         )
     return ProcessorEvent(
-        event_id=event_id,
-        type=event_type,
-        restaurant_id=restaurant_id,
-        currency=currency,
-        amount_minor=amount_minor,
-        fee_minor=fee_minor,
-        occurred_at=occurred_at,
-        payout_id=payout_id,
-        reference=reference,
-        metadata=metadata,
+        event_id,
+        event_type,
+        restaurant_id,
+        currency,
+        amount_minor,
+        fee_minor,
+        occurred_at,
+        payout_id,
+        reference,
+        metadata,
     )
+
+
+def _path(place: int | None, field: str) -> str:
+    return f"event.{field}" if place is None else f"events[{place}].{field}"
 
 
 def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -> ProcessorEvent:
@@ -187,7 +192,7 @@ def _decode_events(
     decoded: list[DecodedEvent] = []
     for place, message in enumerate(messages):
         try:
-            decoded.append(decode_event(message, now, f"events[{place}]."))
+            decoded.append(decode_event(message, now, place))
         except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
             # Without the traceback, which would keep the variables of this loop in memory.
             decoded.append(error.with_traceback(None))
@@ -229,17 +234,39 @@ def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventRespons
     if isinstance(outcome, LedgerError):
         raise outcome
     return ledger_pb2.IngestEventResponse(
-        status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id)
+        status=_STATUS_NUMBERS[outcome.status], transaction_id=outcome.transaction_id
     )
 
 
-def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
-    """The outcome of one event of several."""
+def encode_results(outcomes: Iterable[IngestOutcome]) -> ledger_pb2.BatchIngestEventsResponse:
+    """The response for several events, with a result or an error for each, in their order."""
+    response = ledger_pb2.BatchIngestEventsResponse()
+    for outcome in outcomes:
+        _write_result(response.results.add(), outcome)
+    return response
+
+
+def encode_stream_response(
+    outcomes: Sequence[IngestOutcome], *, is_single: bool
+) -> ledger_pb2.StreamEventsResponse:
+    """The response for one request of a stream, which had `event` if `is_single`, else `events`."""
+    response = ledger_pb2.StreamEventsResponse()
+    if is_single:
+        (outcome,) = outcomes
+        _write_result(response.result, outcome)
+    else:
+        for outcome in outcomes:
+            _write_result(response.results.add(), outcome)
+    return response
+
+
+def _write_result(message: ledger_pb2.IngestResult, outcome: IngestOutcome) -> None:
+    """Writes an outcome into an empty message, in place: see `write_entry`."""
     if isinstance(outcome, Booked):
-        return ledger_pb2.IngestResult(
-            status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id)
-        )
-    return ledger_pb2.IngestResult(error=status_of(outcome))
+        message.status = _STATUS_NUMBERS[outcome.status]
+        message.transaction_id = outcome.transaction_id
+    else:
+        message.error.CopyFrom(status_of(outcome))
 
 
 def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
@@ -257,7 +284,7 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
             occurred_at=encode_instant(event.occurred_at),
             **{field: getattr(event, field) for field in _FIELDS_ALIKE},
         ),
-        transaction_id=str(stored.transaction_id),
+        transaction_id=stored.transaction_id,
         recorded_at=encode_instant(stored.recorded_at),
     )
     for entry in entries:

@@ -17,11 +17,10 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
     """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp
     does not allow.
     """
-    if not (
-        _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
-    ):
+    seconds, nanos = timestamp.seconds, timestamp.nanos
+    if not (_SECONDS_MIN <= seconds <= _SECONDS_MAX and 0 <= nanos < _NANOS_A_SECOND):
         return None
-    return UNIX_EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    return UNIX_EPOCH + timedelta(0, seconds, nanos // 1000)
 
 
 def encode_instant(instant: datetime) -> Timestamp:

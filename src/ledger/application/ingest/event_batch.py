@@ -1,32 +1,31 @@
 """The events of a batch or a group while they are booked, and the outcome of each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from operator import itemgetter
+from typing import NamedTuple
 from uuid import UUID
 
+import uuid_utils
 import uuid_utils.compat
 
 from ledger.application.ports.events import Posting, StoredEvent
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent, differing_fields, fingerprint
-from ledger.domain.posting_rules import entries_of
 from ledger.errors import EventIdReused, LedgerError
 
 
-class IngestStatus(Enum):
+class IngestStatus(StrEnum):
     """Whether an accepted event is new."""
 
     CREATED = "created"
     DUPLICATE = "duplicate"
 
 
-@dataclass(frozen=True, slots=True)
-class Booked:
+class Booked(NamedTuple):
     """An accepted event, with the transaction id of its entries: every repeat gets the same one."""
 
     status: IngestStatus
-    transaction_id: UUID
+    transaction_id: str
 
 
 # An error concerns one event of a request. The other events are booked in any case.
@@ -59,11 +58,8 @@ class EventBatch:
             is_candidate = event_id not in self._candidates
             self._occurrences.append((place, event, event_fingerprint, is_candidate))
             if is_candidate:
-                # What a payout event posts depends on the state of its payout.
-                entries = [] if event.type in PAYOUT_EVENT_TYPES else entries_of(event)
-                self._candidates[event_id] = Posting(
-                    event, event_fingerprint, uuid_utils.compat.uuid7(), entries
-                )
+                transaction_id = str(uuid_utils.uuid7())
+                self._candidates[event_id] = Posting(event, event_fingerprint, transaction_id)
 
     @property
     def postings(self) -> list[Posting]:

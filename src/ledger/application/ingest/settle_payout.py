@@ -36,8 +36,7 @@ async def settle_payout(
             raise PayoutNotFound(event.payout_id)
         answers = [] if payout.state is PayoutState.CREATED else await uow.settlement.answers(event)
         state, rule = settle(payout, event, answers)
-        entry = None if rule is None else rule.entry(1, payout.amount_minor)
-        await uow.settlement.move(payout, state, entry, posting)
+        await uow.settlement.move(payout, state, rule, posting)
         await uow.commit()
     _log.info(
         "payout moved",

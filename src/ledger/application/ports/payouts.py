@@ -19,7 +19,7 @@ from ledger.domain.payouts import (
     PayoutRunKey,
     PayoutRunState,
 )
-from ledger.domain.posting_rules import Entry
+from ledger.domain.posting_rules import PostingRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,8 @@ class PayoutSettlement(Protocol):
         self,
         payout: Payout,
         state: PayoutState,
-        entry: Entry | None,
+        rule: PostingRule | None,
         posting: Posting,
     ) -> None:
-        """Moves the payout to `state`, by the event of `posting`. Posts `entry` if given."""
+        """Moves the payout to `state`, by the event of `posting`. Posts by `rule` if given."""
         ...

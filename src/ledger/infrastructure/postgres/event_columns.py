@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from ledger.application.ports.events import Posting
-from ledger.domain.events import BUSINESS_FIELDS, EVENT_FIELDS, ProcessorEvent
+from ledger.domain.events import BUSINESS_FIELDS, EVENT_FIELDS
 
 EVENT_COLUMNS = (
     "event_id",
@@ -30,9 +30,9 @@ _TYPES = {
 }
 
 
-def metadata_json(event: ProcessorEvent) -> str:
-    """The event's metadata as a JSON object."""
-    return json.dumps(dict(event.metadata)) if event.metadata else "{}"
+def metadata_json(metadata: Mapping[str, str]) -> str:
+    """The metadata of an event as a JSON object."""
+    return json.dumps(dict(metadata)) if metadata else "{}"
 
 
 # How the value of a column is read from a posting. Of all columns but batch_id, which belongs to
@@ -41,8 +41,7 @@ VALUE_OF: Mapping[str, Callable[[Posting], Any]] = {
     "fingerprint": attrgetter("fingerprint"),
     "transaction_id": attrgetter("transaction_id"),
     **{field: attrgetter(f"event.{field}") for field in EVENT_FIELDS},
-    "type": attrgetter("event.type.value"),
-    "metadata": lambda posting: metadata_json(posting.event),
+    "metadata": lambda posting: metadata_json(posting.event.metadata),
 }
 
 

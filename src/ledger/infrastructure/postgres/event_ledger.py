@@ -2,15 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EventType, ProcessorEvent, microseconds
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, EntryType
+from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, microseconds
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, Amount, EntryType, rules_of
 from ledger.infrastructure.postgres.event_columns import (
     EVENT_COLUMNS,
     array_parameters,
@@ -111,8 +110,16 @@ _RULE_COLUMNS = (
     [rule.credit.value for rule in _POSTING_RULES],
     [rule.matures for rule in _POSTING_RULES],
 )
-_RULE_NUMBERS = {
-    (rule.entry_type, rule.matures): number for number, rule in enumerate(_POSTING_RULES, start=1)
+_RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
+# The numbers of the rules of an event, and whether each takes the event's amount, or else its fee:
+# by the type of the event and whether it has a fee.
+_ENTRY_RULES = {
+    (event_type, has_fee): [
+        (_RULE_NUMBERS[rule], rule.amount is Amount.AMOUNT)
+        for rule in rules_of(event_type, has_fee=has_fee)
+    ]
+    for event_type in EVENT_POSTING_RULES
+    for has_fee in (False, True)
 }
 
 # The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database
@@ -190,38 +197,40 @@ ON CONFLICT (restaurant_id, currency) DO NOTHING
 def insert_arguments(
     postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int
 ) -> tuple[Any, ...]:
-    """The parameters of INSERT_EVENTS; `maturity_days` is for restaurants that set none."""
+    """The parameters of INSERT_EVENTS, for one posting or more.
+
+    `maturity_days` is for restaurants that set none.
+    """
+    # The values of each field. All columns at once, because every group calls this.
     events = [posting.event for posting in postings]
-    entries = [entry for posting in postings for entry in posting.entries]
-    last_entries = list(accumulate(len(posting.entries) for posting in postings))
+    fields = dict(zip(EVENT_FIELDS, zip(*events, strict=True), strict=True))
+    first_entries: list[int] = []
+    last_entries: list[int] = []
+    rules: list[int] = []
+    amounts: list[int] = []
+    for event_type, amount_minor, fee_minor in zip(
+        fields["type"], fields["amount_minor"], fields["fee_minor"], strict=True
+    ):
+        first_entries.append(len(rules) + 1)
+        for rule, takes_amount in _ENTRY_RULES[event_type, fee_minor > 0]:
+            rules.append(rule)
+            amounts.append(amount_minor if takes_amount else fee_minor)
+        last_entries.append(len(rules))
+    columns = fields | {
+        "fingerprint": [posting.fingerprint for posting in postings],
+        "transaction_id": [posting.transaction_id for posting in postings],
+        "metadata": [metadata_json(metadata) for metadata in fields["metadata"]],
+    }
     return (
-        # In the order of _CANDIDATE_COLUMNS. Spelled out, because every group calls this.
-        [event.event_id for event in events],
-        [posting.fingerprint for posting in postings],
-        [posting.transaction_id for posting in postings],
-        [event.type.value for event in events],
-        [event.restaurant_id for event in events],
-        [event.currency for event in events],
-        [event.amount_minor for event in events],
-        [event.fee_minor for event in events],
-        [event.occurred_at for event in events],
-        [event.reference for event in events],
-        [metadata_json(event) if event.metadata else "{}" for event in events],
+        *(columns[column] for column in _CANDIDATE_COLUMNS),
         batch_id,
         maturity_days,
-        [
-            last - len(posting.entries) + 1
-            for posting, last in zip(postings, last_entries, strict=True)
-        ],
+        first_entries,
         last_entries,
-        [_RULE_NUMBERS[entry.entry_type, entry.matures] for entry in entries],
-        [entry.amount_minor for entry in entries],
+        rules,
+        amounts,
         *_RULE_COLUMNS,
     )
-
-
-if len(insert_arguments([], UUID(int=0), maturity_days=0)) != _PARAMETERS_COUNT:
-    raise TypeError("insert_arguments leaves out a column that INSERT_EVENTS writes")
 
 
 class PostgresEventLedger:
@@ -286,7 +295,7 @@ class PostgresEventLedger:
                     metadata=row["metadata"],
                 ),
                 fingerprint=row["fingerprint"],
-                transaction_id=row["transaction_id"],
+                transaction_id=str(row["transaction_id"]),
                 batch_id=row["batch_id"],
                 recorded_at=row["recorded_at"],
             )

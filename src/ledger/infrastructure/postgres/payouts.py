@@ -17,7 +17,7 @@ from ledger.domain.payouts import (
     PayoutItem,
     moves_of,
 )
-from ledger.domain.posting_rules import Entry, EntryType
+from ledger.domain.posting_rules import EntryType, PostingRule
 from ledger.infrastructure.postgres.event_columns import EVENT_COLUMNS, VALUE_OF, listed
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
@@ -96,7 +96,7 @@ INSERT_ENTRY = """
 INSERT INTO ledger_entries (
   balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
   amount_minor, occurred_at, event_id, payout_id)
-SELECT balance_account_id, $2, $3, $4, $5, $6, $7, $8, $9, payout_id
+SELECT balance_account_id, $2, 1, $3, $4, $5, amount_minor, $6, $7, payout_id
 FROM payouts
 WHERE payout_id = $1
 """
@@ -197,21 +197,19 @@ class PostgresPayoutSettlement:
         self,
         payout: Payout,
         state: PayoutState,
-        entry: Entry | None,
+        rule: PostingRule | None,
         posting: Posting,
     ) -> None:
         await self._connection.execute(UPDATE_STATE, payout.payout_id, state.value)
-        if entry is None:
+        if rule is None:
             return
         await self._connection.execute(
             INSERT_ENTRY,
             payout.payout_id,
             posting.transaction_id,
-            entry.position,
-            entry.entry_type.value,
-            entry.debit.value,
-            entry.credit.value,
-            entry.amount_minor,
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
             posting.event.occurred_at,
             posting.event.event_id,
         )
