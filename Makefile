@@ -117,6 +117,8 @@ bench: install ## Measure the service on a temporary PostgreSQL, each figure bes
 
 bench-short: install ## The bench with small sizes, to see that it runs
 	@$(RUN) python -m scripts.bench --short $(ARGS)
+	@! git rev-parse --verify --quiet HEAD >/dev/null 2>&1 || $(RUN) python -m scripts.bench --short \
+	  --against HEAD --pairs 1 --only ingest-alone
 
 soak: install ## Ten minutes of mixed load, and how memory grows: ARGS="--minutes 2"
 	@$(RUN) python -m scripts.bench --soak $(ARGS)

@@ -5,14 +5,25 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from fnmatch import fnmatch
 
 import scripts.bench
-from scripts.bench import books, growth, payout_rows, report, rows, seal_rows, soak, statement_rows
+from scripts.bench import (
+    against,
+    books,
+    growth,
+    payout_rows,
+    report,
+    rows,
+    seal_rows,
+    soak,
+    statement_rows,
+)
 from scripts.bench.bench import Bench, Sizes
+from scripts.bench.checkouts import NoCheckout
 from scripts.bench.servers import serving, serving_empty, uses_uvloop
 
 FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
@@ -78,14 +89,21 @@ async def run(
         await mode(bench, facts)
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Exits with status 2 and the reason if it is wrong."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=scripts.bench.__doc__)
+    parser.add_argument("--short", action="store_true", help="small sizes, to see that it runs")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--short", action="store_true", help="small sizes, to see that it runs")
     mode.add_argument(
         "--growth",
         action="store_true",
         help="how cost grows with restaurants, entries, callers, workers",
+    )
+    mode.add_argument(
+        "--against",
+        metavar="REV",
+        help="the rows in pairs: this checkout against another revision, which it installs in"
+        " .cache; says whether they differ beyond the noise; writes .bench/against.json",
     )
     mode.add_argument(
         "--soak", action="store_true", help="mixed load, and how the server's memory grows"
@@ -100,6 +118,12 @@ def parse() -> argparse.Namespace:
         help=f"seconds of each side of a comparison; default {FULL.seconds}",
     )
     parser.add_argument(
+        "--pairs",
+        type=int,
+        default=against.PAIRS,
+        help=f"pairs of --against; default {against.PAIRS}, as many as it takes to judge",
+    )
+    parser.add_argument(
         "--minutes",
         type=float,
         default=soak.MINUTES,
@@ -111,21 +135,39 @@ def parse() -> argparse.Namespace:
         default=PROCESSES,
         help=f"processes that make load; default {PROCESSES}",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     known = growth.SERIES if arguments.growth else ROWS
     if not any(fnmatch(name, arguments.only) for name in known):
         parser.error(f"--only matches none of {', '.join(known)}")
+    if arguments.short and (arguments.growth or arguments.soak):
+        parser.error("--short is for rows and for --against")
     if (
-        arguments.processes < 1
+        min(arguments.processes, arguments.pairs) < 1
         or (arguments.seconds is not None and arguments.seconds <= 0)
         or arguments.minutes <= 0
     ):
-        parser.error("--processes, --seconds and --minutes must be more than 0")
+        parser.error("--processes, --pairs, --seconds and --minutes must be more than 0")
     return arguments
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Each checkout measures with its own bench. Exits with the reason if one cannot."""
+    words = ["--only", arguments.only, "--processes", str(arguments.processes)]
+    if arguments.seconds is not None:
+        words += ["--seconds", str(arguments.seconds)]
+    if arguments.short:
+        words.append("--short")
+    try:
+        against.measure(arguments.against, arguments.pairs, words)
+    except (NoCheckout, against.RunFailed) as error:
+        sys.exit(str(error))
 
 
 def main() -> None:
     arguments = parse()
+    if arguments.against is not None:
+        compare(arguments)
+        return
     sizes = SHORT if arguments.short else FULL
     if arguments.seconds is not None:
         sizes = replace(sizes, seconds=arguments.seconds)

@@ -123,10 +123,10 @@ def p50_row(
     )
 
 
-def write(name: str, content: object) -> Path:
+def write(name: str, content: object, folder: Path = RESULTS_DIR) -> Path:
     """Writes a result file; returns its path."""
-    RESULTS_DIR.mkdir(exist_ok=True)
-    path = RESULTS_DIR / name
+    folder.mkdir(exist_ok=True)
+    path = folder / name
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
