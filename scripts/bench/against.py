@@ -69,7 +69,8 @@ def chance(ratios: Sequence[float]) -> float:
 def verdict(ratios: Sequence[float], *, less_is_better: bool) -> str:
     """In words, whether the difference is beyond the noise."""
     if 2 / 2 ** len(ratios) > CHANCE_MAX:
-        return f"{len(ratios)} pairs are too few to say"
+        counted = "1 pair is" if len(ratios) == 1 else f"{len(ratios)} pairs are"
+        return f"{counted} too few to say"
     if chance(ratios) > CHANCE_MAX:
         return "no difference beyond the noise"
     median = statistics.median(ratios)
