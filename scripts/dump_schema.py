@@ -35,7 +35,7 @@ COMMENT = re.compile(r"(?P<on>COMMENT ON .*? IS) '(?P<text>.*)';")
 # Where a long line may be broken.
 BREAK = re.compile(
     r" (?:AND|OR|THEN|ELSE|WHEN|FROM|WHERE|CHECK|USING|FOREIGN|REFERENCES|REFERENCING)\b"
-    r"| (?:FOR EACH|EXECUTE|ON DELETE)\b|(?<=,) | [+*] "
+    r"| (?:FOR EACH|EXECUTE|ON DELETE)\b|(?<=,) | (?:[+*]|\|\|) "
 )
 
 
@@ -94,8 +94,10 @@ def wrapped(line: str, indent: int | None = None) -> list[str]:
 
 def readable(dumped: str) -> str:
     """The dump without noise, with comments and grants together and long lines wrapped."""
-    text = "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines()).replace(
-        "public.", ""
+    text = (
+        "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines())
+        .replace("public.", "")
+        .expandtabs(4)
     )
     text = re.sub(r"\n{3,}", "\n\n", text)
     text = re.sub(r"(?m)^((?:COMMENT|GRANT|REVOKE) .*;)\n\n(?=COMMENT|GRANT|REVOKE)", r"\1\n", text)

@@ -1153,6 +1153,11 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('archived_run_outcomes', 'archived_run_outcomes_deny_change', 'deny_change', 58, 'A', ''),
     ('audit_log', 'audit_log_deny_change', 'deny_change', 50, 'A', ''),
     ('audit_log', 'audit_log_deny_removal', 'deny_call_removal', 8, 'A', ''),
+    ('balance_accounts', 'balance_accounts_deny_change', 'deny_change', 42, 'A', ''),
+    ('balance_accounts', 'balance_accounts_deny_move', 'deny_move', 17, 'A',
+     '(((old.balance_account_id <> new.balance_account_id)'
+     ' OR (old.restaurant_id <> new.restaurant_id)'
+     ' OR (old.currency <> new.currency)))'),
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
@@ -1224,10 +1229,10 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
--- Every constraint exists and is validated, only the columns listed below may be NULL, every
--- foreign key's trigger is on, every index is valid, and the indexes exist that let payouts exclude
--- each other. A migration that adds a constraint, a unique index or a nullable column adds it here.
--- Tests compare the lists with the schema.
+-- Every constraint of a table or a domain exists and is validated, only the columns listed below may
+-- be NULL, every foreign key's trigger is on, every index is valid, and the indexes exist that let
+-- payouts exclude each other. A migration that adds a constraint, a unique index or a nullable
+-- column adds it here. Tests compare the lists with the schema.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
     ('archived_ranges', 'archived_ranges_file_bytes_check'),
@@ -1265,7 +1270,6 @@ WITH wanted (table_name, constraint_name) AS (
     ('ledger_entries', 'ledger_entries_accounts_check'),
     ('ledger_entries', 'ledger_entries_amount_minor_check'),
     ('ledger_entries', 'ledger_entries_available_at_check'),
-    ('ledger_entries', 'ledger_entries_balance_account_id_fkey'),
     ('ledger_entries', 'ledger_entries_cause_check'),
     ('ledger_entries', 'ledger_entries_payout_id_check'),
     ('ledger_entries', 'ledger_entries_pkey'),
@@ -1333,6 +1337,12 @@ WITH wanted (table_name, constraint_name) AS (
     ('statement_marks', 'statement_marks_late_by_max_check'),
     ('statement_marks', 'statement_marks_pkey')
 ),
+wanted_of_domain (domain_name, constraint_name) AS (
+  VALUES
+    ('event_type', 'event_type_check'),
+    ('fee_event_type', 'fee_event_type_check'),
+    ('posting_rule', 'posting_rule_check')
+),
 nullable (table_name, column_name) AS (
   VALUES
     ('balance_accounts', 'opened_txid'),
@@ -1360,41 +1370,49 @@ ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
 ),
 broken AS (
-  SELECT w.table_name, format('constraint %s %s', w.constraint_name,
-                              CASE WHEN c.oid IS NULL THEN 'is missing'
-                                   ELSE 'is not validated' END) AS detail
+  SELECT 'table ' || w.table_name AS entity,
+         format('constraint %s %s', w.constraint_name,
+                CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END) AS detail
   FROM wanted AS w
   LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name)
     AND c.conname = w.constraint_name
   WHERE c.convalidated IS NOT TRUE
   UNION ALL
-  SELECT o.table_name, format('column %s may be NULL', a.attname)
+  SELECT 'domain ' || w.domain_name,
+         format('constraint %s %s', w.constraint_name,
+                CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END)
+  FROM wanted_of_domain AS w
+  LEFT JOIN pg_catalog.pg_constraint AS c ON c.contypid = to_regtype(w.domain_name)
+    AND c.conname = w.constraint_name
+  WHERE c.convalidated IS NOT TRUE
+  UNION ALL
+  SELECT 'table ' || o.table_name, format('column %s may be NULL', a.attname)
   FROM ours AS o
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.table_oid AND a.attnum > 0
     AND NOT a.attisdropped
   LEFT JOIN nullable AS n ON n.table_name = o.table_name AND n.column_name = a.attname
   WHERE NOT a.attnotnull AND n.column_name IS NULL
   UNION ALL
-  SELECT o.table_name, format('trigger %s is not on', t.tgname)
+  SELECT 'table ' || o.table_name, format('trigger %s is not on', t.tgname)
   FROM ours AS o
   JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = o.table_oid
   WHERE t.tgenabled NOT IN ('O', 'A')
   UNION ALL
-  SELECT o.table_name, format('index %s is not valid', i.indexrelid::regclass)
+  SELECT 'table ' || o.table_name, format('index %s is not valid', i.indexrelid::regclass)
   FROM ours AS o
   JOIN pg_catalog.pg_index AS i ON i.indrelid = o.table_oid
   WHERE NOT (i.indisvalid AND i.indisready)
   UNION ALL
-  SELECT w.table_name, format('index %s %s', w.index_name,
-                              CASE WHEN i.indexrelid IS NULL THEN 'is missing'
-                                   ELSE 'is not as the migrations made it' END)
+  SELECT 'table ' || w.table_name,
+         format('index %s %s', w.index_name,
+                CASE WHEN i.indexrelid IS NULL THEN 'is missing'
+                     ELSE 'is not as the migrations made it' END)
   FROM unique_where AS w
   LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass(w.index_name)
     AND i.indrelid = to_regclass(w.table_name)
   WHERE (i.indisunique AND pg_get_expr(i.indpred, i.indrelid) = w.condition) IS NOT TRUE
 )
-SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity,
-       'table ' || table_name AS entity, detail
+SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, entity, detail
 FROM broken;
 
 -- check: views_are_as_they_were_made

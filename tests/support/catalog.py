@@ -23,7 +23,9 @@ JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdro
 LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE o.relkind IN ('r', 'p', 'v', 'm')
 UNION ALL
-SELECT 'constraint', conrelid::regclass || '.' || conname,
+SELECT 'constraint',
+       CASE WHEN contypid = 0 THEN conrelid::regclass::text ELSE contypid::regtype::text END
+         || '.' || conname,
        concat_ws(' ', contype, convalidated, pg_get_constraintdef(oid))
 FROM pg_constraint WHERE connamespace = 'public'::regnamespace
 UNION ALL
@@ -36,6 +38,11 @@ UNION ALL
 SELECT 'function', oid::regprocedure::text,
        concat_ws(' ', pg_get_functiondef(oid), COALESCE(proacl, acldefault('f', proowner)))
 FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'domain', t.typname::text,
+       concat_ws(' ', t.typbasetype::regtype, pg_get_userbyid(t.typowner), t.typacl,
+                 obj_description(t.oid, 'pg_type'))
+FROM pg_type AS t WHERE t.typnamespace = 'public'::regnamespace AND t.typtype = 'd'
 UNION ALL
 SELECT 'comment', o.relname || '.' || d.objsubid, d.description
 FROM pg_description AS d JOIN ours AS o ON o.oid = d.objoid AND d.classoid = 'pg_class'::regclass

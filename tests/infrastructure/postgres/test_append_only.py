@@ -84,6 +84,9 @@ CHANGES = (
         "MERGE INTO payout_run_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
     ),
     ("payout_run_items", "TRUNCATE payout_run_items"),
+    ("balance_accounts", "DELETE FROM balance_accounts"),
+    ("balance_accounts", "DELETE FROM balance_accounts WHERE false"),
+    ("balance_accounts", "TRUNCATE balance_accounts CASCADE"),
     ("payouts", "DELETE FROM payouts"),
     ("payouts", "DELETE FROM payouts WHERE false"),
     ("payouts", "TRUNCATE payouts CASCADE"),
@@ -408,6 +411,22 @@ async def test_no_role_changes_more_of_a_payout_than_its_state(
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
             await connection.execute(change)
+
+
+@pytest.mark.parametrize("replication_role", ["origin", "replica"])
+@pytest.mark.parametrize(
+    "change", ["currency = 'USD'", "restaurant_id = 'res_other'", "balance_account_id = DEFAULT"]
+)
+async def test_no_role_gives_a_balance_account_to_another(
+    books: Database, change: str, replication_role: str
+) -> None:
+    """Its entries would go with it: they name the account, and no foreign key guards it."""
+    async with session(books, session_replication_role=replication_role) as connection:
+        await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ('res_other')")
+        with pytest.raises(
+            asyncpg.CheckViolationError, match="a row of balance_accounts cannot be changed so"
+        ):
+            await connection.execute(f"UPDATE balance_accounts SET {change}")
 
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])

@@ -295,6 +295,7 @@ TAMPERINGS = (
 
 # The guards that a superuser removes first.
 UNGUARD = """
+ALTER TABLE balance_accounts DISABLE TRIGGER USER;
 ALTER TABLE processor_events DISABLE TRIGGER processor_events_deny_change;
 ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change;
 ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;

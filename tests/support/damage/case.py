@@ -16,7 +16,8 @@ DECLARE
   found record;
 BEGIN
   FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
-               WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f') LOOP
+               WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f')
+               AND contypid = 0 LOOP
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname);
   END LOOP;
   FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
@@ -25,6 +26,7 @@ BEGIN
   END LOOP;
 END
 $$;
+ALTER TABLE balance_accounts DISABLE TRIGGER ALL;
 ALTER TABLE processor_events DISABLE TRIGGER ALL;
 ALTER TABLE ledger_entries DISABLE TRIGGER ALL;
 ALTER TABLE payouts DISABLE TRIGGER ALL;

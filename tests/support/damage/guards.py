@@ -4,7 +4,12 @@ from support.damage.case import WARNING, Damage
 
 from ledger.domain.audit import Severity
 
-OF_DENY_MOVE = ("table payout_run_items", "table payout_run_progress", "table payout_runs")
+OF_DENY_MOVE = (
+    "table balance_accounts",
+    "table payout_run_items",
+    "table payout_run_progress",
+    "table payout_runs",
+)
 TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
@@ -60,6 +65,7 @@ DAMAGE_TO_GUARDS = (
             "table archived_ranges",
             "table archived_run_outcomes",
             "table audit_log",
+            "table balance_accounts",
             "table balance_snapshots",
             "table ledger_entries",
             "table ledger_seals",
@@ -101,6 +107,11 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         TRIGGERS,
+        "DROP TRIGGER balance_accounts_deny_change ON balance_accounts",
+        ("table balance_accounts",),
+    ),
+    Damage(
+        TRIGGERS,
         "DROP TRIGGER payout_run_items_deny_move ON payout_run_items",
         ("table payout_run_items",),
     ),
@@ -133,6 +144,17 @@ DAMAGE_TO_GUARDS = (
         CONSTRAINTS,
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
         ("table ledger_entries",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER DOMAIN posting_rule DROP CONSTRAINT posting_rule_check",
+        ("domain posting_rule",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER DOMAIN event_type DROP CONSTRAINT event_type_check;"
+        "ALTER DOMAIN event_type ADD CONSTRAINT event_type_check CHECK (VALUE <> '') NOT VALID",
+        ("domain event_type",),
     ),
     Damage(
         CONSTRAINTS,

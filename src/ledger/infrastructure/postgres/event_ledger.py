@@ -1,6 +1,6 @@
 """The append-only books on PostgreSQL: events, their entries, and the balance accounts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,7 @@ from ledger.infrastructure.postgres.sessions.fence import (
 _WRITTEN_COLUMNS = [column for column in EVENT_COLUMNS if column != "payout_id"]
 _CANDIDATE_COLUMNS = [column for column in _WRITTEN_COLUMNS if column != "batch_id"]
 
-_PARAMETERS_COUNT = len(_CANDIDATE_COLUMNS) + 10
+_PARAMETERS_COUNT = len(_CANDIDATE_COLUMNS) + 6
 
 # The other parameters of INSERT_EVENTS, in the order of `insert_arguments`.
 (
@@ -41,12 +41,37 @@ _PARAMETERS_COUNT = len(_CANDIDATE_COLUMNS) + 10
     _LAST_ENTRIES,
     _RULES,
     _AMOUNTS,
-    _RULE_TYPES,
-    _RULE_DEBITS,
-    _RULE_CREDITS,
-    _RULE_MATURES,
 ) = (f"${number}" for number in range(len(_CANDIDATE_COLUMNS) + 1, _PARAMETERS_COUNT + 1))
 _WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::jsonb"}
+
+# The posting rules. An entry names its rule by its number, from 1, as SQL counts.
+_POSTING_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
+_RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
+# The numbers of the rules of an event, and whether each takes the event's amount, or else its fee:
+# by the type of the event and whether it has a fee.
+_ENTRY_RULES = {
+    (event_type, has_fee): [
+        (_RULE_NUMBERS[rule], rule.amount is Amount.AMOUNT)
+        for rule in rules_of(event_type, has_fee=has_fee)
+    ]
+    for event_type in EVENT_POSTING_RULES
+    for has_fee in (False, True)
+}
+
+
+def _of_rule(column: Iterable[object], sql_type: str) -> str:
+    """SQL: what the posting rule of the entry `e` has in a column of the table of rules.
+
+    An array within the statement, which PostgreSQL reads once a session: as a parameter it would
+    be sent and read with every call.
+    """
+    return f"('{{{','.join(map(str, column))}}}'::{sql_type}[])[e.rule]"
+
+
+_ENTRY_TYPE = _of_rule((rule.entry_type.value for rule in _POSTING_RULES), "text")
+_DEBIT = _of_rule((rule.debit.value for rule in _POSTING_RULES), "text")
+_CREDIT = _of_rule((rule.credit.value for rule in _POSTING_RULES), "text")
+_MATURES = _of_rule((rule.matures for rule in _POSTING_RULES), "boolean")
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are
 # new: an insert waits for an event of the same id that another transaction is inserting, and
@@ -87,9 +112,11 @@ posted AS (
     balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
     amount_minor, available_at, occurred_at, event_id)
   SELECT c.balance_account_id, c.transaction_id, e.position,
-         ({_RULE_TYPES}::text[])[e.rule], ({_RULE_DEBITS}::text[])[e.rule],
-         ({_RULE_CREDITS}::text[])[e.rule], e.amount_minor,
-         CASE WHEN ({_RULE_MATURES}::boolean[])[e.rule] AND c.maturity_days > 0
+         {_ENTRY_TYPE},
+         {_DEBIT},
+         {_CREDIT},
+         e.amount_minor,
+         CASE WHEN {_MATURES} AND c.maturity_days > 0
               THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END,
          c.occurred_at, c.event_id
   FROM candidate AS c
@@ -100,27 +127,6 @@ posted AS (
 )
 SELECT event_id FROM new
 """
-
-# The posting rules, as the last four parameters of INSERT_EVENTS. An entry names its rule by its
-# number, from 1, as SQL counts.
-_POSTING_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
-_RULE_COLUMNS = (
-    [rule.entry_type.value for rule in _POSTING_RULES],
-    [rule.debit.value for rule in _POSTING_RULES],
-    [rule.credit.value for rule in _POSTING_RULES],
-    [rule.matures for rule in _POSTING_RULES],
-)
-_RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
-# The numbers of the rules of an event, and whether each takes the event's amount, or else its fee:
-# by the type of the event and whether it has a fee.
-_ENTRY_RULES = {
-    (event_type, has_fee): [
-        (_RULE_NUMBERS[rule], rule.amount is Amount.AMOUNT)
-        for rule in rules_of(event_type, has_fee=has_fee)
-    ]
-    for event_type in EVENT_POSTING_RULES
-    for has_fee in (False, True)
-}
 
 # The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database
 # snapshot sees the rows that the insert waited for.
@@ -229,7 +235,6 @@ def insert_arguments(
         last_entries,
         rules,
         amounts,
-        *_RULE_COLUMNS,
     )
 
 

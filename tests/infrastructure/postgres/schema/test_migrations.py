@@ -258,7 +258,7 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum)
         FROM pg_constraint AS c
         WHERE c.connamespace = 'public'::regnamespace AND c.contype IN ('c', 'f', 'p', 'u', 'x')
-          AND c.conrelid <> 'alembic_version'::regclass
+          AND c.contypid = 0 AND c.conrelid <> 'alembic_version'::regclass
         """,
     )
     assert constraints
@@ -268,6 +268,13 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
         else:
             assert name == CONSTRAINT_NAMES[kind].format(table=table, columns=columns)
         assert f"CONSTRAINT {name}" in migrations
+    domains = await query(
+        database.migration_url,
+        "SELECT contypid::regtype::text, conname::text FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace AND contypid <> 0",
+    )
+    assert domains
+    assert [name for domain, name in domains if name != f"{domain}_check"] == []
     indexes = await query(
         database.migration_url,
         "SELECT i.indrelid::regclass::text, c.relname::text, i.indisunique FROM pg_index AS i "

@@ -1,6 +1,12 @@
 """Mends what a move of the books leaves wrong: owners, privileges, triggers, sequences, marks."""
 
-from ledger.infrastructure.postgres.schema.newest_schema import functions, sequences, tables, views
+from ledger.infrastructure.postgres.schema.newest_schema import (
+    domains,
+    functions,
+    sequences,
+    tables,
+    views,
+)
 from ledger.infrastructure.postgres.schema.privileges import lacking_privileges
 from ledger.infrastructure.postgres.schema.sequences import advance, lagging_sequences
 from ledger.infrastructure.postgres.schema.triggers import triggers_off
@@ -15,7 +21,7 @@ _OF_THESE_FUNCTIONS = """JOIN pg_catalog.pg_proc AS p
   AND p.proname || '(' || pg_get_function_arguments(p.oid) || ')' = f.name"""
 
 # Tables of these names that are together in a schema are the ledger's, whatever role restored them.
-# $1: the names of tables, views and sequences; $2: the functions.
+# $1: the names of tables, views and sequences; $2: the functions; $3: the domains.
 SELECT_OBJECTS_OF_OTHERS = f"""
 SELECT 'TABLE ' || c.oid::regclass AS name FROM unnest($1::text[]) AS t (name)
 JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(t.name)
@@ -25,6 +31,11 @@ UNION ALL
 SELECT 'FUNCTION ' || p.oid::regprocedure FROM unnest($2::text[]) AS f (name)
 {_OF_THESE_FUNCTIONS}
 WHERE pg_get_userbyid(p.proowner) <> '{OWNER_ROLE}'
+  AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
+UNION ALL
+SELECT 'DOMAIN ' || t.oid::regtype FROM unnest($3::text[]) AS d (name)
+JOIN pg_catalog.pg_type AS t ON t.oid = to_regtype(d.name) AND t.typtype = 'd'
+WHERE pg_get_userbyid(t.typowner) <> '{OWNER_ROLE}'
   AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
 ORDER BY 1
 """
@@ -56,14 +67,17 @@ SELECT count(*) FROM deleted
 
 
 async def take_over(connection: Connection) -> list[str]:
-    """Gives the ledger's tables and functions to their owner, as after a restore without owners.
+    """Gives tables, functions and domains to their owner, as after a restore without owners.
 
     For a superuser's session. Returns what it did, in sentences; on repeat nothing.
     """
     names = [
         row["name"]
         for row in await connection.fetch(
-            SELECT_OBJECTS_OF_OTHERS, [*tables(), *views(), *sequences()], [*functions()]
+            SELECT_OBJECTS_OF_OTHERS,
+            [*tables(), *views(), *sequences()],
+            [*functions()],
+            [*domains()],
         )
     ]
     for name in names:

@@ -1,4 +1,4 @@
-"""What the newest schema has: tables, views, functions, triggers and grants.
+"""What the newest schema has: domains, tables, views, functions, triggers and grants.
 
 Read from sql/schema.sql. `make lint` fails unless that file is what the migrations make.
 """
@@ -19,6 +19,7 @@ _TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+)\s", 
 _ALWAYS = re.compile(
     r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<name>\w+);$", re.MULTILINE
 )
+_DOMAIN = re.compile(r"^CREATE DOMAIN (\w+) AS ", re.MULTILINE)
 _TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _VIEW = re.compile(r"^CREATE VIEW (\w+) AS$", re.MULTILINE)
 _SEQUENCE = re.compile(r"^CREATE SEQUENCE (\w+)", re.MULTILINE)
@@ -93,6 +94,12 @@ def trigger_states() -> dict[tuple[str, str], str]:
 def sequences() -> tuple[str, ...]:
     """The names of the sequences that belong to no column."""
     return tuple(_SEQUENCE.findall(_script()))
+
+
+@cache
+def domains() -> tuple[str, ...]:
+    """The names of all domains."""
+    return tuple(_DOMAIN.findall(_script()))
 
 
 @cache

@@ -148,12 +148,6 @@ ledger_entries = Table(
         "position",
         name="ledger_entries_pkey",
     ),
-    ForeignKeyConstraint(
-        ["balance_account_id"],
-        ["balance_accounts.balance_account_id"],
-        name="ledger_entries_balance_account_id_fkey",
-        ondelete="RESTRICT",
-    ),
     Index(
         "ledger_entries_available_at_idx",
         "balance_account_id",
