@@ -152,10 +152,6 @@ async def until_all_but(
 # that locks it, and the status of the event once the other session commits.
 LOCKS = {
     "event": (None, DUPLICATE),
-    "account": (
-        "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE",
-        CREATED,
-    ),
     "registration": ("INSERT INTO restaurants (restaurant_id) VALUES ('res_new')", CREATED),
 }
 
@@ -165,8 +161,6 @@ LOCKS = {
     [
         ("event", True, 0),
         ("event", False, EVENTS - 1),
-        ("account", True, 31),
-        ("account", False, 30),
         ("registration", True, 7),
         ("registration", False, 29),
     ],
@@ -180,9 +174,7 @@ async def test_other_events_of_a_group_are_booked_while_a_locked_one_waits(
     """
     statement, status_after_commit = LOCKS[lock]
     events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
-    events[place] = processor_event(
-        restaurant_id="res_new" if lock == "registration" else "res_held"
-    )
+    events[place] = processor_event(restaurant_id="res_new" if lock == "registration" else "res_0")
     await books.ingest(
         [processor_event(restaurant_id="res_held"), processor_event(restaurant_id="res_0")]
     )
@@ -242,8 +234,19 @@ async def test_time_limit_begins_when_a_group_meets_a_lock() -> None:
     assert not IS_OVER(loop.time() + 3600)
 
 
-async def test_locked_account_and_locked_events_hold_up_no_other(books: Books) -> None:
-    """A locked account row holds up all events of the account; ids elsewhere are locked too.
+async def test_locked_account_holds_up_no_event(books: Books) -> None:
+    """Events are booked while a payout run, or a person, has the row of their account locked."""
+    await books.ingest([processor_event(restaurant_id="res_held")])
+    lock = "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"
+    async with locked(books.database, lock), asyncio.timeout(DEADLINE_SECONDS):
+        (call,) = books.send([processor_event(restaurant_id="res_held")])
+        await call
+        assert outcome_of(call) is CREATED
+    await books.check(2)
+
+
+async def test_locked_events_of_an_account_hold_up_no_other(books: Books) -> None:
+    """All events of an account are locked, and some of others; these by another session.
 
     All other events are booked while these wait.
     """
@@ -257,13 +260,12 @@ async def test_locked_account_and_locked_events_hold_up_no_other(books: Books) -
     for restaurant in set(restaurants):
         await books.ingest([processor_event(restaurant_id=restaurant)])
     async with (
-        locked(
-            books.database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_3' FOR UPDATE"
-        ),
+        locked(books.database, "SELECT 1") as holder_of_account,
         locked(books.database, "SELECT 1") as holder,
     ):
-        for place in (0, 1, 44):
-            await insert_without_commit(holder, events[place])
+        for place in sorted(held):
+            session = holder if place in {0, 1, 44} else holder_of_account
+            await insert_without_commit(session, events[place])
         calls = books.send(events)
         await until_all_but(calls, held)
         assert {place for place, call in enumerate(calls) if not call.done()} == held
@@ -328,21 +330,20 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
 async def test_groups_full_of_locked_events_make_room_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Splitting a group takes long if a whole account is locked, so its time is bounded."""
+    """Splitting a group takes long if all of it is locked, so its time is bounded."""
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
         await books.ingest([processor_event(restaurant_id="res_held")])
-        async with locked(
-            database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"
-        ):
+        async with locked(database, "SELECT 1") as holder:
             held = []
             # The first two other events are in the groups of the locked ones, the third needs a
             # group.
             for count in (100, 100, 0):
-                held.append(
-                    books.send([processor_event(restaurant_id="res_held") for _ in range(count)])
-                )
+                events = [processor_event(restaurant_id="res_held") for _ in range(count)]
+                for event in events:
+                    await insert_without_commit(holder, event)
+                held.append(books.send(events))
                 (other,) = books.send([processor_event()])
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await other

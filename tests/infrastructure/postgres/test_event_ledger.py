@@ -52,7 +52,7 @@ async def test_lock_wait_is_bounded_by_the_argument(
 ) -> None:
     """Accounts are opened and events booked.
 
-    With a row locked by another session, the call gives up in time and stores nothing.
+    While another session holds a lock, the call gives up in time and stores nothing.
     """
     restaurant, other = unique("res"), unique("res")
     await books.open_accounts(
@@ -67,7 +67,7 @@ async def test_lock_wait_is_bounded_by_the_argument(
     }
     if isinstance(books, FakeEventLedger):
         return
-    lock = f"SELECT FROM balance_accounts WHERE restaurant_id = '{restaurant}' FOR UPDATE"
+    lock = "LOCK TABLE processor_events IN EXCLUSIVE MODE"
     async with asyncio.timeout(DEADLINE_SECONDS), locked(shared_database, lock) as holder:
         with pytest.raises(DatabaseContention):
             await books.insert([second], batch_id(), lock_wait_seconds=0.001)

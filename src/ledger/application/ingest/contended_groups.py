@@ -106,8 +106,8 @@ class ContendedGroups:
 class _Parts:
     """The parts of a group that are still to be tried, in their order.
 
-    A locked account holds up all of its events. So parts of several accounts are tried first, to
-    find the accounts that are not locked.
+    An account that another session is opening holds up all of its events. So parts of several
+    accounts are tried first, to find the accounts that hold up none.
     """
 
     def __init__(self, postings: Sequence[Posting]) -> None:
