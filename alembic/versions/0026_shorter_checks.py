@@ -124,19 +124,31 @@ CHECKS = (
 )
 
 
-def replaced(table: str, name: str, check: str) -> tuple[str, str]:
-    """SQL that replaces a CHECK: at once for new rows, then for old ones while writers go on."""
-    return (
-        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},"
-        f" ADD CONSTRAINT {name} CHECK ({check}) NOT VALID",
-        f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",
-    )
+TABLES = ("ledger_entries", "processor_events")
+
+
+def replaced(place: int) -> tuple[str, ...]:
+    """SQL that replaces the CHECKs by those at a place of CHECKS, 2 for new and 3 for before.
+
+    At once for new rows, then for old ones while writers go on: one statement and one scan a table.
+    """
+    statements = []
+    for table in TABLES:
+        checks = [(check[1], check[place]) for check in CHECKS if check[0] == table]
+        changes = [
+            f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({check}) NOT VALID"
+            for name, check in checks
+        ]
+        statements.append(f"ALTER TABLE {table} {', '.join(changes)}")
+        validated = ", ".join(f"VALIDATE CONSTRAINT {name}" for name, _ in checks)
+        statements.append(f"ALTER TABLE {table} {validated}")
+    return tuple(statements)
 
 
 UPGRADE_CHECKS = (
     *(domain(name, words) for name, words, _ in DOMAINS),
     *(f"COMMENT ON DOMAIN {name} IS '{comment}'" for name, _, comment in DOMAINS),
-    *(statement for table, name, check, _ in CHECKS for statement in replaced(table, name, check)),
+    *replaced(2),
 )
 
 # The statements that post entries join balance_accounts or payouts, so they name no account that
@@ -159,9 +171,7 @@ CREATE TRIGGER balance_accounts_deny_move AFTER UPDATE ON balance_accounts
     "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_move",
 )
 
-DOWNGRADE_CHECKS = tuple(
-    statement for table, name, _, check in CHECKS for statement in replaced(table, name, check)
-)
+DOWNGRADE_CHECKS = replaced(3)
 
 DOWNGRADE = (
     *(f"DROP DOMAIN {name}" for name, _, _ in DOMAINS),
