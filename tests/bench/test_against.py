@@ -18,7 +18,7 @@ from scripts.bench.checkouts import KEPT, NoCheckout, checkout, commit_of
 
 # A checkout whose environment is this one, and whose bench finds one row.
 MAKEFILE = """install:
-\t@mkdir -p .venv/bin && ln -sf {python} .venv/bin/python && echo made >>made
+\t@mkdir -p .venv/bin && ln -sf "{python}" .venv/bin/python && echo made >>made
 """
 BENCH = """import json, pathlib, sys
 pathlib.Path(".bench").mkdir(exist_ok=True)
