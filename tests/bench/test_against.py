@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,8 @@ Commit = Callable[[str], str]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("git is not on this machine")
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     (tmp_path / "Makefile").write_text(MAKEFILE.format(python=sys.executable))
     (tmp_path / "scripts" / "bench").mkdir(parents=True)
