@@ -17,6 +17,7 @@ from support.events import event_message, unique
 from support.payout_runs import answer, finished_run
 from support.psql import run_file
 from support.running import RunningLedger, query
+from support.seals import seal_everything
 
 from ledger.application.run_payouts import run_payouts
 from ledger.bootstrap.database import Database
@@ -67,6 +68,7 @@ REVENUE = [
 # is the number of the round. Rounds are ten days apart; the last one was three days ago. In each
 # round a restaurant has three or four charges with a fee and about one refund, and is then paid.
 CHARGES_A_ROUND, REFUNDS_A_ROUND, RESTAURANTS, ROUNDS = 35_000, 10_000, 10_000, 10
+SEAL_TIMEOUT_SECONDS = 300
 
 REGISTER_MANY = f"""
 WITH registered AS (
@@ -632,6 +634,7 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
     for statement in ("processor_events", "ledger_entries", "payouts", "payout_items"):
         (counted,) = await query(url, f"SELECT count(*) FROM {statement}")
         show(f"{statement}: {counted[0]} rows")
+    await seal_everything(url, timeout_seconds=SEAL_TIMEOUT_SECONDS)
     for label, auditor in (
         ("as a session of the service", engine),
         ("as a superuser's session", superuser),
