@@ -194,6 +194,8 @@ def test_checkout_that_cannot_be_installed_is_refused(root: Path, commit: Commit
         (["--against", "HEAD", "--pairs", "0"], "must be more than 0"),
         (["--against", "HEAD", "--only", "nothing"], "matches none of"),
         (["--against"], "expected one argument"),
+        (["--short", "--growth"], "is for rows"),
+        (["--short", "--soak"], "is for rows"),
     ],
 )
 def test_wrong_command_line(

@@ -237,7 +237,9 @@ async def test_restore_without_privileges_is_mended(
     await assert_books_in_order(empty)
     acls = (
         "SELECT relname::text, relowner::regrole::text, relacl::text FROM pg_class WHERE "
-        "relnamespace = 'public'::regnamespace"
+        "relnamespace = 'public'::regnamespace UNION ALL "
+        "SELECT typname, typowner::regrole::text, typacl::text FROM pg_type WHERE typtype = 'd' "
+        "AND typnamespace = 'public'::regnamespace"
     )
     assert sorted(row[:2] for row in await query(empty.migration_url, acls)) == sorted(
         row[:2] for row in await query(books.migration_url, acls)
