@@ -5,9 +5,11 @@ restaurants of its start, whichever servers continue it.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ import asyncpg
 import pytest
 import uuid_utils.compat
 from support.audit import assert_books_in_order
+from support.books import superuser
 from support.events import event_message
 from support.running import query, running_ledger
 from support.sessions import locked, waiting_sessions
@@ -392,3 +395,34 @@ async def test_run_does_not_end_while_its_items_are_written(database: Database) 
         assert len(await runs.pay(run, 500)) == 2
         assert await runs.finish(run)
     await assert_books_in_order(database)
+
+
+@pytest.mark.parametrize("statistics", ["SELECT 1", "VACUUM (ANALYZE)"], ids=["none", "few"])
+async def test_plan_of_a_page_reads_no_whole_table(database: Database, statistics: str) -> None:
+    """A run plans its pages while its payouts are few, and keeps the plan while they become many.
+
+    Whatever grows is looked up in an index for one account or one payout.
+    """
+    wanted = {
+        "balance_accounts": "balance_account_id",
+        "balance_snapshots": "balance_account_id",
+        "ledger_entries": "balance_account_id",
+        "payout_items": "payout_id",
+        "payout_run_items": "payout_run_id",
+        "payouts": "balance_account_id",
+        "restaurants": "restaurant_id",
+    }
+    async with superuser(database) as connection:
+        await connection.execute(statistics)
+        await connection.execute(f"PREPARE planned AS {PAY}")
+        nothing = ", ".join(["NULL"] * 7)
+        rows = await connection.fetch(f"EXPLAIN EXECUTE planned ({nothing}, 200)")
+    looked_up = set()
+    for (line,), (condition,) in pairwise(rows):
+        scan = re.search(r"(?<!Tid )Scan .*?\bon (\w+)", line)
+        if scan is not None and scan[1] in wanted:
+            column = re.match(r" *Index Cond: \(+(\w+) = ", condition)
+            assert column is not None, f"{line}\n{condition}"
+            assert column[1] == wanted[scan[1]], f"{line}\n{condition}"
+            looked_up.add(scan[1])
+    assert looked_up == wanted.keys()

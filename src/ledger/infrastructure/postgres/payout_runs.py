@@ -279,8 +279,9 @@ _SIGNED = signed_minor("restaurant_payable")
 # an entry of it, whatever its sum, with a snapshot or without.
 #
 # Everything is looked up in indexes from one row of an account, so the cost grows with the number
-# of accounts and no faster. An EXISTS would be planned as a table of all payouts in flight or paid,
-# which grows for ever.
+# of accounts and no faster. Hence the LATERALs with LIMIT 1: a join or an EXISTS may be planned as
+# a hash table of all payouts or all their items, which grow for ever. A run that begins while they
+# are few would keep that plan.
 _CLAIMED = "c.balance_account_id"
 VERDICT = f"""
 moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
@@ -300,8 +301,13 @@ verdict AS MATERIALIZED (
   FROM claimed AS c
   CROSS JOIN terms
   CROSS JOIN moment
-  JOIN balance_accounts AS a ON a.balance_account_id = c.balance_account_id
-  JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+  CROSS JOIN LATERAL (
+    SELECT restaurant_id FROM balance_accounts AS b
+    WHERE b.balance_account_id = c.balance_account_id LIMIT 1
+  ) AS a
+  CROSS JOIN LATERAL (
+    SELECT active FROM restaurants AS r WHERE r.restaurant_id = a.restaurant_id LIMIT 1
+  ) AS r
   LEFT JOIN LATERAL (
     SELECT payout_id, sequence, cutoff_at FROM payouts AS p
     WHERE p.balance_account_id = c.balance_account_id ORDER BY p.sequence DESC LIMIT 1
@@ -395,6 +401,7 @@ itemised AS (
   LEFT JOIN LATERAL (
     SELECT counted_minor FROM payout_items AS i
     WHERE i.payout_id = v.latest_payout_id AND i.entry_type = c.entry_type
+    LIMIT 1
   ) AS before ON true
   WHERE v.skip_reason IS NULL AND c.entry_type <> 'PAYOUT_RESERVE'
 ),
