@@ -10,7 +10,8 @@ from typing import Any
 from grpc import StatusCode, aio
 
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
-from scripts.bench.raw_caller import RawConnection
+from scripts.bench.raw_caller import RawCallers
+from scripts.bench.raw_stream import RawStreams
 from scripts.bench.wire import Requests, path_of, requests_of
 
 _OPTIONS = (
@@ -88,7 +89,7 @@ async def prepare_raw(job: dict[str, Any]) -> Run:
         return requests.take(events) if time.monotonic() < ends_at else None
 
     connections = [
-        await RawConnection.open(job["address"], path_of(job), answered)
+        await RawCallers.open(job["address"], path_of(job), answered)
         for _ in range(min(job["channels"], job["callers"]))
     ]
 
@@ -105,13 +106,48 @@ async def prepare_raw(job: dict[str, Any]) -> Run:
     return run
 
 
+async def prepare_raw_streams(job: dict[str, Any]) -> Run:
+    """Connects the bench's own streams, and prepares the requests."""
+    requests, outcome, ends_at, events = requests_of(job), Outcome(), 0.0, job["events"]
+    begun = 0
+
+    def take() -> bytes | None:
+        nonlocal begun
+        # Each stream has a request, however late it is: the first ones are taken as they open.
+        if begun >= job["callers"] and time.monotonic() >= ends_at:
+            return None
+        begun += 1
+        return requests.take(events)
+
+    def answered(began: float, response: bytes) -> None:
+        requests.check(response, events)
+        outcome.add(began, events)
+
+    connections = [
+        await RawStreams.open(job["address"], path_of(job), take, answered, job["in_flight"])
+        for _ in range(min(job["channels"], job["callers"]))
+    ]
+
+    async def run(interval: Interval) -> Outcome:
+        nonlocal ends_at
+        ends_at = interval.ends_at
+        for number in range(job["callers"]):
+            connections[number % len(connections)].start()
+        for connection in connections:
+            await connection.finished
+            connection.close()
+        return outcome
+
+    return run
+
+
 async def prepare(job: dict[str, Any], channels: Channels) -> Run:
     """Connects and prepares the requests."""
+    streams = job["method"] == "StreamEvents"
     if job["raw"]:
-        return await prepare_raw(job)
+        return await (prepare_raw_streams(job) if streams else prepare_raw(job))
     requests, path = requests_of(job), path_of(job)
     open_channels = await channels.get(job["address"], job["channels"])
-    streams = job["method"] == "StreamEvents"
     # Bytes go out and come in unchanged.
     methods: list[Any] = [
         channel.stream_stream(path) if streams else channel.unary_unary(path)

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +57,17 @@ async def responses_to(ledger: RunningLedger, requests: Sequence[Request]) -> li
     """The responses of a stream of these requests."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         return [response async for response in ledger.stub.StreamEvents(iter(requests))]
+
+
+async def each_of(
+    stream: EventStream, requests: AsyncIterator[Request]
+) -> AsyncGenerator[Response]:
+    """The responses of a stream, one by one as they are sent."""
+    async with aclosing(stream.responses(requests)) as groups:
+        async for group in groups:
+            for message in group.messages:
+                group.on_write()
+                yield Response.FromString(message)
 
 
 def outcome_of(result: ledger_pb2.IngestResult) -> str:
@@ -243,7 +255,7 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
             consumed += 1
             yield several(event_message() for _ in range(100))
 
-    responses = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).responses(requests())
+    responses = each_of(EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()), requests())
     reading = asyncio.create_task(anext(responses))
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -271,7 +283,7 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
 
     def is_of_a_stream(task: asyncio.Task[Any]) -> bool:
         name = getattr(task.get_coro(), "__qualname__", "")
-        return task.get_name() == STOPPING_TASK or name.startswith(("EventStream.", "_write_all"))
+        return task.get_name() == STOPPING_TASK or name.startswith(("EventStream.", "write_groups"))
 
     def of_streams() -> list[asyncio.Task[Any]]:
         return [task for task in asyncio.all_tasks() - before if is_of_a_stream(task)]
@@ -403,7 +415,7 @@ async def test_stream_whose_responses_are_not_read_delays_no_other(
             yield request
 
     held = HeldRequests(bytes_max=500_000)
-    unread = EventStream(ingest, lambda: datetime.now(UTC), held).responses(requests())
+    unread = each_of(EventStream(ingest, lambda: datetime.now(UTC), held), requests())
     assert len((await anext(unread)).results) == 100
     # The server reads ahead until it has no more room.
     before = -1
@@ -419,7 +431,7 @@ async def test_stream_whose_responses_are_not_read_delays_no_other(
         yield request
 
     async with asyncio.timeout(DEADLINE_SECONDS):
-        others = EventStream(ingest, lambda: datetime.now(UTC), held).responses(one_request())
+        others = each_of(EventStream(ingest, lambda: datetime.now(UTC), held), one_request())
         assert [len(response.results) async for response in others] == [1000]
     with pytest.raises(QueueFull):
         async for response in unread:

@@ -11,17 +11,16 @@ import pytest
 from grpc import aio
 from support.waiting import DEADLINE_SECONDS
 
-from scripts.bench.raw_caller import (
+from scripts.bench.raw_caller import REQUEST_BYTES_MAX, RawCallers
+from scripts.bench.raw_connection import (
     ACK,
     GOAWAY,
     INITIAL_WINDOW,
     PING,
-    REQUEST_BYTES_MAX,
     RST_STREAM,
     SETTINGS,
     CallFailed,
     ConnectionFailed,
-    RawConnection,
     frame,
 )
 
@@ -52,7 +51,7 @@ async def answers(address: str, requests: list[bytes], callers: int = 1) -> list
         received.append(response)
         return next(waiting, None)
 
-    connection = await RawConnection.open(address, PATH, answered)
+    connection = await RawCallers.open(address, PATH, answered)
     for _ in range(callers):
         connection.start(next(waiting))
     try:
@@ -144,7 +143,7 @@ async def test_failure_after_a_response_is_a_failure() -> None:
 
 async def test_unknown_method_is_a_failure() -> None:
     async with serving(echo) as (address, _):
-        connection = await RawConnection.open(address, "/test.Test/Other", lambda *_: None)
+        connection = await RawCallers.open(address, "/test.Test/Other", lambda *_: None)
         connection.start(b"")
         with pytest.raises(CallFailed, match="status 12"):
             await connection.finished
@@ -155,7 +154,7 @@ async def test_error_in_the_check_of_a_response_ends_the_load() -> None:
         raise LookupError(response)
 
     async with serving(echo) as (address, _):
-        connection = await RawConnection.open(address, PATH, check)
+        connection = await RawCallers.open(address, PATH, check)
         connection.start(b"unexpected")
         with pytest.raises(LookupError, match="unexpected"):
             await connection.finished
@@ -171,7 +170,7 @@ async def test_server_that_stops_ends_the_load() -> None:
         raise AssertionError
 
     async with serving(hang) as (address, server):
-        connection = await RawConnection.open(address, PATH, lambda *_: None)
+        connection = await RawCallers.open(address, PATH, lambda *_: None)
         connection.start(b"")
         await arrived.wait()
         await server.stop(None)
@@ -202,7 +201,7 @@ async def test_settings_and_pings_are_acknowledged(acknowledged: tuple[int, byte
     kind, content = acknowledged
     written = frame(SETTINGS, 0, 0, b"") + frame(PING, 0, 0, b"12345678")
     async with scripted(written, frame(kind, ACK, 0, content)) as address:
-        connection = await RawConnection.open(address, PATH, lambda *_: None)
+        connection = await RawCallers.open(address, PATH, lambda *_: None)
         with pytest.raises(ConnectionFailed, match="is closed"):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await connection.finished
@@ -213,14 +212,14 @@ async def test_refusing_frames_end_the_load(kind: int) -> None:
     written = frame(SETTINGS, 0, 0, b"") + frame(kind, 0, 0, b"reason")
     async with scripted(written) as address:
         with pytest.raises(ConnectionFailed, match="reason"):
-            connection = await RawConnection.open(address, PATH, lambda *_: None)
+            connection = await RawCallers.open(address, PATH, lambda *_: None)
             await connection.finished
 
 
 async def test_server_without_room_for_a_request_is_a_failure() -> None:
     settings = frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, 100))
     async with scripted(settings, b"never") as address:
-        connection = await RawConnection.open(address, PATH, lambda *_: None)
+        connection = await RawCallers.open(address, PATH, lambda *_: None)
         with pytest.raises(ConnectionFailed, match="100 bytes"):
             connection.start(b"." * 100)
         connection.close()
@@ -234,4 +233,4 @@ async def test_server_of_another_protocol_is_a_failure() -> None:
     async with await asyncio.start_server(speak_http1, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectionFailed):
-            await RawConnection.open(f"127.0.0.1:{port}", PATH, lambda *_: None)
+            await RawCallers.open(f"127.0.0.1:{port}", PATH, lambda *_: None)

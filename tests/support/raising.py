@@ -1,6 +1,6 @@
 """A server whose service has a defect."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ from grpc import aio
 
 from ledger.api.ledger_service import LedgerService
 from ledger.api.server import Server
+from ledger.api.transport.writing import Together
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 
@@ -20,11 +21,11 @@ class _Raising(LedgerService):
     async def GetEvent(self, request: Any, context: Any) -> ledger_pb2.GetEventResponse:
         raise self._error
 
-    async def StreamEvents(
+    async def StreamEvents(  # type: ignore[override]  # as the service does
         self, requests: Any, context: Any
-    ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
+    ) -> AsyncGenerator[Together]:
         async for _ in requests:
-            yield ledger_pb2.StreamEventsResponse()
+            yield Together([b""], events=1, on_write=lambda: None)
             raise self._error
 
 

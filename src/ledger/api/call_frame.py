@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc import aio
 
-from ledger.api.access.gate import Gate, OpenGate
+from ledger.api.access.gate import Gate, GatedCall
 from ledger.api.call_limits import CallLimits, OpenCalls, OpenCallsLimits
 from ledger.api.convert.wire_format import parse_request
 from ledger.api.errors import (
@@ -40,10 +40,12 @@ from ledger.api.refusal_log import RefusalLog
 from ledger.api.transport.receiving import (
     LARGE_PATIENCE_SECONDS,
     ROOM_TO_PARSE,
+    TURN_BYTES_MIN,
     LargePlaces,
     LargeTurns,
     Receiving,
 )
+from ledger.api.transport.writing import write_groups
 from ledger.api.unread_responses import UnreadLimits, UnreadResponses
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, ShuttingDown
@@ -74,8 +76,9 @@ _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 # How long gRPC waits before it retries by itself; it does not read RetryInfo.
 _RETRY_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# One for all calls: it has no state.
+# One for all calls: they have no state.
 _NO_LIMIT = nullcontext()
+_NO_GATE = nullcontext()
 
 Context = aio.ServicerContext[Any, Any]
 # grpc's own type for handlers knows synchronous methods only.
@@ -265,29 +268,34 @@ class CallFrame:
         """The handler of a method whose response is a stream."""
         parse: Callable[[bytes], Message] = handler.request_deserializer
         path, receiving, open_calls = around.path, around.receiving, around.open_calls
-        gate: Gate | OpenGate = around.gate or OpenGate()
+        gate = around.gate
         bytes_max = around.request_bytes_max
-        is_ledger = around.method is not None
+        is_of_events = around.method is not None and handler.request_streaming
 
         async def call(_: object, context: Context) -> None:
             framed = _Call(self._log, self._refusals, self._metrics, path, context)
             try:
                 with (
-                    open_calls.admitted() if open_calls is not None else nullcontext(),
-                    gate.call(context, framed.request_id) as gated,
+                    open_calls.admitted() if open_calls is not None else _NO_LIMIT,
+                    _NO_GATE if gate is None else gate.call(context, framed.request_id) as gated,
                 ):
-                    if handler.request_streaming:
-                        # For the ledger the limit on open streams also limits what is received: a
-                        # stream that waits for its next event looks the same as a slow one.
-                        raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
-                        parsed = _parse_each(parse, gate.admit_each(raws, context), self._turns)
-                        responses = gated.pass_responses(
-                            handler.stream_stream(gated.read_each(parsed), context)
-                        )
+                    if is_of_events:
+                        # The limit on open streams also limits what is received: a stream that
+                        # waits for its next event looks the same as a slow one.
+                        requests = _Requests(context, parse, self._turns, gate, gated)
+                        groups = handler.stream_stream(requests, context)
+                        if gated is not None:
+                            groups = gated.pass_groups(groups)
+                        writing = write_groups(groups, context)
+                    elif handler.request_streaming:
+                        parsed = _parse_each(parse, receiving, framed)
+                        writing = _write_all(handler.stream_stream(parsed, context), context)
                     else:
                         request = parse_request(parse, await receiving.read(framed, bytes_max))
-                        responses = handler.unary_stream(gated.read(request), context)
-                    await self._until_stopping(_write_all(responses, context))
+                        if gated is not None:
+                            request = gated.read(request)
+                        writing = _write_all(handler.unary_stream(request, context), context)
+                    await self._until_stopping(writing)
             except BaseException as error:
                 if not framed.failed(error):
                     raise
@@ -296,7 +304,9 @@ class CallFrame:
                 return
             await framed.abort()
 
-        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+        # A stream of events encodes its responses by itself.
+        encode = None if is_of_events else handler.response_serializer
+        return grpc.stream_stream_rpc_method_handler(call, None, encode)
 
     async def _until_stopping(self, writing: Awaitable[None]) -> None:
         """Waits for `writing` to end. When the server begins to stop, waits LAST_RESPONSE_SECONDS.
@@ -448,38 +458,52 @@ def _request_id_given(context: Context) -> str | None:
     return None
 
 
-async def _read_each(receiving: Receiving, call: _Call) -> AsyncIterator[bytes]:
+async def _parse_each(
+    parse: Callable[[bytes], Message], receiving: Receiving, call: _Call
+) -> AsyncIterator[Message]:
     while (raw := await receiving.read_next(call)) is not None:
-        yield raw
+        yield parse_request(parse, raw)
 
 
 class _Requests:
-    """The requests of a stream. The library's iterator would hold each until the next one comes."""
+    """The requests of a stream of events: received, admitted and parsed, in one step for each.
 
-    def __init__(self, context: Context) -> None:
+    No variable holds a request until the next one comes, which may take long: it may have 4 MiB.
+    """
+
+    __slots__ = ("_context", "_gate", "_gated", "_parse", "_turns")
+
+    def __init__(
+        self,
+        context: Context,
+        parse: Callable[[bytes], Message],
+        turns: LargeTurns,
+        gate: Gate | None,
+        gated: GatedCall | None,
+    ) -> None:
         self._context = context
+        self._parse = parse
+        self._turns = turns
+        self._gate = gate
+        self._gated = gated
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
-        raw = await self._context.read()
+    async def __anext__(self) -> Message:
+        raw: Any = await self._context.read()
         if raw is aio.EOF:
             raise StopAsyncIteration
-        return cast(bytes, raw)
-
-
-async def _parse_each(
-    parse: Callable[[bytes], Message], raws: AsyncIterator[bytes], turns: LargeTurns
-) -> AsyncIterator[Message]:
-    async for raw in raws:
+        if self._gate is not None:
+            await self._gate.admit_next(self._context)
+        if len(raw) > TURN_BYTES_MIN:
+            await self._turns.turn(len(raw))
         if (room := ROOM_TO_PARSE.get()) is not None:
-            await turns.turn(len(raw))
             await room(len(raw))
-        message = [parse_request(parse, raw)]
-        # Not held until the next one comes: it may have 4 MiB.
-        del raw
-        yield message.pop()
+        request = parse_request(self._parse, raw)
+        if self._gated is not None:
+            self._gated.count(request)
+        return request
 
 
 async def _write_all(responses: Any, context: Context) -> None:

@@ -1,6 +1,6 @@
 """The service of the contract: each method decodes, calls its use case, and encodes."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from ledger.api.convert import balances, events, payouts, restaurants, statement
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.convert.paging import Listing, Paging, decode_page_size
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
+from ledger.api.transport.writing import Together
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest.ingest_events import IngestEvents
@@ -105,13 +106,13 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         )
         return events.encode_results(outcomes)
 
-    async def StreamEvents(
+    async def StreamEvents(  # type: ignore[override]  # the frame takes groups of responses
         self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context
-    ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
+    ) -> AsyncGenerator[Together]:
         stream = EventStream(self._ingest_events, self._clock, self._held)
-        async with aclosing(stream.responses(request_iterator)) as responses:
-            async for response in responses:
-                yield response
+        async with aclosing(stream.responses(request_iterator)) as groups:
+            async for group in groups:
+                yield group
 
     async def GetEvent(
         self, request: ledger_pb2.GetEventRequest, context: Context

@@ -22,6 +22,7 @@ from ledger.api.convert.events import (
     encode_results,
     encode_stream_response,
     memory_bytes,
+    stream_response_bytes,
 )
 from ledger.application.ingest.event_batch import Booked, IngestStatus
 from ledger.application.ports.events import StoredEvent
@@ -193,12 +194,18 @@ def test_outcomes_are_encoded() -> None:
         assert list(encode_results([booked, booked]).results) == [result, result]
         single = encode_stream_response([booked], is_single=True)
         assert single == ledger_pb2.StreamEventsResponse(result=result)
+        assert stream_response_bytes([booked], is_single=True) == single.SerializeToString()
         several = encode_stream_response([booked, booked], is_single=False)
         assert several == ledger_pb2.StreamEventsResponse(results=[result, result])
+        assert (
+            stream_response_bytes([booked, booked], is_single=False) == several.SerializeToString()
+        )
     refused = RestaurantNotFound("res_1")
     with pytest.raises(RestaurantNotFound):
         encode_ingest_event(refused)
     (result,) = encode_results([refused]).results
+    single = ledger_pb2.StreamEventsResponse(result=result)
+    assert stream_response_bytes([refused], is_single=True) == single.SerializeToString()
     assert result.error.details
     assert not result.transaction_id
 

@@ -5,7 +5,7 @@ Without one a call pays nothing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,7 @@ from ledger.api.access.call_records import CONTENT_BY_METHOD, Content
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.errors import code_of
 from ledger.api.methods import Method, Recorded, Scope
+from ledger.api.transport.writing import Together
 from ledger.application.call_log import CallLog
 from ledger.application.ports.call_log import RecordedCall
 from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
@@ -80,28 +81,21 @@ class Gate:
             REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
         return call
 
-    async def admit_each(
-        self, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        """Admits each request of a stream: its caller may have expired or been removed since.
+    async def admit_next(self, context: Context) -> None:
+        """Admits the next request of a stream: its caller may have expired or been removed since.
 
         A stream that is faster than its rate limit is slowed down and not refused. Raises
         NotAuthenticated, ScopeMissing.
         """
-        async for request in requests:
-            while True:
-                try:
-                    caller = self._caller_of(context)
-                    break
-                except RateLimited as limited:
-                    await asyncio.sleep(limited.retry_after_seconds)
-            if self._scopes.isdisjoint(caller.scopes):
-                raise ScopeMissing(self._scope)
-            REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
-            # Not held in a variable until the next one comes: it may have 4 MiB.
-            passed = [request]
-            del request
-            yield passed.pop()
+        while True:
+            try:
+                caller = self._caller_of(context)
+                break
+            except RateLimited as limited:
+                await asyncio.sleep(limited.retry_after_seconds)
+        if self._scopes.isdisjoint(caller.scopes):
+            raise ScopeMissing(self._scope)
+        REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
 
     def _caller_of(self, context: Context) -> Caller:
         if self._authenticator is None:
@@ -144,25 +138,21 @@ class GatedCall:
         self._kept = request if keep is None else keep(request)
         return request
 
-    async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        """Counts the events of a stream's requests as they pass."""
-        async for request in requests:
-            self._events += len(getattr(request, "events", ())) or 1
-            passed = [request]
-            del request
-            yield passed.pop()
+    def count(self, request: Message) -> None:
+        """Counts the events of a stream's request."""
+        self._events += len(getattr(request, "events", ())) or 1
 
-    def pass_responses(self, responses: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+    def pass_groups(self, groups: AsyncGenerator[Together]) -> AsyncGenerator[Together]:
         """Passes on the responses of a stream, and adds rows to the call log while it is open.
 
         So the call log has the caller of a stream that a crash ends.
         """
         call_log = self._gate.call_log
-        return responses if call_log is None else self._pass_recorded(responses, call_log)
+        return groups if call_log is None else self._pass_recorded(groups, call_log)
 
     async def _pass_recorded(
-        self, responses: AsyncGenerator[Message], call_log: CallLog
-    ) -> AsyncGenerator[Message]:
+        self, groups: AsyncGenerator[Together], call_log: CallLog
+    ) -> AsyncGenerator[Together]:
         """Raises DatabaseUnavailable and the like if a row cannot be written.
 
         The client then sends again the events that were not acknowledged.
@@ -170,9 +160,9 @@ class GatedCall:
         self._stream_id = uuid_utils.uuid7().hex
         await call_log.write(self._record(STREAM_OPEN))
         try:
-            async with aclosing(responses):
-                async for response in responses:
-                    self._answered += len(getattr(response, "results", ())) or 1
+            async with aclosing(groups):
+                async for group in groups:
+                    self._answered += group.events
                     if self._answered - self._answered_recorded > STREAM_ROW_EVENTS:
                         self._answered_recorded = self._answered
                         await call_log.write(self._record(STREAM_OPEN))
@@ -180,7 +170,7 @@ class GatedCall:
                         self._timer = asyncio.get_running_loop().call_later(
                             STREAM_ROW_SECONDS, self._record_progress, call_log
                         )
-                    yield response
+                    yield group
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -242,31 +232,3 @@ class GatedCall:
             content,
             outcome,
         )
-
-
-class OpenGate:
-    """Stands for both a gate and its call where there is nothing to check or record.
-
-    Only streams use it. Single calls skip the gate instead, which is faster.
-    """
-
-    def call(self, _context: Context, _request_id: str) -> Self:
-        return self
-
-    def admit_each(self, requests: AsyncIterator[bytes], _context: Context) -> AsyncIterator[bytes]:
-        return requests
-
-    def read(self, request: Message) -> Message:
-        return request
-
-    def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        return requests
-
-    def pass_responses(self, responses: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
-        return responses
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
