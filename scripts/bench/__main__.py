@@ -19,6 +19,7 @@ from scripts.bench import (
     report,
     rows,
     seal_rows,
+    size_rows,
     soak,
     statement_rows,
 )
@@ -26,13 +27,14 @@ from scripts.bench.bench import Bench, Sizes
 from scripts.bench.checkouts import NoCheckout
 from scripts.bench.servers import serving, serving_empty, uses_uvloop
 
-FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
-SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000)
+FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000, 100_000)
+SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000, 2_000)
 PROCESSES = 2
 ROWS = rows.CALL_ROWS | {
     "statement": statement_rows.statement,
     "seals": seal_rows.seals,
     "payouts": payout_rows.payouts,
+    "size": size_rows.size,
 }
 
 
@@ -118,6 +120,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"seconds of each side of a comparison; default {FULL.seconds}",
     )
     parser.add_argument(
+        "--events",
+        type=int,
+        help=f"events of the row size; default {FULL.size_events:,}, 10,000,000 take 20 minutes",
+    )
+    parser.add_argument(
         "--pairs",
         type=int,
         default=against.PAIRS,
@@ -144,9 +151,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     if (
         min(arguments.processes, arguments.pairs) < 1
         or (arguments.seconds is not None and arguments.seconds <= 0)
+        or (arguments.events is not None and arguments.events <= 0)
         or arguments.minutes <= 0
     ):
-        parser.error("--processes, --pairs, --seconds and --minutes must be more than 0")
+        parser.error("--processes, --pairs, --seconds, --events and --minutes must be more than 0")
     return arguments
 
 
@@ -155,6 +163,8 @@ def compare(arguments: argparse.Namespace) -> None:
     words = ["--only", arguments.only, "--processes", str(arguments.processes)]
     if arguments.seconds is not None:
         words += ["--seconds", str(arguments.seconds)]
+    if arguments.events is not None:
+        words += ["--events", str(arguments.events)]
     if arguments.short:
         words.append("--short")
     try:
@@ -171,6 +181,8 @@ def main() -> None:
     sizes = SHORT if arguments.short else FULL
     if arguments.seconds is not None:
         sizes = replace(sizes, seconds=arguments.seconds)
+    if arguments.events is not None:
+        sizes = replace(sizes, size_events=arguments.events)
     mode: Mode
     if arguments.growth:
         mode = lambda bench, facts: growth.measure(bench, facts, arguments.only)  # noqa: E731

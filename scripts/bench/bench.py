@@ -60,6 +60,7 @@ class Sizes:
     warm_up_seconds: float
     payout_restaurants: tuple[int, int]
     long_account_entries: int
+    size_events: int
 
     @property
     def slice_seconds(self) -> float:

@@ -7,15 +7,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.schema.migrations import create_database, migrate
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    migrate,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from scripts.bench.process_costs import filesystem_of
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
@@ -111,18 +115,26 @@ class Cluster:
     postgres: EmbeddedPostgres
     data_dir: Path
     pid: int
+    database: str = DATABASE
 
     @property
     def application_url(self) -> str:
         """The URL that the service uses."""
-        return self.postgres.url(user=APPLICATION_ROLE, database=DATABASE)
+        return self.postgres.url(user=APPLICATION_ROLE, database=self.database)
 
     async def connect(self) -> Any:
         """A bare connection as superuser."""
-        url = self.postgres.url(user=self.postgres.superuser, database=DATABASE)
+        url = self.postgres.url(user=self.postgres.superuser, database=self.database)
         return await asyncpg.connect(
             url.replace("postgresql+asyncpg", "postgresql"), command_timeout=COMMAND_TIMEOUT_SECONDS
         )
+
+    async def with_database(self, name: str) -> Self:
+        """The same PostgreSQL with one more database, empty and migrated."""
+        superuser = self.postgres.superuser
+        await create_database(self.postgres.url(user=superuser, database="postgres"), name)
+        await migrate_async(self.postgres.url(user=superuser, database=name))
+        return replace(self, database=name)
 
 
 @contextmanager

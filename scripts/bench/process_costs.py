@@ -45,6 +45,21 @@ def resident_bytes(root: int) -> int | None:
     return sum(int(fields[21]) for fields in _tree(root).values()) * os.sysconf("SC_PAGE_SIZE")
 
 
+def private_bytes(root: int) -> int | None:
+    """Memory of a process and its descendants that they share with no other."""
+    if not _HAS_PROC:
+        return None
+    return sum(_anonymous_bytes(pid) for pid in _tree(root))
+
+
+def _anonymous_bytes(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
 def has_loaded(pid: int, library: str) -> bool | None:
     """Whether a process has loaded a shared library; None where unknown."""
     try:

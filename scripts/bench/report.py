@@ -177,7 +177,7 @@ def show(rows: Sequence[Row]) -> None:
             figure.cpu_load_s,
         )
         memory = figure.resident_before_mib, figure.resident_after_mib
-        resident = "" if None in memory else f"{memory[0]:.0f} > {memory[1]:.0f}"
+        resident = " > ".join(f"{each:.0f}" for each in memory if each is not None)
         table.add_row(
             figure.name,
             f"{figure.value:,}",

@@ -40,6 +40,7 @@ SLOW_SECONDS = 0.5
 WORKERS = 2
 # The kernel spreads connections at random: with this many each process gets some.
 WORKER_CHANNELS = 8
+WORKERS_CALLERS = (16, 64, 256)
 BALANCE_ENTRIES = f", {books.ENTRIES_A_RESTAURANT} entries each"
 BATCH = Load("BatchIngestEvents", BATCH_CALLERS, events=BATCH_EVENTS, field="events")
 BALANCE = Load(
@@ -130,6 +131,30 @@ async def ingest_workers(bench: Bench) -> Rows:
     yield load_row(
         f"IngestEvent, 64 callers, {WORKERS} workers against 1", measured, "calls/s", limit
     )
+
+
+async def ingest_workers_raw(bench: Bench) -> Rows:
+    """The same by raw callers, few and many."""
+    if not workers_can_be_set():
+        yield "IngestEvent with several processes: left out, this version has no LEDGER_WORKERS"
+        return
+    with serving(bench.cluster, {"LEDGER_WORKERS": str(WORKERS)}) as several:
+        for callers in WORKERS_CALLERS:
+            load = Load("IngestEvent", callers, channels=WORKER_CHANNELS, raw=True)
+            (limit,), measured = await interleaved(
+                bench.sizes.rounds,
+                [partial(bench.run, load, bench.service)],
+                partial(bench.run, load, several),
+            )
+            figure = load_row(
+                f"IngestEvent, {callers} raw callers, {WORKERS} workers against 1",
+                measured,
+                "calls/s",
+                limit,
+                wanted=">= 1.0",
+            )
+            database_s = limit.cpu_per_thousand("database")
+            yield replace(figure, note=f"db with one worker: {database_s}")
 
 
 async def batch(bench: Bench) -> Rows:
@@ -346,6 +371,7 @@ CALL_ROWS: dict[str, Callable[[Bench], Rows]] = {
     "ingest-16-raw": ingest_16_raw,
     "ingest-alone-raw": ingest_alone_raw,
     "ingest-workers": ingest_workers,
+    "ingest-workers-raw": ingest_workers_raw,
     "ingest-alone": alone,
     "balance-64": balance_64,
     "balance-64-raw": balance_64_raw,
