@@ -9,6 +9,7 @@ import structlog
 
 from ledger.api.ledger_service import LedgerService
 from ledger.application.call_log import CallLog
+from ledger.application.find_long_accounts import LongAccountFinder
 from ledger.application.get_balance import GetBalance
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
@@ -23,6 +24,7 @@ from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.long_accounts import PostgresLongAccounts
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
@@ -75,6 +77,11 @@ class Application:
             tail_entries=settings.snapshot_tail_entries,
             on_failure=worker_failed,
         )
+        self._long_account_finder = None
+        if settings.snapshot_tail_entries:
+            self._long_account_finder = LongAccountFinder(
+                PostgresLongAccounts(engine), self._statement_mark_worker, on_failure=worker_failed
+            )
         long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
         self._fence = Fence(engine)
         runs = PostgresPayoutRuns(
@@ -155,6 +162,8 @@ class Application:
         self._payout_worker.start()
         self._balance_snapshot_worker.start()
         self._statement_mark_worker.start()
+        if self._long_account_finder is not None:
+            self._long_account_finder.start()
         self._seal_worker.start()
         if self.call_log is not None:
             self.call_log.start()
@@ -165,6 +174,8 @@ class Application:
 
     async def close(self) -> None:
         """Ends all work, and waits for the work under way. Then the engines may be disposed of."""
+        if self._long_account_finder is not None:
+            await self._long_account_finder.stop()
         await asyncio.gather(
             self._payout_worker.stop(),
             self._balance_snapshot_worker.stop(),

@@ -59,3 +59,25 @@ class LongTails(Protocol):
         Raises nothing.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnAccounts:
+    """What a draw found: accounts with long tails, as pairs of account id and entries.
+
+    `has_grown`: whether entries were added since the draw before, or in the first draw whether
+    there are any.
+    """
+
+    long: Sequence[tuple[int, int]]
+    has_grown: bool
+
+
+class LongAccounts(Protocol):
+    """Finds accounts with many entries beyond their newest statement mark."""
+
+    async def draw(self) -> DrawnAccounts:
+        """Looks at the accounts of some entries drawn at random. Its cost does not grow with the
+        books. Raises DatabaseUnavailable, DatabaseTimeout.
+        """
+        ...
