@@ -8,10 +8,12 @@ from support.fake_time import now, run_on_fake_time
 from ledger.application import take_snapshots
 from ledger.application.take_snapshots import (
     BACKOFF_SECONDS,
+    PAST_TAIL_ENTRIES,
     READ_WAITS_SECONDS,
     REST_SECONDS,
     STOP_SECONDS,
     SnapshotWorker,
+    past_tail_entries,
 )
 from ledger.errors import DatabaseUnavailable
 
@@ -201,6 +203,15 @@ def test_switched_off_takes_none() -> None:
 
     run_on_fake_time(main())
     assert snapshots.asked == []
+
+
+@pytest.mark.parametrize(
+    ("tail_entries", "expected"),
+    [(0, 0), (1, PAST_TAIL_ENTRIES), (200, PAST_TAIL_ENTRIES), (10_000, 10_000)],
+)
+def test_past_balances_may_read_more_entries(tail_entries: int, expected: int) -> None:
+    """Their snapshots are further apart. With the setting 0 there are none of them either."""
+    assert past_tail_entries(tail_entries) == expected
 
 
 def test_stop_ends_the_backoff_and_forgets_the_rest() -> None:

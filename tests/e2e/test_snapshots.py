@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.audit import assert_books_in_order
@@ -11,6 +12,7 @@ from support.payout_runs import finished_run
 from support.running import RunningLedger, running_ledger
 from support.waiting import DEADLINE_SECONDS
 
+from ledger.application.take_snapshots import PAST_TAIL_ENTRIES
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
@@ -31,6 +33,12 @@ async def read_statement(ledger: RunningLedger) -> None:
 async def run_payouts(ledger: RunningLedger) -> None:
     run = await finished_run(ledger, min_amount_minor=10**9)
     assert run.restaurants_considered == 1
+
+
+def a_minute_ago() -> ledger_pb2.GetBalanceRequest:
+    request = ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN")
+    request.as_of.FromDatetime(datetime.now(UTC) - timedelta(minutes=1))
+    return request
 
 
 async def count_of_snapshots(ledger: RunningLedger) -> int:
@@ -111,6 +119,25 @@ async def test_payouts_are_right_with_snapshots(database: Database) -> None:
     await assert_books_in_order(database)
 
 
+async def test_past_reads_of_a_long_account_make_a_ladder(database: Database) -> None:
+    """They return the same before and after. Snapshots of the present are made for neither."""
+    charges = PAST_TAIL_ENTRIES // 2 + 1
+    events = [event_message(restaurant_id="res_1") for _ in range(2 * charges)]
+    async with running_ledger(database) as ledger:
+        for start in range(0, len(events), 500):
+            await ledger.ingest(*events[start : start + 500])
+        rows = await ledger.query("SELECT max(recorded_at) FROM ledger_entries")
+        request = ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN")
+        request.as_of.FromDatetime(rows[0][0])
+        before = await ledger.stub.GetBalance(request)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await count_of_snapshots(ledger) == 0:
+                assert await ledger.stub.GetBalance(request) == before
+        assert await ledger.stub.GetBalance(request) == before
+        assert before.available_minor + before.pending_minor < 10_000 * len(events)
+    await assert_books_in_order(database)
+
+
 async def test_setting_0_makes_no_snapshots(database: Database) -> None:
     """Every read adds up all entries then."""
     async with running_ledger(database, snapshot_tail_entries=0) as ledger:
@@ -120,6 +147,7 @@ async def test_setting_0_makes_no_snapshots(database: Database) -> None:
         for _ in range(3):
             await read_balance(ledger)
             await read_statement(ledger)
+            await ledger.stub.GetBalance(a_minute_ago())
     # The first server has ended, and with it all that it had begun.
     async with running_ledger(database, snapshot_tail_entries=0) as ledger:
         assert await count_of_snapshots(ledger) == 0

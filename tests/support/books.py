@@ -54,6 +54,17 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
         await engine.dispose()
 
 
+async def open_account(connection: Connection, restaurant_id: str) -> int:
+    """Registers a restaurant with an account in PEN. Returns the account's id."""
+    await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ($1)", restaurant_id)
+    account: int = await connection.fetchval(
+        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN')"
+        " RETURNING balance_account_id",
+        restaurant_id,
+    )
+    return account
+
+
 async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
     """Books events by the SQL statement of the service."""
     ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)

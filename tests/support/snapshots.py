@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON
+from ledger.infrastructure.postgres.snapshot_ladder import PostgresSnapshotLadder
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
 from ledger.infrastructure.postgres.statement_marks import (
     MARK_ENTRIES,
@@ -90,3 +91,39 @@ async def make_marks(
             restaurant_id,
         )
     return sum([await marks.take(row["balance_account_id"], 1) for row in rows])
+
+
+async def make_ladder(
+    engine: AsyncEngine,
+    restaurant_id: str | None = None,
+    *,
+    at_once: bool = False,
+    mark_entries: int = 2,
+    rung_entries: int = 5,
+    marks_max: int = 1_000,
+    read_entries_max: int = READ_ENTRIES_MAX,
+) -> int:
+    """Makes the marks and rungs of every balance account, or of one restaurant's.
+
+    Waits as `take_snapshots` does. Returns how many rungs it made.
+    """
+    if not at_once:
+        await until_final(engine)
+    made: list[int] = []
+    ladder = PostgresSnapshotLadder(
+        engine,
+        on_made=made.append,
+        rung_entries=rung_entries,
+        marks_max=marks_max,
+        read_entries_max=read_entries_max,
+        marks=PostgresStatementMarks(engine, mark_entries=mark_entries),
+    )
+    async with autocommit(engine) as connection:
+        rows = await connection.fetch(
+            "SELECT balance_account_id FROM balance_accounts "
+            "WHERE $1::text IS NULL OR restaurant_id = $1",
+            restaurant_id,
+        )
+    for row in rows:
+        await ladder.take(row["balance_account_id"], 1)
+    return sum(made)

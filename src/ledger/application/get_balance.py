@@ -1,11 +1,18 @@
 """Returns the balance of a restaurant in one currency."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Literal, TypeVar
 
 from ledger.application.grouping import Grouping
 from ledger.application.halving import in_halves
-from ledger.application.ports.balances import BalanceQuery, BalanceReader
+from ledger.application.ports.balances import (
+    BalanceQuery,
+    BalanceReader,
+    PastBalanceReader,
+    TailLength,
+)
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import (
@@ -20,46 +27,62 @@ from ledger.errors import (
     RestaurantNotFound,
 )
 
+# What is read for a query.
+Read = TypeVar("Read")
+
 AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
 GROUP_QUERIES_MAX = 200
 GROUPS_AT_ONCE_MAX = 3
-PAST_READS_AT_ONCE_MAX = 4
+# A past balance takes some hundred entries, ten times as many as a present one: its groups are
+# smaller, and there are more of them.
+PAST_GROUP_QUERIES_MAX = 20
+PAST_GROUPS_AT_ONCE_MAX = 4
+# Past balances that take very many entries, each in a query of its own. Fewer than the sessions for
+# long reads, so that groups have one.
+LONG_READS_AT_ONCE_MAX = 3
 # A waiting query takes little memory, but the response to one more would come too late.
 QUERIES_WAITING_MAX = 10_000
 
 
 class GetBalance:
-    """The use case of GetBalance. Concurrent calls for the current balance share a query.
+    """The use case of GetBalance. Concurrent calls share a query.
 
     The query of a group begins after each of its calls, so a balance that is read after an event
-    was acknowledged includes the event. Balances of past instants are read one by one: they may
-    have to count more entries.
+    was acknowledged includes the event. Balances of past instants have separate groups. One that
+    takes very many entries is read alone, so that its group need not wait for it.
     """
 
     def __init__(
         self,
         balances: BalanceReader,
-        past_balances: BalanceReader,
+        past_balances: PastBalanceReader,
         *,
         on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
+        on_past_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
     ) -> None:
         """`balances` is used by at most GROUPS_AT_ONCE_MAX groups at once.
 
-        `past_balances` is used by at most PAST_READS_AT_ONCE_MAX calls at once. `on_group` gets,
-        for each group, the number of its calls and the seconds that it took.
+        `past_balances` is used by at most PAST_GROUPS_AT_ONCE_MAX groups and LONG_READS_AT_ONCE_MAX
+        calls at once. `on_group` and `on_past_group` get, for each group, the number of its calls
+        and the seconds that it took.
         """
-        self._balances = balances
         self._past_balances = past_balances
         self._groups: Grouping[BalanceQuery, Balance | LedgerError | None] = Grouping(
-            self._read_timed,
+            partial(_read_timed, balances.read, on_group),
             group_items_max=GROUP_QUERIES_MAX,
             groups_at_once_max=GROUPS_AT_ONCE_MAX,
             what="balance reads",
         )
-        self._on_group = on_group
+        self._past_groups: Grouping[
+            BalanceQuery, Balance | Literal[TailLength.LONG] | LedgerError | None
+        ] = Grouping(
+            partial(_read_timed, past_balances.read_short, on_past_group),
+            group_items_max=PAST_GROUP_QUERIES_MAX,
+            groups_at_once_max=PAST_GROUPS_AT_ONCE_MAX,
+            what="past balance reads",
+        )
         self._waiting = 0
-        # Few, so that other work has sessions.
-        self._past_reads = asyncio.Semaphore(PAST_READS_AT_ONCE_MAX)
+        self._long_reads = asyncio.Semaphore(LONG_READS_AT_ONCE_MAX)
 
     async def __call__(self, query: BalanceQuery) -> Balance:
         """Returns the balance now, or at the past instant `query.as_of`.
@@ -72,7 +95,10 @@ class GetBalance:
             raise QueueFull
         self._waiting += 1
         try:
-            balance = await self._read_one(query)
+            if query.as_of is None:
+                balance = await self._groups.add(query)
+            else:
+                balance = await self._read_past(query)
         finally:
             self._waiting -= 1
         if isinstance(balance, LedgerError):
@@ -88,39 +114,43 @@ class GetBalance:
 
     async def close(self) -> None:
         """Refuses further calls, and returns when the admitted ones have ended."""
-        await self._groups.close()
+        await asyncio.gather(self._groups.close(), self._past_groups.close())
 
-    async def _read_one(self, query: BalanceQuery) -> Balance | LedgerError | None:
-        if query.as_of is None:
-            return await self._groups.add(query)
-        async with self._past_reads:
+    async def _read_past(self, query: BalanceQuery) -> Balance | LedgerError | None:
+        balance = await self._past_groups.add(query)
+        if balance is not TailLength.LONG:
+            return balance
+        async with self._long_reads:
             (balance,) = await self._past_balances.read([query])
         return balance
 
-    async def _read_timed(
-        self, queries: Sequence[BalanceQuery]
-    ) -> Sequence[Balance | LedgerError | None]:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            return await self._read(queries)
-        finally:
-            self._on_group(len(queries), loop.time() - began)
 
-    async def _read(
-        self, queries: Sequence[BalanceQuery]
-    ) -> Sequence[Balance | LedgerError | None]:
-        """Returns the balances of a group, each in the place of its query.
+async def _read_timed(
+    read: Callable[[Sequence[BalanceQuery]], Awaitable[Sequence[Read]]],
+    on_group: Callable[[int, float], None],
+    queries: Sequence[BalanceQuery],
+) -> Sequence[Read | LedgerError]:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        return await _read_in_parts(read, queries)
+    finally:
+        on_group(len(queries), loop.time() - began)
 
-        If the group takes too long or is refused, reads its halves. In the end an account that has
-        too many entries or cannot be read stands alone, with its error in its place.
-        """
-        balances: list[Balance | LedgerError | None] = []
-        for _, read in await in_halves(
-            self._balances.read, queries, (DatabaseTimeout, DataRejected, QueryRefused)
-        ):
-            if isinstance(read, LedgerError):
-                balances.append(read)
-            else:
-                balances.extend(read)
-        return balances
+
+async def _read_in_parts(
+    read: Callable[[Sequence[BalanceQuery]], Awaitable[Sequence[Read]]],
+    queries: Sequence[BalanceQuery],
+) -> Sequence[Read | LedgerError]:
+    """Returns what was read for a group, each in the place of its query.
+
+    If the group takes too long or is refused, reads its halves. In the end an account that has too
+    many entries or cannot be read stands alone, with its error in its place.
+    """
+    found: list[Read | LedgerError] = []
+    for _, part in await in_halves(read, queries, (DatabaseTimeout, DataRejected, QueryRefused)):
+        if isinstance(part, LedgerError):
+            found.append(part)
+        else:
+            found.extend(part)
+    return found

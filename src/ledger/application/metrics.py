@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-GroupKind = Literal["ingest", "balance"]
+GroupKind = Literal["ingest", "balance", "past_balance"]
 
 
 class LedgerMetrics(Protocol):

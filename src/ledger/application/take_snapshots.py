@@ -23,6 +23,17 @@ BACKOFF_SECONDS = 1.0
 READ_WAITS_SECONDS = 5.0
 # How long a stop waits for a snapshot. One that takes longer, as after a long history, is given up.
 STOP_SECONDS = 1.0
+# How many entries a balance as of a past instant may read before its account gets more snapshots of
+# the past. These snapshots lie further apart than those of the present.
+PAST_TAIL_ENTRIES = 1_000
+
+
+def past_tail_entries(tail_entries: int) -> int:
+    """How many entries a past balance may read, if a present one may read `tail_entries`.
+
+    0 if no snapshots are taken.
+    """
+    return max(tail_entries, PAST_TAIL_ENTRIES) if tail_entries else 0
 
 
 class SnapshotWorker:

@@ -17,7 +17,7 @@ from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.seals import SealLag
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
-from ledger.application.take_snapshots import SnapshotWorker
+from ledger.application.take_snapshots import SnapshotWorker, past_tail_entries
 from ledger.bootstrap.database import Engines
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
@@ -36,6 +36,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     autocommit,
 )
 from ledger.infrastructure.postgres.sessions.fence import Fence
+from ledger.infrastructure.postgres.snapshot_ladder import PostgresSnapshotLadder
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
 from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
@@ -82,6 +83,11 @@ class Application:
             self._long_account_finder = LongAccountFinder(
                 PostgresLongAccounts(engine), self._statement_mark_worker, on_failure=worker_failed
             )
+        self._snapshot_ladder_worker = SnapshotWorker(
+            PostgresSnapshotLadder(engine, on_made=metrics.snapshots_made),
+            tail_entries=past_tail_entries(settings.snapshot_tail_entries),
+            on_failure=worker_failed,
+        )
         long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
         self._fence = Fence(engine)
         runs = PostgresPayoutRuns(
@@ -116,8 +122,9 @@ class Application:
             PostgresBalanceReader(
                 self._balance_connections.autocommit, self._balance_snapshot_worker
             ),
-            PostgresBalanceReader(long_reads.autocommit, self._balance_snapshot_worker),
+            PostgresBalanceReader(long_reads.autocommit, self._snapshot_ladder_worker),
             on_group=partial(metrics.group, "balance"),
+            on_past_group=partial(metrics.group, "past_balance"),
         )
         self._payout_worker = PayoutWorker(
             runs,
@@ -164,6 +171,7 @@ class Application:
         self._statement_mark_worker.start()
         if self._long_account_finder is not None:
             self._long_account_finder.start()
+        self._snapshot_ladder_worker.start()
         self._seal_worker.start()
         if self.call_log is not None:
             self.call_log.start()
@@ -180,6 +188,7 @@ class Application:
             self._payout_worker.stop(),
             self._balance_snapshot_worker.stop(),
             self._statement_mark_worker.stop(),
+            self._snapshot_ladder_worker.stop(),
             self._seal_worker.stop(),
             self._ingest_events.close(),
         )

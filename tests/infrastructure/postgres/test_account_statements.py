@@ -14,7 +14,7 @@ import pytest
 import uuid_utils.compat
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
-from support.books import engine_on, superuser
+from support.books import engine_on, open_account, superuser
 from support.events import unique
 from support.snapshots import ReportedTails, make_marks, until_final
 
@@ -65,16 +65,6 @@ MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_in
 NOW_AND_HORIZON = (
     "SELECT now() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon"
 )
-
-
-async def open_account(connection: Connection, restaurant_id: str) -> int:
-    await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ($1)", restaurant_id)
-    account: int = await connection.fetchval(
-        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING "
-        "balance_account_id",
-        restaurant_id,
-    )
-    return account
 
 
 @dataclass(frozen=True, slots=True)

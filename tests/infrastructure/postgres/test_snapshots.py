@@ -29,7 +29,7 @@ from support.dates import days_ago
 from support.events import processor_event, unique
 from support.running import query
 from support.sessions import locked
-from support.snapshots import ReportedTails, take_snapshots, until_final
+from support.snapshots import ReportedTails, make_ladder, take_snapshots, until_final
 from support.waiting import DEADLINE_SECONDS
 
 from ledger.application.ports.balances import BalanceQuery
@@ -40,7 +40,11 @@ from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import PayoutRunKey
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
-from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
+from ledger.infrastructure.postgres.balance_reader import (
+    SELECT_BALANCES,
+    SELECT_PAST_BALANCES,
+    PostgresBalanceReader,
+)
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
 from ledger.infrastructure.postgres.schema.migrations import (
     create_database,
@@ -54,6 +58,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     KeptConnections,
     autocommit,
 )
+from ledger.infrastructure.postgres.snapshot_ladder import INSERT_RUNGS
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
     INSERT_SNAPSHOT,
@@ -96,12 +101,18 @@ async def balances_and_verdicts(
     connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]
 ) -> list[Any]:
     """Balances now and as of each instant, and verdicts with each instant as the cut-off."""
-    asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in (None, *instants)]
-    rows = await connection.fetch(
-        SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked]
+    asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in instants]
+    now = await connection.fetch(SELECT_BALANCES, restaurants, ["PEN"] * len(restaurants))
+    past = await connection.fetch(
+        SELECT_PAST_BALANCES,
+        [name for name, _ in asked],
+        ["PEN"] * len(asked),
+        [at for _, at in asked],
+        ENTRIES_MAX,
     )
     reported: list[Any] = [
         {key: value for key, value in row.items() if key != "entries_read"}
+        for rows in (now, past)
         for row in sorted(rows, key=lambda row: row["place"])
     ]
     for at in instants:
@@ -114,7 +125,8 @@ async def assert_snapshots_change_nothing(
 ) -> int:
     """Asserts that results are the same with and without snapshots, in one database snapshot.
 
-    Returns how many balance snapshots there were.
+    The same goes for statement marks, which past balances use. Returns how many balance snapshots
+    there were.
     """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
@@ -133,8 +145,11 @@ async def assert_snapshots_change_nothing(
         ]
         taken: int = await connection.fetchval("SELECT count(*) FROM balance_snapshots")
         with_snapshots = await balances_and_verdicts(connection, restaurants, instants)
-        await connection.execute("DELETE FROM balance_snapshots")
-        assert await balances_and_verdicts(connection, restaurants, instants) == with_snapshots
+        tables = ["balance_snapshots", "statement_marks"]
+        chance.shuffle(tables)
+        for table in tables:
+            await connection.execute(f"DELETE FROM {table}")
+            assert await balances_and_verdicts(connection, restaurants, instants) == with_snapshots
     finally:
         await transaction.rollback()
     return taken
@@ -193,6 +208,11 @@ class Traffic:
             self.chance.choice(self.engines), self.chance.choice(self.restaurants), at_once=True
         )
 
+    async def climb(self) -> None:
+        await make_ladder(
+            self.chance.choice(self.engines), self.chance.choice(self.restaurants), at_once=True
+        )
+
     async def pay(self) -> None:
         runs = PostgresPayoutRuns(self.engines[1], settlement_timezone="UTC")
         run_id = uuid_utils.compat.uuid7()
@@ -222,7 +242,7 @@ async def test_no_result_depends_on_snapshots(database: Database, seed: int) -> 
         tasks = [
             asyncio.create_task(traffic.repeat(traffic.ingest)),
             asyncio.create_task(traffic.repeat(traffic.commit_late)),
-            asyncio.create_task(traffic.repeat(traffic.snapshot)),
+            asyncio.create_task(traffic.repeat(traffic.snapshot, traffic.climb)),
             asyncio.create_task(traffic.repeat(traffic.snapshot, traffic.pay)),
         ]
         ends_at, compared, seen = time.monotonic() + BUDGET_SECONDS, 0, 0
@@ -245,6 +265,7 @@ async def test_no_result_depends_on_snapshots(database: Database, seed: int) -> 
             await asyncio.gather(*tasks)
         for _ in range(COMPARISONS_AT_REST):
             await take_snapshots(one)
+            await make_ladder(one)
             await assert_snapshots_change_nothing(connection, traffic.restaurants, chance)
     await assert_snapshots_agree(database)
 
@@ -658,11 +679,13 @@ async def test_restored_books_return_the_same_balances(
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (SELECT_BALANCES, "ARRAY['res_1'], ARRAY['PEN'], ARRAY[NULL::timestamptz]"),
+        (SELECT_BALANCES, "ARRAY['res_1'], ARRAY['PEN']"),
+        (SELECT_PAST_BALANCES, "ARRAY['res_1'], ARRAY['PEN'], ARRAY[now()], 1"),
         (SELECT_VERDICTS, "now()"),
         (INSERT_SNAPSHOT, "1, 1"),
+        (INSERT_RUNGS, "1, now(), '0', 0, 1, 1, 1"),
     ],
-    ids=["balances", "verdicts", "snapshot"],
+    ids=["balances", "past balances", "verdicts", "snapshot", "rungs"],
 )
 async def test_plans_made_while_the_tables_are_empty_read_ranges(
     database: Database, statement: str, values: str
@@ -680,7 +703,7 @@ async def test_plans_made_while_the_tables_are_empty_read_ranges(
     scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
     ranges = {name: condition for name, condition in scans}
     assert set(ranges) == {"pkey", "available_at_idx"}
-    assert "recorded_txid >= COALESCE" in ranges["pkey"]
+    assert re.search(r"recorded_txid >= (COALESCE|GREATEST)", ranges["pkey"])
     assert all("recorded_txid >=" in condition for name, condition in scans if name == "pkey")
     assert all(
         condition.count("available_at") >= 2

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from enum import Enum
+from typing import Literal, Protocol
 
 from ledger.domain.balances import Balance, BalanceAccount
 
@@ -26,6 +27,25 @@ class BalanceReader(Protocol):
         All are of one moment. If an `as_of` is not past by the database's clock, the balance is the
         present one, and its `as_of` is the instant of reading. All or none: raises
         DatabaseUnavailable, DatabaseTimeout, DataRejected, QueryRefused.
+        """
+        ...
+
+
+class TailLength(Enum):
+    """How many entries a balance takes."""
+
+    LONG = "more than a group of balance queries may read for one of them"
+
+
+class PastBalanceReader(BalanceReader, Protocol):
+    """Reads balances as of past instants."""
+
+    async def read_short(
+        self, queries: Sequence[BalanceQuery]
+    ) -> list[Balance | Literal[TailLength.LONG] | None]:
+        """As `read`, but reads only a few thousand entries for each balance.
+
+        `LONG` takes the place of a balance that takes more: `read` returns it.
         """
         ...
 

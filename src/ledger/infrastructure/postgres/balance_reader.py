@@ -1,57 +1,47 @@
-"""Balances on PostgreSQL: one query adds the latest snapshot and the entries beyond it."""
+"""Balances on PostgreSQL: one query adds a snapshot and the entries beyond it.
+
+There are two such queries. The one of present balances adds every entry at or above the horizon of
+the latest snapshot. The one of past balances starts from a snapshot that counts nothing recorded at
+the instant or later, and statement marks show it where the entries recorded before the instant end.
+"""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from ledger.application.ports.balances import BalanceQuery, LongTails
+from ledger.application.ports.balances import BalanceQuery, LongTails, TailLength
 from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
+from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
 from ledger.infrastructure.postgres.snapshots import (
+    ENTRIES_MAX,
     NO_LONG_TAILS,
     latest_snapshot,
     matured_between,
     report_timed_out,
     tail,
 )
+from ledger.infrastructure.postgres.statement_marks import first_mark_from, newest_mark
 
 _PAYABLE = signed_minor("restaurant_payable")
+_RESERVED = signed_minor("payout_reserved")
+_DISPUTED = signed_minor("dispute_hold")
+_ACCOUNT = "a.balance_account_id"
 
-# A row for each balance query ($1 to $3, parallel arrays) whose restaurant is registered, with
-# zeros if it has no such account. `place` is the place of the balance query, from 1. One statement,
-# hence one moment: it counts what was committed when it began. An instant in the future counts as
-# now. A balance as of an instant starts from a snapshot that counts nothing recorded at that
-# instant or later.
-#
-# Sums of bigint are numeric and cannot overflow. An entry has matured when its available_at has
-# passed; without available_at it is available from the beginning.
-SELECT_BALANCES = f"""
-WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
-SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
-       settled.matured_minor + since.matured_minor + tail.available_minor AS available_minor,
+# The columns of a balance. An entry has matured when its available_at has passed; without
+# available_at it is available from the beginning.
+_SUMS = """settled.matured_minor + since.matured_minor + tail.available_minor AS available_minor,
        settled.payable_minor - settled.matured_minor - since.matured_minor + tail.pending_minor
          AS pending_minor,
        settled.reserved_minor + tail.reserved_minor AS reserved_minor,
        settled.disputed_minor + tail.disputed_minor AS disputed_minor,
-       GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at,
-       since.entries_count + tail.entries_count AS entries_read
-FROM unnest($1::text[], $2::text[], $3::timestamptz[])
-  WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
-CROSS JOIN moment
-JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
-CROSS JOIN LATERAL (
-  SELECT LEAST(q.as_of, moment.now_at) AS as_of, (q.as_of < moment.now_at) IS TRUE AS is_past
-) AS instant
-LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
-LEFT JOIN LATERAL {
-    latest_snapshot(
-        "a.balance_account_id",
-        recorded_before="CASE WHEN instant.is_past THEN instant.as_of ELSE 'infinity' END",
-    )
-} AS s ON true
-CROSS JOIN LATERAL (
+       GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at"""
+
+# SQL, for FROM: what the lines of the snapshot "s" add up to.
+_SETTLED = """(
   SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0)
            AS payable_minor,
          COALESCE(sum(l.matured_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0)
@@ -62,69 +52,203 @@ CROSS JOIN LATERAL (
            AS disputed_minor
   FROM unnest(s.ledger_accounts, s.total_minors, s.matured_minors)
     AS l (ledger_account, total_minor, matured_minor)
-) AS settled
-CROSS JOIN LATERAL (
+)"""
+
+
+def _matured_since(instant: str, entries: str) -> str:
+    """SQL, for FROM: what matured from the taking of the snapshot "s" to an instant.
+
+    Below zero where the instant is the earlier one. `entries` is SQL for FROM.
+    """
+    return f"""(
   SELECT count(*) AS entries_count,
-         COALESCE(sum(CASE WHEN instant.as_of >= s.taken_at THEN 1 ELSE -1 END * {
-    _PAYABLE
-}), 0) AS matured_minor
-  FROM ledger_entries AS e
-  WHERE {matured_between("a.balance_account_id", "s.taken_at", "instant.as_of")}
-) AS since
-CROSS JOIN LATERAL (
+         COALESCE(sum(CASE WHEN {instant} >= s.taken_at THEN 1 ELSE -1 END * {_PAYABLE}), 0)
+           AS matured_minor
+  FROM {entries}
+)"""
+
+
+def _tail_sums(instant: str, entries: str, entries_count: str) -> str:
+    """SQL, for FROM: the sums of `entries`, which are SQL as well, with maturity at an instant."""
+    return f"""(
   SELECT
     COALESCE(sum(e.payable_minor)
-      FILTER (WHERE e.available_at IS NULL OR e.available_at <= instant.as_of), 0)
+      FILTER (WHERE e.available_at IS NULL OR e.available_at <= {instant}), 0)
       AS available_minor,
-    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > instant.as_of), 0)
+    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > {instant}), 0)
       AS pending_minor,
     COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
     COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
     max(e.occurred_at) AS last_event_at,
-    count(*) AS entries_count
-  FROM (
+    {entries_count} AS entries_count
+  FROM ({entries}) AS e
+)"""
+
+
+_MATURED = f"""ledger_entries AS e
+  WHERE {matured_between(_ACCOUNT, "s.taken_at", "moment.now_at")}"""
+_TAIL = f"""
     SELECT e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
-           {signed_minor("payout_reserved")} AS reserved_minor,
-           {signed_minor("dispute_hold")} AS disputed_minor
+           {_RESERVED} AS reserved_minor, {_DISPUTED} AS disputed_minor
     FROM ledger_entries AS e
-    WHERE {tail("a.balance_account_id")} AND (NOT instant.is_past OR e.recorded_at < instant.as_of)
-  ) AS e
-) AS tail
+    WHERE {tail(_ACCOUNT)}
+  """
+
+# A row for each balance query ($1 and $2, parallel arrays) whose restaurant is registered, with
+# zeros if it has no such account. `place` is the place of the balance query, from 1. One statement,
+# hence one moment: it counts what was committed when it began.
+#
+# Sums of bigint are numeric and cannot overflow.
+SELECT_BALANCES = f"""
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT q.place, false AS is_past, moment.now_at AS read_at, a.balance_account_id,
+       {_SUMS},
+       since.entries_count + tail.entries_count AS entries_read
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q (restaurant_id, currency, place)
+CROSS JOIN moment
+JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
+LEFT JOIN LATERAL {latest_snapshot(_ACCOUNT)} AS s ON true
+CROSS JOIN LATERAL {_SETTLED} AS settled
+CROSS JOIN LATERAL {_matured_since("moment.now_at", _MATURED)} AS since
+CROSS JOIN LATERAL {_tail_sums("moment.now_at", _TAIL, "count(*)")} AS tail
 """
+
+# At most one entry more than $4: that shows that there are more.
+_PAST_MATURED = f"""(
+    SELECT e.amount_minor, e.debit_account, e.credit_account
+    FROM ledger_entries AS e
+    WHERE {matured_between(_ACCOUNT, "s.taken_at", "instant.as_of")}
+    LIMIT $4::bigint + 1
+  ) AS e"""
+
+# The entries that the snapshot does not count, in two ranges.
+#
+# Those from the mark "above" up to the newest mark were recorded at the instant or later, so they
+# are not read. The others below the newest mark are read if they are no more than $4.
+#
+# Of the entries beyond the newest mark nothing is known. They are all read, but at most one more
+# than $4, and counted. Those recorded at the instant or later add nothing.
+_PAST_TAIL = f"""
+    SELECT false AS is_beyond, e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
+           {_RESERVED} AS reserved_minor, {_DISPUTED} AS disputed_minor
+    FROM ledger_entries AS e
+    WHERE {tail(_ACCOUNT)} AND e.recorded_txid < COALESCE(above.horizon, newest.horizon)
+      AND e.recorded_at < instant.recorded_before AND marked.entries_count <= $4
+    UNION ALL (
+      SELECT true, e.available_at,
+             CASE WHEN e.recorded_at < instant.recorded_before THEN e.occurred_at END,
+             CASE WHEN e.recorded_at < instant.recorded_before THEN {_PAYABLE} END,
+             CASE WHEN e.recorded_at < instant.recorded_before THEN {_RESERVED} END,
+             CASE WHEN e.recorded_at < instant.recorded_before THEN {_DISPUTED} END
+      FROM ledger_entries AS e
+      WHERE e.balance_account_id = {_ACCOUNT}
+        AND e.recorded_txid >= GREATEST(s.horizon, newest.horizon, {FIRST_HORIZON})
+      LIMIT $4 + 1
+    )
+  """
+
+# As SELECT_BALANCES, each balance as of an instant ($3, parallel to $1 and $2). It counts what was
+# recorded before the instant and had matured by it. An instant in the future, or NULL, counts as
+# now.
+#
+# A balance is wrong, and is_cut is true, if it takes more than about $4 entries.
+#
+# OFFSET 0 keeps the instants from being calculated again for each entry.
+SELECT_PAST_BALANCES = f"""
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
+       {_SUMS},
+       since.entries_count + tail.entries_count + marked.entries_count AS entries_read,
+       GREATEST(since.entries_count, tail.entries_count, marked.entries_count) > $4 AS is_cut
+FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+  WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
+CROSS JOIN moment
+JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
+CROSS JOIN LATERAL (
+  SELECT LEAST(q.as_of, moment.now_at) AS as_of, (q.as_of < moment.now_at) IS TRUE AS is_past,
+         CASE WHEN q.as_of < moment.now_at THEN q.as_of ELSE 'infinity' END AS recorded_before
+  OFFSET 0
+) AS instant
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
+LEFT JOIN LATERAL {newest_mark(_ACCOUNT)} AS newest ON true
+LEFT JOIN LATERAL {first_mark_from(_ACCOUNT, "instant.recorded_before + newest.late_by_max")}
+  AS above ON true
+LEFT JOIN LATERAL {latest_snapshot(_ACCOUNT, recorded_before="instant.recorded_before")}
+  AS s ON true
+CROSS JOIN LATERAL (
+  SELECT GREATEST(COALESCE(above.entries_count, newest.entries_count, 0)
+           - COALESCE(s.entries_count, 0), 0) AS entries_count
+) AS marked
+CROSS JOIN LATERAL {_SETTLED} AS settled
+CROSS JOIN LATERAL {_matured_since("instant.as_of", _PAST_MATURED)} AS since
+CROSS JOIN LATERAL {
+    _tail_sums("instant.as_of", _PAST_TAIL, "count(*) FILTER (WHERE e.is_beyond)")
+} AS tail
+"""
+
+# Balances that take more entries are not read together with others.
+SHORT_READ_ENTRIES_MAX = 5_000
 
 
 class PostgresBalanceReader:
-    """Implements `ledger.application.ports.balances.BalanceReader`."""
+    """Implements `ledger.application.ports.balances.PastBalanceReader`."""
 
-    def __init__(self, autocommit: Autocommit, long_tails: LongTails = NO_LONG_TAILS) -> None:
+    def __init__(
+        self,
+        autocommit: Autocommit,
+        long_tails: LongTails = NO_LONG_TAILS,
+        *,
+        short_read_entries_max: int = SHORT_READ_ENTRIES_MAX,
+    ) -> None:
         self._autocommit = autocommit
         self._long_tails = long_tails
+        self._short_read_entries_max = short_read_entries_max
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
         try:
-            with refusals():
-                async with self._autocommit() as connection:
-                    rows = await connection.fetch(
-                        SELECT_BALANCES,
-                        [query.account.holder_id for query in queries],
-                        [query.account.currency for query in queries],
-                        [query.as_of for query in queries],
-                    )
+            if any(query.as_of for query in queries):
+                rows = await self._past_rows(queries, ENTRIES_MAX)
+            else:
+                rows = await self._rows(SELECT_BALANCES, *_accounts(queries))
         except DatabaseTimeout:
-            # A snapshot of now does not help to read the past.
-            if len(queries) == 1 and queries[0].as_of is None:
-                await report_timed_out(
-                    self._autocommit,
-                    self._long_tails,
-                    queries[0].account,
-                )
+            if len(queries) == 1:
+                await report_timed_out(self._autocommit, self._long_tails, queries[0].account)
             raise
-        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         balances: list[Balance | None] = [None] * len(queries)
         for row in rows:
             place = row["place"] - 1
             balances[place] = _balance(queries[place], row)
         return balances
+
+    async def read_short(
+        self, queries: Sequence[BalanceQuery]
+    ) -> list[Balance | Literal[TailLength.LONG] | None]:
+        rows = await self._past_rows(queries, self._short_read_entries_max)
+        balances: list[Balance | Literal[TailLength.LONG] | None] = [None] * len(queries)
+        for row in rows:
+            place = row["place"] - 1
+            balances[place] = TailLength.LONG if row["is_cut"] else _balance(queries[place], row)
+        return balances
+
+    async def _past_rows(self, queries: Sequence[BalanceQuery], entries_max: int) -> list[Row]:
+        instants = [query.as_of for query in queries]
+        return await self._rows(SELECT_PAST_BALANCES, *_accounts(queries), instants, entries_max)
+
+    async def _rows(self, statement: str, *arguments: object) -> list[Row]:
+        with refusals():
+            async with self._autocommit() as connection:
+                rows = await connection.fetch(statement, *arguments)
+        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
+        return rows
+
+
+def _accounts(queries: Sequence[BalanceQuery]) -> tuple[list[str], list[str]]:
+    """The restaurants and the currencies of balance queries."""
+    return (
+        [query.account.holder_id for query in queries],
+        [query.account.currency for query in queries],
+    )
 
 
 def _balance(query: BalanceQuery, row: Row) -> Balance:

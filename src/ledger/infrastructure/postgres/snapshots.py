@@ -44,19 +44,27 @@ ENTRIES_MAX = 2**62
 _log = structlog.get_logger("ledger")
 
 
-def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinity'") -> str:
-    """SQL, for FROM: an account's latest snapshot; one row or none.
+def valid_snapshots(balance_account_id: str) -> str:
+    """SQL, for FROM and WHERE: an account's snapshots of the present stay. Add AND or ORDER BY.
 
-    The snapshot counts nothing recorded at `recorded_before` or later. It is of the present stay,
-    whose txids are those of this cluster. Its horizon is not in the future: a later transaction
-    could get a txid below such a horizon, and the snapshot would seem to count its entries.
+    Their txids are those of this cluster. Snapshots with a horizon in the future are left out: a
+    later transaction could get a txid below such a horizon, and the snapshot would seem to count
+    its entries.
+    """
+    return f"""balance_snapshots AS b
+    WHERE b.balance_account_id = {balance_account_id} AND b.stay_id = {STAY} AND {written_here("b")}
+      AND b.horizon <= {HORIZON}"""
+
+
+def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinity'") -> str:
+    """SQL, for FROM: an account's latest valid snapshot; one row or none.
+
+    The snapshot counts nothing recorded at `recorded_before` or later.
     """
     return f"""(
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
            b.ledger_accounts, b.entry_types, b.total_minors, b.matured_minors
-    FROM balance_snapshots AS b
-    WHERE b.balance_account_id = {balance_account_id} AND b.stay_id = {STAY} AND {written_here("b")}
-      AND b.last_recorded_at < {recorded_before} AND b.horizon <= {HORIZON}
+    FROM {valid_snapshots(balance_account_id)} AND b.last_recorded_at < {recorded_before}
     ORDER BY b.last_recorded_at DESC, b.horizon DESC
     LIMIT 1
   )"""

@@ -85,7 +85,7 @@ def first_mark_from(balance_account_id: str, instant: str) -> str:
     One row or none.
     """
     return f"""(
-    SELECT m.horizon, m.last_recorded_at
+    SELECT m.horizon, m.entries_count, m.last_recorded_at
     FROM {valid_marks(balance_account_id)} AND m.last_recorded_at >= {instant}
     ORDER BY m.last_recorded_at, m.horizon
     LIMIT 1

@@ -1,9 +1,10 @@
 """Removes superseded snapshots and marks. That changes no result.
 
-The newest balance snapshot of each account, stay and month is kept, so a balance as of a past
-instant reads at most a month of entries. Marks serve the statement of any period, and take a
-quarter of a percent of what the entries take: all marks of the present stay are kept, and of an
-ended stay the newest one of each account.
+Of the present stay, the newest balance snapshot of each account and month is kept, and the newest
+of each RUNG_ENTRIES entries, so a balance as of a past instant still finds one just below it. Marks
+serve the statement of any period, and take a quarter of a percent of what the entries take: all
+marks of the present stay are kept. Of an ended stay, which no read uses, the newest snapshot of
+each account and month is kept, and the newest mark of each account.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     autocommit,
 )
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON, STAY, written_here
+from ledger.infrastructure.postgres.snapshot_ladder import RUNG_ENTRIES
 
 # The rows that one transaction examines.
 ROWS_AT_ONCE = 5000
@@ -38,7 +40,9 @@ WHERE newer.balance_account_id = old.balance_account_id AND newer.stay_id = old.
 SUPERSEDED = {
     "balance_snapshots": f"""EXISTS ({_NEWER.format(table="balance_snapshots")}
   AND date_trunc('month', newer.last_recorded_at, 'UTC')
-      = date_trunc('month', old.last_recorded_at, 'UTC'))""",
+      = date_trunc('month', old.last_recorded_at, 'UTC')
+  AND (old.stay_id <> {STAY}
+       OR newer.entries_count / {RUNG_ENTRIES} = old.entries_count / {RUNG_ENTRIES}))""",
     "statement_marks": f"""old.stay_id <> {STAY}
   AND EXISTS ({_NEWER.format(table="statement_marks")})""",
 }
