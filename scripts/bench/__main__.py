@@ -15,6 +15,7 @@ from scripts.bench import (
     against,
     books,
     growth,
+    past_rows,
     payout_rows,
     report,
     rows,
@@ -35,6 +36,8 @@ ROWS = rows.CALL_ROWS | {
     "seals": seal_rows.seals,
     "payouts": payout_rows.payouts,
     "size": size_rows.size,
+    # Last, as its account makes the database larger.
+    "balance-past": past_rows.balance_past,
 }
 
 

@@ -42,6 +42,8 @@ class Load:
     # The only restaurant of the load; empty for all.
     restaurant: str = ""
     available_minor: int = 0
+    # Instants in microseconds since 1970, each with what was available then; empty for now.
+    moments: tuple[tuple[int, int], ...] = ()
     channels: int = 1
     # Callers of the bench's own, which cost little, instead of gRPC's.
     raw: bool = False

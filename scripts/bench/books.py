@@ -94,6 +94,29 @@ FROM generate_series($2::integer, $3::integer) AS n
 """
 LONG_ACCOUNT_ENTRY_MINOR = 1000
 
+# Ten charges with fees a transaction, as a group of calls books them. They mature while the account
+# grows. A block with COMMIT takes no parameters.
+BOOK_HISTORY = """
+DO $$
+BEGIN
+  FOR n IN 1..{transactions} LOOP
+    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+                                debit_account, credit_account, amount_minor, available_at,
+                                occurred_at, event_id)
+    SELECT {account}, gen_random_uuid(), e.position, e.entry_type, e.debit_account,
+           e.credit_account, e.amount_minor, clock_timestamp() + interval '1 second',
+           now() - interval '1 day', 'history_{account}_' || n || '_' || c
+    FROM generate_series(1, 10) AS c
+    CROSS JOIN (VALUES
+      (1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000),
+      (2, 'FEE', 'restaurant_payable', 'platform_fees', 50)
+    ) AS e (position, entry_type, debit_account, credit_account, amount_minor);
+    COMMIT;
+  END LOOP;
+END $$
+"""
+HISTORY_ENTRIES_A_TRANSACTION = 20
+
 COUNT_EVENTS = """
 SELECT count(*) FROM processor_events
 WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
@@ -214,6 +237,21 @@ async def load_long_account(
             start,
             min(start + entries_a_transaction - 1, entries),
         )
+
+
+async def load_history(connection: Any, restaurant_id: str, currency: str, entries: int) -> None:
+    """Registers a restaurant with `entries` of charges and fees, recorded one after the other.
+
+    Returns when they have matured.
+    """
+    account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
+    # Nothing of the load is measured.
+    await connection.execute("SET synchronous_commit = off")
+    await connection.execute(
+        BOOK_HISTORY.format(account=account, transactions=entries // HISTORY_ENTRIES_A_TRANSACTION)
+    )
+    await connection.execute("RESET synchronous_commit")
+    await asyncio.sleep(1)
 
 
 async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:

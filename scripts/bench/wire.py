@@ -94,18 +94,30 @@ class EventRequests:
 
 
 class BalanceRequests:
-    """Requests for equal balances; checks one response in `_CHECKED_EVERY`."""
+    """Requests for balances that are known; checks one response in `_CHECKED_EVERY`."""
 
     _CHECKED_EVERY = 50
 
-    def __init__(self, restaurant_ids: Sequence[str], currency: str, available_minor: int) -> None:
+    def __init__(
+        self,
+        restaurant_ids: Sequence[str],
+        currency: str,
+        available_minor: int,
+        moments: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Each balance is `available_minor`.
+
+        With `moments`, balances are as of those instants, in microseconds since 1970, each with
+        what was available then.
+        """
+        instants: list[int | None] = [at for at, _ in moments]
         self._requests = [
-            ledger_pb2.GetBalanceRequest(
-                restaurant_id=restaurant_id, currency=currency
-            ).SerializeToString()
+            _balance_request(restaurant_id, currency, at)
             for restaurant_id in restaurant_ids
+            for at in instants or [None]
         ]
         self._available_minor = available_minor
+        self._available_at = dict(moments)
         self._sent = 0
         self._checked = 0
 
@@ -118,8 +130,18 @@ class BalanceRequests:
         self._checked += 1
         if self._checked % self._CHECKED_EVERY == 1:
             response = ledger_pb2.GetBalanceResponse.FromString(content)
-            if response.available_minor != self._available_minor:
+            expected = self._available_minor
+            if self._available_at:
+                expected = self._available_at[response.as_of.ToMicroseconds()]
+            if response.available_minor != expected:
                 raise UnexpectedResponse(response)
+
+
+def _balance_request(restaurant_id: str, currency: str, at: int | None) -> bytes:
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
+    if at is not None:
+        request.as_of.FromMicroseconds(at)
+    return request.SerializeToString()
 
 
 class StatementRequests:
@@ -160,6 +182,7 @@ def requests_of(job: dict[str, Any]) -> Requests:
             [job["restaurant"]] if job["restaurant"] else restaurant_ids,
             job["currency"],
             job["available_minor"],
+            job["moments"],
         )
     if job["method"] == "ListEntries":
         return StatementRequests(restaurant_ids, job["currency"])
