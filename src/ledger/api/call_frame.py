@@ -471,7 +471,7 @@ class _Requests:
     No variable holds a request until the next one comes, which may take long: it may have 4 MiB.
     """
 
-    __slots__ = ("_context", "_gate", "_gated", "_parse", "_turns")
+    __slots__ = ("_context", "_gate", "_gated", "_identify", "_parse", "_turns")
 
     def __init__(
         self,
@@ -486,6 +486,7 @@ class _Requests:
         self._turns = turns
         self._gate = gate
         self._gated = gated
+        self._identify = None if gate is None else gate.identifier_of(context)
 
     def __aiter__(self) -> Self:
         return self
@@ -494,8 +495,8 @@ class _Requests:
         raw: Any = await self._context.read()
         if raw is aio.EOF:
             raise StopAsyncIteration
-        if self._gate is not None:
-            await self._gate.admit_next(self._context)
+        if self._gate is not None and self._identify is not None:
+            await self._gate.admit_next(self._identify)
         if len(raw) > TURN_BYTES_MIN:
             await self._turns.turn(len(raw))
         if (room := ROOM_TO_PARSE.get()) is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from grpc import aio
@@ -104,17 +105,21 @@ class Authenticator:
 
         Raises NotAuthenticated.
         """
-        header = None
-        for key, value in context.invocation_metadata() or ():
-            if key == _HEADER:
-                if header is not None:
-                    raise NotAuthenticated("there are several authorization headers")
-                header = value
+        header = _header_of(context)
         if header is not None:
             return self._of_header(header)
-        if self._identities is None:
-            raise NotAuthenticated("there is no authorization header")
-        return self._of_certificate(context.auth_context())
+        return self._of_certificate(self._certificate_of(context))
+
+    def identifier_of(self, context: Context) -> Callable[[], Caller]:
+        """Identifies the caller again each time it is called: it may have expired since.
+
+        Does what caller_of does, but for reading what the caller sent, which takes longer than all
+        else and is the same for all requests of a stream. Both raise NotAuthenticated.
+        """
+        header = _header_of(context)
+        if header is not None:
+            return partial(self._of_header, header)
+        return partial(self._of_certificate, self._certificate_of(context))
 
     def _of_header(self, header: str | bytes) -> Caller:
         if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
@@ -158,10 +163,15 @@ class Authenticator:
         claims = self._jwt.verify(token)
         return Caller(claims.identity, Credential.JWT, claims.scopes, claims.expires_at)
 
-    def _of_certificate(self, auth_context: Mapping[str, Any]) -> Caller:
-        pem: bytes = next(iter(auth_context.get("x509_pem_cert") or ()), b"")
+    def _certificate_of(self, context: Context) -> bytes:
+        if self._identities is None:
+            raise NotAuthenticated("there is no authorization header")
+        pem: bytes = next(iter(context.auth_context().get("x509_pem_cert") or ()), b"")
         if not pem:
             raise NotAuthenticated("there is neither a token nor a client certificate")
+        return pem
+
+    def _of_certificate(self, pem: bytes) -> Caller:
         if pem not in self._certificates:
             _remember(self._certificates, pem, self._certified(pem))
         caller = self._certificates[pem]
@@ -189,6 +199,16 @@ class Authenticator:
             if name in known:
                 return Caller(name, Credential.CERTIFICATE, known[name], expires_at)
         return Caller(names[0], Credential.CERTIFICATE, frozenset(), expires_at)
+
+
+def _header_of(context: Context) -> str | bytes | None:
+    header = None
+    for key, value in context.invocation_metadata() or ():
+        if key == _HEADER:
+            if header is not None:
+                raise NotAuthenticated("there are several authorization headers")
+            header = value
+    return header
 
 
 def _names_of(certificate: "x509.Certificate") -> list[str]:

@@ -5,7 +5,7 @@ Without one a call pays nothing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -81,7 +81,7 @@ class Gate:
             REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
         return call
 
-    async def admit_next(self, context: Context) -> None:
+    async def admit_next(self, identify: Callable[[], Caller]) -> None:
         """Admits the next request of a stream: its caller may have expired or been removed since.
 
         A stream that is faster than its rate limit is slowed down and not refused. Raises
@@ -89,7 +89,7 @@ class Gate:
         """
         while True:
             try:
-                caller = self._caller_of(context)
+                caller = self._limited(identify())
                 break
             except RateLimited as limited:
                 await asyncio.sleep(limited.retry_after_seconds)
@@ -97,10 +97,16 @@ class Gate:
             raise ScopeMissing(self._scope)
         REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
 
+    def identifier_of(self, context: Context) -> Callable[[], Caller] | None:
+        """Identifies the caller of a stream at each request; None if every caller is admitted."""
+        return None if self._authenticator is None else self._authenticator.identifier_of(context)
+
     def _caller_of(self, context: Context) -> Caller:
         if self._authenticator is None:
             return ANY_CALLER
-        caller = self._authenticator.caller_of(context)
+        return self._limited(self._authenticator.caller_of(context))
+
+    def _limited(self, caller: Caller) -> Caller:
         CALLER.set(caller.identity)
         # Before the scope, so that a caller without the scope is limited, too.
         if self._rate_limit is not None and (
