@@ -127,41 +127,48 @@ CHECKS = (
 TABLES = ("ledger_entries", "processor_events")
 
 
+def of_table(table: str) -> list[tuple[str, str, str, str]]:
+    return [check for check in CHECKS if check[0] == table]
+
+
 def replaced(place: int) -> tuple[str, ...]:
     """SQL that replaces the CHECKs by those at a place of CHECKS, 2 for new and 3 for before.
 
-    At once for new rows, then for old ones while writers go on: one statement and one scan a table.
+    For new rows only: VALIDATE is about the old ones.
     """
     statements = []
     for table in TABLES:
-        checks = [(check[1], check[place]) for check in CHECKS if check[0] == table]
         changes = [
-            f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({check}) NOT VALID"
-            for name, check in checks
+            f"DROP CONSTRAINT IF EXISTS {check[1]},"
+            f" ADD CONSTRAINT {check[1]} CHECK ({check[place]}) NOT VALID"
+            for check in of_table(table)
         ]
         statements.append(f"ALTER TABLE {table} {', '.join(changes)}")
-        validated = ", ".join(f"VALIDATE CONSTRAINT {name}" for name, _ in checks)
-        statements.append(f"ALTER TABLE {table} {validated}")
     return tuple(statements)
 
 
-UPGRADE_CHECKS = (
-    *(domain(name, words) for name, words, _ in DOMAINS),
-    *(f"COMMENT ON DOMAIN {name} IS '{comment}'" for name, _, comment in DOMAINS),
-    *replaced(2),
+# Reads each table once, while writers go on.
+VALIDATE = tuple(
+    f"ALTER TABLE {table} "
+    + ", ".join(f"VALIDATE CONSTRAINT {check[1]}" for check in of_table(table))
+    for table in TABLES
 )
 
 # The statements that post entries join balance_accounts or payouts, so they name no account that
-# does not exist. What the key prevented besides, the triggers do.
+# does not exist. What the key prevented besides, the triggers do: they are there before it goes.
+#
+# Each by itself, and each may run again. What reads the large tables comes last, when no lock is
+# left to wait for: a migration that waits in vain begins again.
 UPGRADE = (
-    "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_balance_account_id_fkey",
+    *(domain(name, words) for name, words, _ in DOMAINS),
+    *(f"COMMENT ON DOMAIN {name} IS '{comment}'" for name, _, comment in DOMAINS),
     """
-CREATE TRIGGER balance_accounts_deny_change BEFORE DELETE OR TRUNCATE ON balance_accounts
+CREATE OR REPLACE TRIGGER balance_accounts_deny_change BEFORE DELETE OR TRUNCATE ON balance_accounts
   FOR EACH STATEMENT EXECUTE FUNCTION deny_change()
 """,
     "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_change",
     """
-CREATE TRIGGER balance_accounts_deny_move AFTER UPDATE ON balance_accounts
+CREATE OR REPLACE TRIGGER balance_accounts_deny_move AFTER UPDATE ON balance_accounts
   FOR EACH ROW WHEN (
     OLD.balance_account_id <> NEW.balance_account_id
     OR OLD.restaurant_id <> NEW.restaurant_id
@@ -169,33 +176,31 @@ CREATE TRIGGER balance_accounts_deny_move AFTER UPDATE ON balance_accounts
   ) EXECUTE FUNCTION deny_move()
 """,
     "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_move",
+    "ALTER TABLE ledger_entries DROP CONSTRAINT IF EXISTS ledger_entries_balance_account_id_fkey",
+    *replaced(2),
+    *VALIDATE,
 )
 
-DOWNGRADE_CHECKS = replaced(3)
-
 DOWNGRADE = (
+    *replaced(3),
+    *VALIDATE,
     *(f"DROP DOMAIN {name}" for name, _, _ in DOMAINS),
-    "DROP TRIGGER balance_accounts_deny_move ON balance_accounts",
-    "DROP TRIGGER balance_accounts_deny_change ON balance_accounts",
     """
 ALTER TABLE ledger_entries ADD CONSTRAINT ledger_entries_balance_account_id_fkey
   FOREIGN KEY (balance_account_id) REFERENCES balance_accounts (balance_account_id)
   ON DELETE RESTRICT
 """,
+    "DROP TRIGGER balance_accounts_deny_move ON balance_accounts",
+    "DROP TRIGGER balance_accounts_deny_change ON balance_accounts",
 )
 
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        for statement in UPGRADE_CHECKS:
+        for statement in UPGRADE:
             op.execute(statement)
-    for statement in UPGRADE:
-        op.execute(statement)
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        for statement in DOWNGRADE_CHECKS:
-            op.execute(statement)
     for statement in DOWNGRADE:
         op.execute(statement)

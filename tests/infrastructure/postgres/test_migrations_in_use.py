@@ -28,6 +28,12 @@ IS_VALID = (
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('balance_snapshots_stay_key')"
 )
 
+# The new CHECKs of revision 0026 that old rows are known to pass.
+VALIDATED = """
+SELECT count(*) FROM pg_constraint WHERE contypid = 0 AND convalidated
+  AND pg_get_constraintdef(oid) ~ '::posting_rule|event_type|starts_with'
+"""
+
 
 @asynccontextmanager
 async def holding(url: str, statement: str) -> AsyncIterator[AsyncConnection]:
@@ -112,6 +118,35 @@ async def test_killed_migration_is_continued_by_the_next(empty_url: str) -> None
         with pytest.raises(DatabaseUnavailable):
             await asyncio.wait_for(migrating, DEADLINE_SECONDS)
     assert await migrate_async(empty_url) == ("0013", head_revision())
+    assert await query(empty_url, CATALOG) == at_once
+
+
+@pytest.mark.parametrize("table", ["balance_accounts", "ledger_entries", "processor_events"])
+async def test_large_tables_are_read_when_no_lock_is_left_to_wait_for(
+    empty_url: str, table: str
+) -> None:
+    """Each attempt that waits for a lock in vain begins again, and has read no table."""
+    await migrate_async(empty_url, "0025")
+    async with holding(empty_url, f"LOCK TABLE {table} IN ACCESS SHARE MODE"):
+        migrating = asyncio.create_task(migrate_async(empty_url, "0026"))
+        await waits_for(empty_url, table)
+        assert await query(empty_url, VALIDATED) == [(0,)]
+    assert await asyncio.wait_for(migrating, DEADLINE_SECONDS) == ("0025", "0026")
+    assert await query(empty_url, VALIDATED) == [(6,)]
+
+
+async def test_killed_change_of_checks_is_continued_by_the_next(empty_url: str) -> None:
+    """Its session is ended between two steps. The schema is that of an undisturbed migration."""
+    await migrate_async(empty_url, "0026")
+    at_once = await query(empty_url, CATALOG)
+    await migrate_async(empty_url, "0025")
+    async with holding(empty_url, "LOCK TABLE processor_events IN ACCESS SHARE MODE"):
+        migrating = asyncio.create_task(migrate_async(empty_url, "0026"))
+        pid = await waits_for(empty_url, "processor_events")
+        await query(empty_url, f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(migrating, DEADLINE_SECONDS)
+    assert await migrate_async(empty_url, "0026") == ("0025", "0026")
     assert await query(empty_url, CATALOG) == at_once
 
 
