@@ -1470,7 +1470,8 @@ WHERE v.definition IS DISTINCT FROM w.definition;
 -- check: roles_hold_no_more_than_they_need
 -- The application adds to the books, changes profiles and moves payouts and runs, and no more; the
 -- reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or a
--- membership. A migration that grants something adds it here.
+-- membership. Nor do they own the domains and functions that refuse what is wrong. A migration that
+-- grants something adds it here.
 WITH role AS (
   SELECT w.role_name, r.oid,
          r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
@@ -1539,6 +1540,18 @@ held (role_name, table_name, privilege, column_name) AS (
   CROSS JOIN ours AS o
   WHERE o.table_name = 'page_token_keys' AND has_any_column_privilege(r.oid, o.oid, 'SELECT')
 ),
+guards (name, owner) AS (
+  SELECT 'domain ' || t.typname, t.typowner
+  FROM pg_catalog.pg_constraint AS c
+  JOIN pg_catalog.pg_type AS t ON t.oid = c.contypid
+  WHERE c.connamespace = (SELECT relnamespace FROM pg_catalog.pg_class
+                          WHERE oid = to_regclass('ledger_entries'))
+  UNION
+  SELECT 'function ' || p.proname, p.proowner
+  FROM ours AS o
+  JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = o.oid AND NOT g.tgisinternal
+  JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+),
 broken AS (
   SELECT role_name, 'does not exist' AS detail FROM role WHERE oid IS NULL
   UNION ALL
@@ -1552,6 +1565,11 @@ broken AS (
         EXCEPT
         SELECT role_name, table_name, privilege, column_name FROM allowed) AS h
   JOIN role AS r ON r.role_name = h.role_name
+  WHERE NOT r.is_mighty AND r.is_owner IS NOT TRUE
+  UNION ALL
+  SELECT r.role_name, 'may change the ' || g.name
+  FROM role AS r
+  JOIN guards AS g ON pg_has_role(r.oid, g.owner, 'MEMBER')
   WHERE NOT r.is_mighty AND r.is_owner IS NOT TRUE
 )
 SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity,

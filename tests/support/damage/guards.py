@@ -214,6 +214,8 @@ DAMAGE_TO_GUARDS = (
     Damage(ROLES, "GRANT SELECT ON page_token_keys TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT SELECT (secret) ON page_token_keys TO PUBLIC", ("role ledger_read",)),
     Damage(ROLES, "GRANT INSERT ON page_token_keys TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "ALTER DOMAIN posting_rule OWNER TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "ALTER FUNCTION deny_change() OWNER TO ledger_read", ("role ledger_read",)),
     Damage(
         NEEDS,
         "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app",
