@@ -148,14 +148,6 @@ async def until_all_but(
     )
 
 
-# For each thing that another session locks because of one event in the group: the SQL statement
-# that locks it, and the status of the event once the other session commits.
-LOCKS = {
-    "event": (None, DUPLICATE),
-    "registration": ("INSERT INTO restaurants (restaurant_id) VALUES ('res_new')", CREATED),
-}
-
-
 @pytest.mark.parametrize(
     ("lock", "commits", "place"),
     [
@@ -172,17 +164,14 @@ async def test_other_events_of_a_group_are_booked_while_a_locked_one_waits(
 
     The caller of the locked event receives the right status once the lock is gone.
     """
-    statement, status_after_commit = LOCKS[lock]
     events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
-    events[place] = processor_event(restaurant_id="res_new" if lock == "registration" else "res_0")
-    await books.ingest(
-        [processor_event(restaurant_id="res_held"), processor_event(restaurant_id="res_0")]
-    )
+    is_event = lock == "event"
+    events[place] = processor_event(restaurant_id="res_0" if is_event else "res_new")
+    await books.ingest([processor_event(restaurant_id="res_0")])
     books.groups.clear()
-    async with locked(books.database, statement or "SELECT 1") as holder:
-        transaction_id = (
-            await insert_without_commit(holder, events[place]) if lock == "event" else None
-        )
+    register = "INSERT INTO restaurants (restaurant_id) VALUES ('res_new')"
+    async with locked(books.database, "SELECT 1" if is_event else register) as holder:
+        transaction_id = await insert_without_commit(holder, events[place]) if is_event else None
         calls = books.send(events)
         await until_all_but(calls, {place})
         assert not calls[place].done(), "the lock is still held"
@@ -191,11 +180,10 @@ async def test_other_events_of_a_group_are_booked_while_a_locked_one_waits(
         async with asyncio.timeout(DEADLINE_SECONDS):
             (outcome,) = await calls[place]
     assert isinstance(outcome, Booked)
-    assert outcome.status is (status_after_commit if commits else CREATED)
-    if lock == "event":
-        assert (outcome.transaction_id == transaction_id) is commits
+    assert outcome.status is (DUPLICATE if is_event and commits else CREATED)
+    assert (outcome.transaction_id == transaction_id) is (is_event and commits)
     await until(lambda: books.groups == [EVENTS], DEADLINE_SECONDS)
-    await books.check(2 + EVENTS)
+    await books.check(1 + EVENTS)
 
 
 async def test_only_the_event_that_stays_locked_fails(books: Books, limit: TimeLimit) -> None:
@@ -245,40 +233,35 @@ async def test_locked_account_holds_up_no_event(books: Books) -> None:
     await books.check(2)
 
 
-async def test_locked_events_of_an_account_hold_up_no_other(books: Books) -> None:
-    """All events of an account are locked, and some of others; these by another session.
+async def test_locks_of_two_sessions_hold_up_no_other_event(books: Books) -> None:
+    """One registers a restaurant that many events name; one has inserted some other events.
 
-    All other events are booked while these wait.
+    All other events are booked while these wait, those of another new restaurant too.
     """
     restaurants = [f"res_{place % 6}" for place in range(EVENTS)]
     events = [processor_event(restaurant_id=restaurant) for restaurant in restaurants]
-    held = {place for place, restaurant in enumerate(restaurants) if restaurant == "res_3"} | {
-        0,
-        1,
-        44,
-    }
-    for restaurant in set(restaurants):
+    inserted = {0, 1, 44}
+    held = inserted | {place for place, name in enumerate(restaurants) if name == "res_3"}
+    known = set(restaurants) - {"res_3", "res_4"}
+    for restaurant in known:
         await books.ingest([processor_event(restaurant_id=restaurant)])
-    async with (
-        locked(books.database, "SELECT 1") as holder_of_account,
-        locked(books.database, "SELECT 1") as holder,
-    ):
-        for place in sorted(held):
-            session = holder if place in {0, 1, 44} else holder_of_account
-            await insert_without_commit(session, events[place])
+    register = "INSERT INTO restaurants (restaurant_id) VALUES ('res_3')"
+    async with locked(books.database, register), locked(books.database, "SELECT 1") as holder:
+        for place in inserted:
+            await insert_without_commit(holder, events[place])
         calls = books.send(events)
         await until_all_but(calls, held)
         assert {place for place, call in enumerate(calls) if not call.done()} == held
         await holder.commit()
-        await until_all_but(calls, held - {0, 1, 44})
-        assert [outcome_of(calls[place]) for place in (0, 1, 44)] == [DUPLICATE] * 3
-        assert not any(calls[place].done() for place in held - {0, 1, 44})
+        await until_all_but(calls, held - inserted)
+        assert {outcome_of(calls[place]) for place in inserted} == {DUPLICATE}
+        assert not any(calls[place].done() for place in held - inserted)
     async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.wait(calls)
     assert [outcome_of(call) for call in calls] == [
-        DUPLICATE if place in {0, 1, 44} else CREATED for place in range(EVENTS)
+        DUPLICATE if place in inserted else CREATED for place in range(EVENTS)
     ]
-    await books.check(6 + EVENTS)
+    await books.check(len(known) + EVENTS)
 
 
 async def test_repeats_of_a_locked_event_wait_with_it(

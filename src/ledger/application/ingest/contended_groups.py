@@ -48,13 +48,13 @@ class ContendedGroups:
         """Posts what is left of a group, in ever smaller parts, until what is locked is alone.
 
         Calls `on_decided` whenever events are decided. Posts one part at a time, each in a separate
-        transaction: a group never waits for itself, and takes one session. Example: three events of
-        the accounts a and b, of which a2 is locked:
+        transaction: a group never waits for itself, and takes one session. Example: four events, of
+        which b is locked:
 
-            [a1 a2] [b1]      a1 and a2 meet the lock: divided, and put behind b1
-            [b1] [a1] [a2]    b1 and a1 are booked and their outcomes set, one after the other
-            [a2]              tried again and again; if no other part and no other contended
-                              group is left, it waits for the lock with the ledger's usual timeout
+            [a b] [c d]      a and b meet the lock: divided, and put behind the others
+            [c d] [a] [b]    c, d and a are booked and their outcomes set, part by part
+            [b]              tried again and again; if no other part and no other contended
+                             group is left, it waits for the lock with the ledger's usual timeout
 
         Raises DatabaseContention if some events are still locked at `until`, in the event loop's
         time; or, to make room, when contended groups fill all `groups_at_once_max` places and this
@@ -75,9 +75,9 @@ class ContendedGroups:
 
         loop = asyncio.get_running_loop()
         undisturbed_until = loop.time() + UNDISTURBED_SECONDS
-        parts = _Parts(batch.postings)
+        parts = deque(_halves(batch.postings))
         while parts:
-            part = parts.take()
+            part = parts.popleft()
             # No other part and no other group could go on while this event waits.
             is_last = len(part) == 1 and not parts and len(self._waiting) == 1
             lock_wait_seconds = None if is_last else PART_LOCK_WAIT_SECONDS
@@ -87,11 +87,11 @@ class ContendedGroups:
                     part, batch.batch_id, decide, lock_wait_seconds=lock_wait_seconds
                 )
             except DatabaseContention:
-                has_found_locked = len(part) == 1 and parts.are_single
+                has_found_locked = all(len(each) == 1 for each in (part, *parts))
                 may_make_room = has_found_locked or loop.time() >= undisturbed_until
                 if self.is_over(until) or (may_make_room and self._must_make_room(batch)):
                     raise
-                parts.divide([posting for posting in part if batch.is_undecided(posting)])
+                parts += _halves([posting for posting in part if batch.is_undecided(posting)])
                 # As long as a part waits for a lock, if the database has refused without waiting.
                 pause_seconds = began + PART_LOCK_WAIT_SECONDS - loop.time()
                 if is_last:
@@ -103,55 +103,7 @@ class ContendedGroups:
         return len(self._waiting) >= self._groups_at_once_max > 1 and self._waiting[0] is batch
 
 
-class _Parts:
-    """The parts of a group that are still to be tried, in their order.
-
-    An account that another session is opening holds up all of its events. So parts of several
-    accounts are tried first, to find the accounts that hold up none.
-    """
-
-    def __init__(self, postings: Sequence[Posting]) -> None:
-        self._of_several_accounts: deque[list[Posting]] = deque()
-        self._of_one_account: deque[list[Posting]] = deque()
-        self.divide(postings)
-
-    def __bool__(self) -> bool:
-        return bool(self._of_several_accounts or self._of_one_account)
-
-    @property
-    def are_single(self) -> bool:
-        """Whether each part has one event."""
-        return not self._of_several_accounts and all(
-            len(part) == 1 for part in self._of_one_account
-        )
-
-    def take(self) -> list[Posting]:
-        """Removes and returns the part to be tried next."""
-        return (self._of_several_accounts or self._of_one_account).popleft()
-
-    def divide(self, postings: Sequence[Posting]) -> None:
-        """Adds `postings` as two parts, or as one part if they are a single event."""
-        for part in _halves(postings):
-            is_of_one_account = len({posting.event.account for posting in part}) == 1
-            (self._of_one_account if is_of_one_account else self._of_several_accounts).append(part)
-
-
-def _halves(postings: Sequence[Posting]) -> list[list[Posting]]:
-    """Divides `postings` about in the middle, between two accounts if there are several.
-
-    Each half is sorted by event id, as a batch is.
-    """
-    if len(postings) < 2:
-        return [list(postings)] if postings else []
-    ordered = sorted(postings, key=lambda posting: (posting.event.account, posting.event.event_id))
-    ends = [
-        place
-        for place in range(1, len(ordered))
-        if ordered[place - 1].event.account != ordered[place].event.account
-    ]
-    middle = len(ordered) // 2
-    cut = min(ends, key=lambda place: abs(place - middle), default=middle)
-    return [
-        sorted(part, key=lambda posting: posting.event.event_id)
-        for part in (ordered[:cut], ordered[cut:])
-    ]
+def _halves(postings: Sequence[Posting]) -> list[Sequence[Posting]]:
+    """`postings` as two parts, or as one part if they are a single event; each in their order."""
+    middle = len(postings) // 2
+    return [part for part in (postings[:middle], postings[middle:]) if part]
