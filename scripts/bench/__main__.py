@@ -35,6 +35,7 @@ ROWS = rows.CALL_ROWS | {
     "statement": statement_rows.statement,
     "seals": seal_rows.seals,
     "payouts": payout_rows.payouts,
+    "payouts-spread": payout_rows.payouts_spread,
     "size": size_rows.size,
     # Last, as its account makes the database larger.
     "balance-past": past_rows.balance_past,
@@ -75,11 +76,10 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
 Mode = Callable[[Bench, dict[str, str]], Awaitable[None]]
 
 
-async def run(
-    mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int, load_average: float
-) -> None:
+async def run(mode: Mode, sizes: Sizes, processes: int, load_average: float) -> None:
     """Starts what every mode needs, and runs it."""
     async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(books.cluster())
         service = stack.enter_context(serving(cluster))
         uvloop = uses_uvloop(service)
         empty = stack.enter_context(serving_empty(uvloop=uvloop))
@@ -128,6 +128,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"events of the row size; default {FULL.size_events:,}, 10,000,000 take 20 minutes",
     )
     parser.add_argument(
+        "--restaurants",
+        type=int,
+        help=f"restaurants of the largest payout run; default {FULL.payout_restaurants[1]:,}",
+    )
+    parser.add_argument(
         "--pairs",
         type=int,
         default=against.PAIRS,
@@ -155,9 +160,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         min(arguments.processes, arguments.pairs) < 1
         or (arguments.seconds is not None and arguments.seconds <= 0)
         or (arguments.events is not None and arguments.events <= 0)
+        or (arguments.restaurants is not None and arguments.restaurants < 1)
         or arguments.minutes <= 0
     ):
-        parser.error("--processes, --pairs, --seconds, --events and --minutes must be more than 0")
+        parser.error(
+            "--processes, --pairs, --seconds, --events, --restaurants and --minutes must be more"
+            " than 0"
+        )
     return arguments
 
 
@@ -168,6 +177,8 @@ def compare(arguments: argparse.Namespace) -> None:
         words += ["--seconds", str(arguments.seconds)]
     if arguments.events is not None:
         words += ["--events", str(arguments.events)]
+    if arguments.restaurants is not None:
+        words += ["--restaurants", str(arguments.restaurants)]
     if arguments.short:
         words.append("--short")
     try:
@@ -186,6 +197,9 @@ def main() -> None:
         sizes = replace(sizes, seconds=arguments.seconds)
     if arguments.events is not None:
         sizes = replace(sizes, size_events=arguments.events)
+    if arguments.restaurants is not None:
+        few, _ = sizes.payout_restaurants
+        sizes = replace(sizes, payout_restaurants=(few, arguments.restaurants))
     mode: Mode
     if arguments.growth:
         mode = lambda bench, facts: growth.measure(bench, facts, arguments.only)  # noqa: E731
@@ -194,8 +208,7 @@ def main() -> None:
     else:
         mode = lambda bench, facts: measure_rows(bench, arguments.only, facts)  # noqa: E731
     load_average = os.getloadavg()[0]
-    with books.cluster() as cluster:
-        asyncio.run(run(mode, cluster, sizes, arguments.processes, load_average))
+    asyncio.run(run(mode, sizes, arguments.processes, load_average))
 
 
 if __name__ == "__main__":

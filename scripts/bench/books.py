@@ -5,8 +5,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,7 @@ from typing import Any, Self
 import asyncpg
 
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.schema.migrations import (
-    create_database,
-    migrate,
-    migrate_async,
-)
+from ledger.infrastructure.postgres.schema.migrations import create_database, migrate_async
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from scripts.bench.process_costs import filesystem_of
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
@@ -28,6 +24,8 @@ DATABASE = "bench"
 COMMAND_TIMEOUT_SECONDS = 600
 # For 100,000 restaurants: the entries that a run reads fit into memory. Durable by default.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
+# PostgreSQL's default, a quarter of what the entries of 100,000 restaurants take.
+SMALL_BUFFERS = SETTINGS | {"shared_buffers": "128MB"}
 SHOWN_SETTINGS = (
     "server_version",
     "fsync",
@@ -51,7 +49,7 @@ SELECT $1::text || '_' || n, $1 FROM generate_series(1, $2::integer) AS n
 """
 # 20 entries a restaurant: nine matured charges with fees, a refund, an adjustment. Without
 # events: no payout reads them.
-INSERT_ENTRIES = """
+_INSERT_ENTRIES = """
 INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
                             debit_account, credit_account, amount_minor, available_at,
                             occurred_at, event_id)
@@ -62,15 +60,26 @@ SELECT a.balance_account_id, gen_random_uuid(), 1, e.entry_type,
        a.restaurant_id || '_' || n
 FROM balance_accounts AS a
 CROSS JOIN LATERAL (
-  SELECT n, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000 + n
+  SELECT n, n, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000 + n
   FROM generate_series(1, 9) AS n
   UNION ALL
-  SELECT n, 'FEE', 'restaurant_payable', 'platform_fees', 50 FROM generate_series(1, 9) AS n
-  UNION ALL SELECT 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
-  UNION ALL SELECT 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
-) AS e (n, entry_type, debit_account, credit_account, amount_minor)
-WHERE a.currency = $1 AND a.balance_account_id BETWEEN $2 AND $3
+  SELECT 9 + n, n, 'FEE', 'restaurant_payable', 'platform_fees', 50
+  FROM generate_series(1, 9) AS n
+  UNION ALL SELECT 19, 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
+  UNION ALL SELECT 20, 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
+) AS e (turn, n, entry_type, debit_account, credit_account, amount_minor)
+WHERE a.currency = $1
+"""
+# The entries of the accounts $2 to $3, account by account.
+INSERT_ENTRIES = f"""{_INSERT_ENTRIES}
+  AND a.balance_account_id BETWEEN $2 AND $3
 ORDER BY a.balance_account_id
+"""
+# The entry $2 of every account whose number in this turn is $4, of the $3 numbers from 0, in random
+# order: the entries of an account are far from each other, as they are when events book them.
+INSERT_SPREAD_ENTRIES = f"""{_INSERT_ENTRIES}
+  AND e.turn = $2 AND abs(hashint8extended(a.balance_account_id, $2) % $3) = $4
+ORDER BY hashint8extended(a.balance_account_id, -$2)
 """
 ENTRIES_A_RESTAURANT = 20
 # As many in one transaction as a large payout page or batch has: servers seal by transaction.
@@ -160,24 +169,30 @@ class Cluster:
         return replace(self, database=name)
 
 
-@contextmanager
-def cluster() -> Iterator[Cluster]:
+@asynccontextmanager
+async def cluster(settings: Mapping[str, str] = SETTINGS) -> AsyncIterator[Cluster]:
     """A cluster that is removed at the end."""
+    data_dir = _new_data_dir()
+    try:
+        with EmbeddedPostgres.start(data_dir, parameters=settings) as postgres:
+            await create_database(
+                postgres.url(user=postgres.superuser, database="postgres"), DATABASE
+            )
+            await migrate_async(postgres.url(user=postgres.superuser, database=DATABASE))
+            yield Cluster(postgres, data_dir, _postmaster_pid(data_dir))
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _new_data_dir() -> Path:
     data_dir = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
     # As root, PostgreSQL runs as another account, which must enter the directory.
     data_dir.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(data_dir, parameters=SETTINGS) as postgres:
-            asyncio.run(
-                create_database(
-                    postgres.url(user=postgres.superuser, database="postgres"), DATABASE
-                )
-            )
-            migrate(postgres.url(user=postgres.superuser, database=DATABASE))
-            pid_file = next(data_dir.glob("pg*/postmaster.pid"))
-            yield Cluster(postgres, data_dir, int(pid_file.read_text().splitlines()[0]))
-    finally:
-        shutil.rmtree(data_dir, ignore_errors=True)
+    return data_dir
+
+
+def _postmaster_pid(data_dir: Path) -> int:
+    return int(next(data_dir.glob("pg*/postmaster.pid")).read_text().splitlines()[0])
 
 
 async def facts(
@@ -204,12 +219,21 @@ async def facts(
 
 
 async def load_restaurants(
-    connection: Any, currency: str, restaurants: int, *, entries: bool
+    connection: Any, currency: str, restaurants: int, *, entries: bool, spread: bool = False
 ) -> None:
-    """Registers restaurants named after a currency; with `entries`, 20 entries for each."""
+    """Registers restaurants named after a currency; with `entries`, 20 entries for each.
+
+    `spread` stores the entries of all restaurants mixed, else those of each restaurant together.
+    """
     await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
     await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
     if not entries:
+        return
+    if spread:
+        parts = -(-restaurants // ENTRIES_A_TRANSACTION)
+        for turn in range(1, ENTRIES_A_RESTAURANT + 1):
+            for part in range(parts):
+                await connection.execute(INSERT_SPREAD_ENTRIES, currency, turn, parts, part)
         return
     first, last = await connection.fetchrow(
         "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts"
