@@ -193,6 +193,7 @@ def test_checkout_that_cannot_be_installed_is_refused(root: Path, commit: Commit
         (["--against", "HEAD", "--growth"], "not allowed with"),
         (["--against", "HEAD", "--pairs", "0"], "must be more than 0"),
         (["--against", "HEAD", "--only", "nothing"], "matches none of"),
+        (["--restaurants", "0"], "must be more than 0"),
         (["--against"], "expected one argument"),
         (["--short", "--growth"], "is for rows"),
         (["--short", "--soak"], "is for rows"),
