@@ -1229,119 +1229,137 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
--- Every constraint of a table or a domain exists and is validated, only the columns listed below may
--- be NULL, every foreign key's trigger is on, every index is valid, and the indexes exist that let
--- payouts exclude each other. A migration that adds a constraint, a unique index or a nullable
--- column adds it here. Tests compare the lists with the schema.
-WITH wanted (table_name, constraint_name) AS (
+-- Every constraint of a table or a domain exists, is validated and has the definition of the
+-- migrations, and domains have no others. Only the columns listed below may be NULL, every foreign
+-- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
+-- other. No rule rewrites statements, and row security hides no rows. A migration that adds or
+-- changes a constraint, a unique index or a nullable column changes these lists. Tests compare them
+-- with the schema.
+--
+-- A digest is the beginning of the SHA-256 of pg_get_constraintdef(), which sql/schema.sql shows,
+-- without its parentheses: a restore leaves out some that change nothing.
+WITH wanted (table_name, constraint_name, digest) AS (
   VALUES
-    ('archived_ranges', 'archived_ranges_file_bytes_check'),
-    ('archived_ranges', 'archived_ranges_file_hash_check'),
-    ('archived_ranges', 'archived_ranges_file_name_check'),
-    ('archived_ranges', 'archived_ranges_file_name_key'),
-    ('archived_ranges', 'archived_ranges_kind_check'),
-    ('archived_ranges', 'archived_ranges_pkey'),
-    ('archived_ranges', 'archived_ranges_range_check'),
-    ('archived_ranges', 'archived_ranges_rows_count_check'),
-    ('archived_run_outcomes', 'archived_run_outcomes_archive_id_fkey'),
-    ('archived_run_outcomes', 'archived_run_outcomes_items_count_check'),
-    ('archived_run_outcomes', 'archived_run_outcomes_outcome_check'),
-    ('archived_run_outcomes', 'archived_run_outcomes_payout_run_id_fkey'),
-    ('archived_run_outcomes', 'archived_run_outcomes_pkey'),
-    ('archived_run_outcomes', 'archived_run_outcomes_skip_reason_check'),
-    ('audit_log', 'audit_log_caller_check'),
-    ('audit_log', 'audit_log_credential_check'),
-    ('audit_log', 'audit_log_identity_check'),
-    ('audit_log', 'audit_log_method_check'),
-    ('audit_log', 'audit_log_outcome_check'),
-    ('audit_log', 'audit_log_peer_check'),
-    ('audit_log', 'audit_log_pkey'),
-    ('audit_log', 'audit_log_request_id_check'),
-    ('audit_log', 'audit_log_what_check'),
-    ('balance_accounts', 'balance_accounts_currency_check'),
-    ('balance_accounts', 'balance_accounts_pkey'),
-    ('balance_accounts', 'balance_accounts_restaurant_id_currency_key'),
-    ('balance_accounts', 'balance_accounts_restaurant_id_fkey'),
-    ('balance_snapshots', 'balance_snapshots_balance_account_id_fkey'),
-    ('balance_snapshots', 'balance_snapshots_entries_count_check'),
-    ('balance_snapshots', 'balance_snapshots_ledger_accounts_check'),
-    ('balance_snapshots', 'balance_snapshots_lines_check'),
-    ('balance_snapshots', 'balance_snapshots_pkey'),
-    ('ledger_entries', 'ledger_entries_accounts_check'),
-    ('ledger_entries', 'ledger_entries_amount_minor_check'),
-    ('ledger_entries', 'ledger_entries_available_at_check'),
-    ('ledger_entries', 'ledger_entries_cause_check'),
-    ('ledger_entries', 'ledger_entries_payout_id_check'),
-    ('ledger_entries', 'ledger_entries_pkey'),
-    ('ledger_entries', 'ledger_entries_position_check'),
-    ('ledger_seals', 'ledger_seals_contents_hash_check'),
-    ('ledger_seals', 'ledger_seals_entries_count_check'),
-    ('ledger_seals', 'ledger_seals_epoch_check'),
-    ('ledger_seals', 'ledger_seals_events_count_check'),
-    ('ledger_seals', 'ledger_seals_first_txid_check'),
-    ('ledger_seals', 'ledger_seals_hash_check'),
-    ('ledger_seals', 'ledger_seals_pkey'),
-    ('ledger_seals', 'ledger_seals_previous_hash_check'),
-    ('ledger_seals', 'ledger_seals_previous_hash_key'),
-    ('ledger_seals', 'ledger_seals_sequence_check'),
-    ('ledger_seals', 'ledger_seals_txids_check'),
-    ('ledger_stays', 'ledger_stays_number_check'),
-    ('ledger_stays', 'ledger_stays_pkey'),
-    ('page_token_keys', 'page_token_keys_pkey'),
-    ('page_token_keys', 'page_token_keys_secret_check'),
-    ('payout_items', 'payout_items_entry_type_check'),
-    ('payout_items', 'payout_items_pkey'),
-    ('payout_run_items', 'payout_run_items_outcome_check'),
-    ('payout_run_items', 'payout_run_items_payout_id_fkey'),
-    ('payout_run_items', 'payout_run_items_payout_run_id_fkey'),
-    ('payout_run_items', 'payout_run_items_pkey'),
-    ('payout_run_items', 'payout_run_items_skip_reason_check'),
-    ('payout_run_items', 'payout_run_items_state_check'),
-    ('payout_run_progress', 'payout_run_progress_payout_run_id_fkey'),
-    ('payout_run_progress', 'payout_run_progress_pkey'),
-    ('payout_run_progress', 'payout_run_progress_reached_check'),
-    ('payout_runs', 'payout_runs_currency_as_of_min_amount_minor_request_id_key'),
-    ('payout_runs', 'payout_runs_currency_check'),
-    ('payout_runs', 'payout_runs_cutoff_at_check'),
-    ('payout_runs', 'payout_runs_finished_at_check'),
-    ('payout_runs', 'payout_runs_min_amount_minor_check'),
-    ('payout_runs', 'payout_runs_pkey'),
-    ('payout_runs', 'payout_runs_request_id_check'),
-    ('payout_runs', 'payout_runs_state_check'),
-    ('payout_runs', 'payout_runs_zone_table_version_check'),
-    ('payouts', 'payouts_amount_minor_check'),
-    ('payouts', 'payouts_available_minor_check'),
-    ('payouts', 'payouts_balance_account_id_fkey'),
-    ('payouts', 'payouts_balance_account_id_sequence_key'),
-    ('payouts', 'payouts_payout_run_id_fkey'),
-    ('payouts', 'payouts_pkey'),
-    ('payouts', 'payouts_sequence_check'),
-    ('payouts', 'payouts_state_check'),
-    ('processor_events', 'processor_events_amount_minor_check'),
-    ('processor_events', 'processor_events_event_id_check'),
-    ('processor_events', 'processor_events_fee_minor_check'),
-    ('processor_events', 'processor_events_fingerprint_check'),
-    ('processor_events', 'processor_events_metadata_check'),
-    ('processor_events', 'processor_events_occurred_at_check'),
-    ('processor_events', 'processor_events_payout_id_check'),
-    ('processor_events', 'processor_events_pkey'),
-    ('processor_events', 'processor_events_reference_check'),
-    ('processor_events', 'processor_events_type_check'),
-    ('restaurants', 'restaurants_maturity_days_check'),
-    ('restaurants', 'restaurants_metadata_check'),
-    ('restaurants', 'restaurants_name_check'),
-    ('restaurants', 'restaurants_pkey'),
-    ('restaurants', 'restaurants_restaurant_id_check'),
-    ('statement_marks', 'statement_marks_balance_account_id_fkey'),
-    ('statement_marks', 'statement_marks_entries_count_check'),
-    ('statement_marks', 'statement_marks_late_by_max_check'),
-    ('statement_marks', 'statement_marks_pkey')
+    ('archived_ranges', 'archived_ranges_file_bytes_check', '3e5c01d0a97cdbcef626ba8d6427f9c8'),
+    ('archived_ranges', 'archived_ranges_file_hash_check', '2a312367263fb568b8ee85e0dbfb129b'),
+    ('archived_ranges', 'archived_ranges_file_name_check', 'b07d862aacbbac116d72c2820f3ccf68'),
+    ('archived_ranges', 'archived_ranges_file_name_key', '583dd38b880614a3008315e49df5ad2f'),
+    ('archived_ranges', 'archived_ranges_kind_check', 'a20f16c6094bc565c53b24a1be28fab0'),
+    ('archived_ranges', 'archived_ranges_pkey', '7c790a50e4b057d7244d89c537c5cc82'),
+    ('archived_ranges', 'archived_ranges_range_check', 'f6edb93006b95bcfd0d50bbb735039d1'),
+    ('archived_ranges', 'archived_ranges_rows_count_check', '7f844bbd0768cb1a887dd44a1e74ad49'),
+    ('archived_run_outcomes', 'archived_run_outcomes_archive_id_fkey',
+     '88936360d7cce45bc087cd8237f2e873'),
+    ('archived_run_outcomes', 'archived_run_outcomes_items_count_check',
+     '6ce8349565271bd716ff06f09a437587'),
+    ('archived_run_outcomes', 'archived_run_outcomes_outcome_check',
+     'd4ece0e5a9b2da29941ee7c9a6b302c9'),
+    ('archived_run_outcomes', 'archived_run_outcomes_payout_run_id_fkey',
+     '8185e6d5becb890a2d9855c140e5b672'),
+    ('archived_run_outcomes', 'archived_run_outcomes_pkey', '6d26e5078f3681212aef3dd44d674924'),
+    ('archived_run_outcomes', 'archived_run_outcomes_skip_reason_check',
+     'b399814bf3814cc29e84864d12d4aa31'),
+    ('audit_log', 'audit_log_caller_check', 'a1787c5a8beb55991ba140d7a493b295'),
+    ('audit_log', 'audit_log_credential_check', '12ad2be7bf0b6da1b75ec461ba2dd7bb'),
+    ('audit_log', 'audit_log_identity_check', '32eec819fcf1da7860fc1db671e3a595'),
+    ('audit_log', 'audit_log_method_check', 'ed2b5447007f5fd1c410bdef369eb251'),
+    ('audit_log', 'audit_log_outcome_check', 'd4ece0e5a9b2da29941ee7c9a6b302c9'),
+    ('audit_log', 'audit_log_peer_check', '5d281846e6501488f43d86bbb66c8cf7'),
+    ('audit_log', 'audit_log_pkey', 'a5ee69c314ee2a27ea8b4901f133f99e'),
+    ('audit_log', 'audit_log_request_id_check', 'ac976656b47663823e067cbdbdf98a70'),
+    ('audit_log', 'audit_log_what_check', '9468260a2e282e32e23b037fe90585e1'),
+    ('balance_accounts', 'balance_accounts_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('balance_accounts', 'balance_accounts_pkey', '42d65cd9d764d159d394f19b66805025'),
+    ('balance_accounts', 'balance_accounts_restaurant_id_currency_key',
+     '372fb0de70a5d618dea56c02c5fba6af'),
+    ('balance_accounts', 'balance_accounts_restaurant_id_fkey', '5b525f3f9965a8eed55612d7023c6a25'),
+    ('balance_snapshots', 'balance_snapshots_balance_account_id_fkey',
+     'a9ca21df048c03b1a4c7bf12b7669cd0'),
+    ('balance_snapshots', 'balance_snapshots_entries_count_check',
+     '4f4b33490803a0b7edf8cd0f8019eda2'),
+    ('balance_snapshots', 'balance_snapshots_ledger_accounts_check',
+     'c281fbd179a01dd098deee2959ee5f30'),
+    ('balance_snapshots', 'balance_snapshots_lines_check', '61c7d9c60b8bbbf1d3cf737e5811a62b'),
+    ('balance_snapshots', 'balance_snapshots_pkey', '2b1a47cb1f729b15a0ba477443cdd388'),
+    ('ledger_entries', 'ledger_entries_accounts_check', '4e93483f43f4b6f27df61f9817b698ec'),
+    ('ledger_entries', 'ledger_entries_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
+    ('ledger_entries', 'ledger_entries_available_at_check', 'e8cee0ad560d069919e4526a95df92db'),
+    ('ledger_entries', 'ledger_entries_cause_check', '29613e098c36e205069b6e7f5af1ddf2'),
+    ('ledger_entries', 'ledger_entries_payout_id_check', '3682cbf3343e985de3303c8a366a653c'),
+    ('ledger_entries', 'ledger_entries_pkey', '83700af268f83e6af5b543310c4f5dd1'),
+    ('ledger_entries', 'ledger_entries_position_check', '88e39447d5d7e85ac8a2b2fae43116be'),
+    ('ledger_seals', 'ledger_seals_contents_hash_check', 'c80e0ba8eb99a6b27b32fc79c16b93c0'),
+    ('ledger_seals', 'ledger_seals_entries_count_check', 'ae083a2feb7d3a765619b3ace2734201'),
+    ('ledger_seals', 'ledger_seals_epoch_check', '7db728cadf477a86572ff5aaf30a785e'),
+    ('ledger_seals', 'ledger_seals_events_count_check', '6a4a34c3b129e5bc762ca16deb3d2ab9'),
+    ('ledger_seals', 'ledger_seals_first_txid_check', '06f2e21c1e48be919e77dab848a70e09'),
+    ('ledger_seals', 'ledger_seals_hash_check', '57624f8d647edb524cc8975b8b3576b4'),
+    ('ledger_seals', 'ledger_seals_pkey', '2ef3ba28b85c25f2e060238eae426aef'),
+    ('ledger_seals', 'ledger_seals_previous_hash_check', '64fd551d5723eb748a0c5d6aab755076'),
+    ('ledger_seals', 'ledger_seals_previous_hash_key', 'cf1b8148d7ae129e5bd191684d1a82d7'),
+    ('ledger_seals', 'ledger_seals_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
+    ('ledger_seals', 'ledger_seals_txids_check', 'bb3571c254868ba019825ff3f041f7ef'),
+    ('ledger_stays', 'ledger_stays_number_check', 'aecc66474cc4737d098b3fdd80181bf7'),
+    ('ledger_stays', 'ledger_stays_pkey', 'a607b2f5bd1f18a40a7244f905904940'),
+    ('page_token_keys', 'page_token_keys_pkey', 'e66263d7221598c90d3129d7fc4f8d40'),
+    ('page_token_keys', 'page_token_keys_secret_check', '188fdd900cebaa0ee8fcec2bc0c079cd'),
+    ('payout_items', 'payout_items_entry_type_check', '6df725e24ed29534cc681501d9924757'),
+    ('payout_items', 'payout_items_pkey', '05d5a06b9dfe3c7a235e69a8bc607e2b'),
+    ('payout_run_items', 'payout_run_items_outcome_check', 'a222b95cd08be1724a22ea65bd81b84f'),
+    ('payout_run_items', 'payout_run_items_payout_id_fkey', '3f2afe82a2755713654c09cb4fa8ab36'),
+    ('payout_run_items', 'payout_run_items_payout_run_id_fkey', '8185e6d5becb890a2d9855c140e5b672'),
+    ('payout_run_items', 'payout_run_items_pkey', 'f80fdd93b82561ecdce07d493ac9a31e'),
+    ('payout_run_items', 'payout_run_items_skip_reason_check', '83972140794fe10856bc801cb55ab6b5'),
+    ('payout_run_items', 'payout_run_items_state_check', '901f5b5d21b7c27d656db2916de8b42f'),
+    ('payout_run_progress', 'payout_run_progress_payout_run_id_fkey',
+     '8185e6d5becb890a2d9855c140e5b672'),
+    ('payout_run_progress', 'payout_run_progress_pkey', '9fbbb6063cf1120629bb652c0aa29f1e'),
+    ('payout_run_progress', 'payout_run_progress_reached_check',
+     'a9e7e66add958ec7037c8063863cdf02'),
+    ('payout_runs', 'payout_runs_currency_as_of_min_amount_minor_request_id_key',
+     '7ee895430f65a178f9eeecad1fadedf2'),
+    ('payout_runs', 'payout_runs_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('payout_runs', 'payout_runs_cutoff_at_check', '6cb4fdb4ed610a11edcb8a1698983c0d'),
+    ('payout_runs', 'payout_runs_finished_at_check', 'df92179a420981426dcbeac0a65af79a'),
+    ('payout_runs', 'payout_runs_min_amount_minor_check', '27ab72ba803defb60aa218730e8b5933'),
+    ('payout_runs', 'payout_runs_pkey', '9fbbb6063cf1120629bb652c0aa29f1e'),
+    ('payout_runs', 'payout_runs_request_id_check', 'd6055d403a3bc7e84ea9358efa3c3678'),
+    ('payout_runs', 'payout_runs_state_check', '09da031f3e192ef93b78416dbd050570'),
+    ('payout_runs', 'payout_runs_zone_table_version_check', 'a56f7cba56d13d5a7163611a2cc9e357'),
+    ('payouts', 'payouts_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
+    ('payouts', 'payouts_available_minor_check', '7502a5ff31f25732090df0d89e72b8c6'),
+    ('payouts', 'payouts_balance_account_id_fkey', 'a9ca21df048c03b1a4c7bf12b7669cd0'),
+    ('payouts', 'payouts_balance_account_id_sequence_key', '7dfcc2e924ed747c3f9a780a2d664025'),
+    ('payouts', 'payouts_payout_run_id_fkey', '8185e6d5becb890a2d9855c140e5b672'),
+    ('payouts', 'payouts_pkey', '0cbd4c026a93d89d4d01bc52a76831f4'),
+    ('payouts', 'payouts_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
+    ('payouts', 'payouts_state_check', '2f9064d9a1a1ee27f06ef19d945f915b'),
+    ('processor_events', 'processor_events_amount_minor_check', '8bd7eaa3925c03575094ddd4ff0d6058'),
+    ('processor_events', 'processor_events_event_id_check', '28bcd2cd70febfd18bf4a6c79dbb3bbd'),
+    ('processor_events', 'processor_events_fee_minor_check', 'fc974d0c8c5cf7c283453b51753379ae'),
+    ('processor_events', 'processor_events_fingerprint_check', '591d15fa507e7cad00e7578135df29f7'),
+    ('processor_events', 'processor_events_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
+    ('processor_events', 'processor_events_occurred_at_check', 'a51b013d1abf18746823457bbecbc709'),
+    ('processor_events', 'processor_events_payout_id_check', 'aa56043ffbfc98d14eb9093debfd4b9f'),
+    ('processor_events', 'processor_events_pkey', '664f6590bb373fbc0a6140854ab207a4'),
+    ('processor_events', 'processor_events_reference_check', 'f501dfefa5c982172aee312f90e42603'),
+    ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
+    ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
+    ('restaurants', 'restaurants_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
+    ('restaurants', 'restaurants_name_check', '35e78d5c4096be526aff183fbaf2ed84'),
+    ('restaurants', 'restaurants_pkey', '15a23a37a78c64e2a1bddaa7711b7f46'),
+    ('restaurants', 'restaurants_restaurant_id_check', 'cb0fc0598e46dd3ea41f1bdb7173711b'),
+    ('statement_marks', 'statement_marks_balance_account_id_fkey',
+     'a9ca21df048c03b1a4c7bf12b7669cd0'),
+    ('statement_marks', 'statement_marks_entries_count_check', '4f4b33490803a0b7edf8cd0f8019eda2'),
+    ('statement_marks', 'statement_marks_late_by_max_check', 'd9ae3a814bf629e0d719f9a045523b97'),
+    ('statement_marks', 'statement_marks_pkey', '2b1a47cb1f729b15a0ba477443cdd388')
 ),
-wanted_of_domain (domain_name, constraint_name) AS (
+wanted_of_domain (domain_name, constraint_name, digest) AS (
   VALUES
-    ('event_type', 'event_type_check'),
-    ('fee_event_type', 'fee_event_type_check'),
-    ('posting_rule', 'posting_rule_check')
+    ('event_type', 'event_type_check', 'edbb229d6e700e3985cec91d545c428b'),
+    ('fee_event_type', 'fee_event_type_check', 'c4d5cc961009fc98d72aaf0ac6862704'),
+    ('posting_rule', 'posting_rule_check', '4f60a93fe81711e8b474d6a92a86588d')
 ),
 nullable (table_name, column_name) AS (
   VALUES
@@ -1369,22 +1387,46 @@ unique_where (table_name, index_name, condition) AS (
 ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
 ),
+found AS (
+  SELECT conrelid, contypid, conname, convalidated, pg_get_constraintdef(oid) AS definition,
+         left(encode(sha256(convert_to(translate(pg_get_constraintdef(oid), '()', ''), 'UTF8')),
+                     'hex'), 32) AS digest
+  FROM pg_catalog.pg_constraint
+),
 broken AS (
   SELECT 'table ' || w.table_name AS entity,
          format('constraint %s %s', w.constraint_name,
-                CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END) AS detail
+                CASE WHEN f.conname IS NULL THEN 'is missing'
+                     WHEN NOT f.convalidated THEN 'is not validated'
+                     ELSE 'is not as the migrations made it: ' || f.definition END) AS detail
   FROM wanted AS w
-  LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name)
-    AND c.conname = w.constraint_name
-  WHERE c.convalidated IS NOT TRUE
+  LEFT JOIN found AS f ON f.conrelid = to_regclass(w.table_name) AND f.conname = w.constraint_name
+  WHERE (f.convalidated AND f.digest = w.digest) IS NOT TRUE
   UNION ALL
   SELECT 'domain ' || w.domain_name,
          format('constraint %s %s', w.constraint_name,
-                CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END)
+                CASE WHEN f.conname IS NULL THEN 'is missing'
+                     WHEN NOT f.convalidated THEN 'is not validated'
+                     ELSE 'is not as the migrations made it: ' || f.definition END)
   FROM wanted_of_domain AS w
-  LEFT JOIN pg_catalog.pg_constraint AS c ON c.contypid = to_regtype(w.domain_name)
-    AND c.conname = w.constraint_name
-  WHERE c.convalidated IS NOT TRUE
+  LEFT JOIN found AS f ON f.contypid = to_regtype(w.domain_name) AND f.conname = w.constraint_name
+  WHERE (f.convalidated AND f.digest = w.digest) IS NOT TRUE
+  UNION ALL
+  SELECT 'domain ' || d.domain_name,
+         format('constraint %s is none of the migrations: %s', f.conname, f.definition)
+  FROM (SELECT DISTINCT domain_name FROM wanted_of_domain) AS d
+  JOIN found AS f ON f.contypid = to_regtype(d.domain_name)
+  LEFT JOIN wanted_of_domain AS w ON w.domain_name = d.domain_name AND w.constraint_name = f.conname
+  WHERE w.constraint_name IS NULL
+  UNION ALL
+  SELECT 'table ' || o.table_name, 'row security is on, which hides rows'
+  FROM ours AS o
+  JOIN pg_catalog.pg_class AS c ON c.oid = o.table_oid
+  WHERE c.relrowsecurity
+  UNION ALL
+  SELECT 'table ' || o.table_name, format('rule %s rewrites statements', r.rulename)
+  FROM ours AS o
+  JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = o.table_oid
   UNION ALL
   SELECT 'table ' || o.table_name, format('column %s may be NULL', a.attname)
   FROM ours AS o
@@ -1466,6 +1508,51 @@ LEFT JOIN LATERAL (
   WHERE c.oid = to_regclass(w.view_name) AND c.relkind = 'v'
 ) AS v ON true
 WHERE v.definition IS DISTINCT FROM w.definition;
+
+-- check: functions_are_as_they_were_made
+-- Every function exists and has the body, the rights and the path of the migrations. A migration
+-- that adds or changes a function changes this list; a test compares the list with the schema.
+--
+-- A digest is the beginning of the SHA-256 of the body, of whether it runs as its owner, and of its
+-- settings. The schema in a path is left out, as books may be in a schema of another name.
+WITH wanted (function_name, digest) AS (
+  VALUES
+    ('advance_ledger_clock()', '56debfabe76e40044cb32d95ff0b422b'),
+    ('catch_up_ledger_clock()', 'bc337caedbea3f630732a1c5af19920c'),
+    ('check_payout_items()', '464adbe34d3a641b3a37f0477123b7e2'),
+    ('check_payout_move()', '3cf66db8209dcee79dbed524077461f0'),
+    ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
+    ('deny_call_removal()', '5695c7e22659713452678afca951cacf'),
+    ('deny_change()', '3e5b605e0b7fba14af99bd73338a0e61'),
+    ('deny_move()', 'e4924ce01fb4e59d1806af896b3c18b8'),
+    ('deny_run_item_removal()', '49e4b80e4842780fdd1c034b6ffcb8ff'),
+    ('keep_payout_run_going()', '33791efe2a8db0870c438e18339b427e'),
+    ('ledger_clock_at()', 'ddc4b30c5e56a39d41f587dd1daa61df'),
+    ('ledger_now()', 'edcb092f46038024d71900e8b1a3c0ee'),
+    ('ledger_now_behind()', 'ec422d5345e40d1ca671cff2d8bb690a'),
+    ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
+    ('summarize_recorded_txids()', '2c8728af0dde664dcd44d68c000a76d2'),
+    ('write_payout_run_items(uuid, integer)', '65c17c49508747ee6b6d52462284e677')
+),
+found AS (
+  SELECT format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) AS function_name,
+         left(encode(sha256(convert_to(concat_ws(
+           ' ', COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc), p.prosecdef,
+           replace(array_to_string(p.proconfig, ' '),
+                   format('search_path=pg_catalog, %I, pg_temp', n.nspname),
+                   'search_path=pg_catalog, pg_temp')), 'UTF8')), 'hex'), 32) AS digest
+  FROM pg_catalog.pg_proc AS p
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+  WHERE p.pronamespace = (SELECT relnamespace FROM pg_catalog.pg_class
+                          WHERE oid = to_regclass('ledger_entries'))
+)
+SELECT 'functions_are_as_they_were_made' AS check_name, 'ERROR' AS severity,
+       'function ' || w.function_name AS entity,
+       CASE WHEN f.function_name IS NULL THEN 'is missing'
+            ELSE 'is not as the migrations made it' END AS detail
+FROM wanted AS w
+LEFT JOIN found AS f ON f.function_name = w.function_name
+WHERE f.digest IS DISTINCT FROM w.digest;
 
 -- check: roles_hold_no_more_than_they_need
 -- The application adds to the books, changes profiles and moves payouts and runs, and no more; the

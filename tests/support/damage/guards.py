@@ -14,6 +14,7 @@ TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
 VIEWS = "views_are_as_they_were_made"
+FUNCTIONS = "functions_are_as_they_were_made"
 NEEDS, SEQUENCES = "roles_hold_what_they_need", "sequences_are_ahead_of_their_tables"
 SETTINGS, CREATES = "settings_of_roles_are_safe", "only_owners_create_beside_the_books"
 EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
@@ -29,6 +30,30 @@ DAMAGE_TO_GUARDS = (
         VIEWS,
         "CREATE OR REPLACE VIEW current_stay AS SELECT stay_id FROM ledger_stays",
         ("view current_stay",),
+    ),
+    Damage(
+        FUNCTIONS,
+        # A comment is enough for the check of the triggers.
+        "CREATE OR REPLACE FUNCTION deny_move() RETURNS trigger LANGUAGE plpgsql SET search_path = "
+        "pg_catalog, public, pg_temp AS 'BEGIN RETURN NULL; /* RAISE EXCEPTION */ END'",
+        ("function deny_move()",),
+    ),
+    Damage(
+        FUNCTIONS,
+        "CREATE OR REPLACE FUNCTION ledger_now() RETURNS timestamptz LANGUAGE sql"
+        " RETURN now() + interval '8 days'",
+        ("function ledger_now()",),
+    ),
+    Damage(
+        FUNCTIONS,
+        "ALTER FUNCTION advance_ledger_clock() SET search_path = pg_temp",
+        ("function advance_ledger_clock()",),
+    ),
+    Damage(FUNCTIONS, "ALTER FUNCTION deny_change() SECURITY DEFINER", ("function deny_change()",)),
+    Damage(
+        FUNCTIONS,
+        "ALTER FUNCTION write_payout_run_items RENAME TO renamed",
+        ("function write_payout_run_items(uuid, integer)",),
     ),
     Damage(
         TRIGGERS,
@@ -155,6 +180,49 @@ DAMAGE_TO_GUARDS = (
         "ALTER DOMAIN event_type DROP CONSTRAINT event_type_check;"
         "ALTER DOMAIN event_type ADD CONSTRAINT event_type_check CHECK (VALUE <> '') NOT VALID",
         ("domain event_type",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER DOMAIN event_type DROP CONSTRAINT event_type_check;"
+        "ALTER DOMAIN event_type ADD CONSTRAINT event_type_check CHECK (VALUE <> '')",
+        ("domain event_type",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER DOMAIN event_type ADD CONSTRAINT no_charges CHECK (VALUE <> 'charge_succeeded')",
+        ("domain event_type",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "DO $$ BEGIN EXECUTE format('CREATE DOMAIN twin AS text CONSTRAINT posting_rule_check %s',"
+        " (SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = "
+        "'posting_rule_check')); END $$;"
+        "ALTER DOMAIN posting_rule DROP CONSTRAINT posting_rule_check;"
+        "ALTER DOMAIN posting_rule RENAME TO without_words;"
+        "ALTER DOMAIN twin RENAME TO posting_rule",
+        ("table ledger_entries",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check,"
+        " ADD CONSTRAINT ledger_entries_accounts_check CHECK (true)",
+        ("table ledger_entries",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE balance_accounts DROP CONSTRAINT balance_accounts_restaurant_id_fkey,"
+        " ADD CONSTRAINT balance_accounts_restaurant_id_fkey CHECK (restaurant_id <> '')",
+        ("table balance_accounts",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE ledger_entries ENABLE ROW LEVEL SECURITY",
+        ("table ledger_entries",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "CREATE RULE keep_out AS ON INSERT TO ledger_entries DO INSTEAD NOTHING",
+        ("table ledger_entries",),
     ),
     Damage(
         CONSTRAINTS,

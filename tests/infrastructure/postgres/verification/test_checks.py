@@ -1,12 +1,13 @@
 """The lists in the checks of the audit are those of the code and of the schema."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from support.damage.case import CHECKS
 from support.damage.events import RULES
-from support.damage.guards import CONSTRAINTS, NEEDS, ROLES, TRIGGERS, VIEWS
+from support.damage.guards import CONSTRAINTS, FUNCTIONS, NEEDS, ROLES, TRIGGERS, VIEWS
 from support.damage.payouts import STATES
 from support.running import query
 
@@ -106,23 +107,50 @@ def test_currencies_and_event_types_are_those_of_the_code() -> None:
     assert types == [event_type.value for event_type in EventType]
 
 
+def lines_of(rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows as lines of a VALUES list, in order. A digest that is too far right has its own line."""
+    lines = []
+    for row in sorted(rows):
+        line = f"    ({', '.join(map(repr, row))})"
+        lines.append(
+            line if len(line) < 100 else line.replace(f" {row[-1]!r}", f"\n     {row[-1]!r}")
+        )
+    return ",\n".join(lines)
+
+
+def found_by(check: str) -> str:
+    """The query `found` of a check, which computes the digests."""
+    found = re.search(r"\bfound AS \(\n(.*?)\n\)", CHECKS[check], re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> None:
-    """The list in the check is every constraint that the migrations made, in order."""
+    """The lists in the check are all constraints that the migrations made, in order, with the
+    digests of their definitions.
+    """
+    found = f"WITH found AS ({found_by(CONSTRAINTS)}) SELECT {{}}::text, f.conname::text, f.digest"
     rows = await query(
         booked.migration_url,
-        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = "
-        "'public'::regnamespace AND contypid = 0 "
-        "AND contype IN ('c', 'f', 'p', 'u', 'x') AND conrelid <> 'alembic_version'::regclass",
+        f"{found.format('f.conrelid::regclass')} FROM found AS f JOIN pg_constraint AS c"
+        " USING (conrelid, contypid, conname) WHERE connamespace = 'public'::regnamespace "
+        "AND c.contypid = 0 AND c.contype IN ('c', 'f', 'p', 'u', 'x') "
+        "AND f.conrelid <> 'alembic_version'::regclass",
     )
-    lines = [f"    ('{table}', '{constraint}')" for table, constraint in sorted(rows)]
-    assert values_of(CONSTRAINTS, "wanted") == ",\n".join(lines)
+    assert values_of(CONSTRAINTS, "wanted") == lines_of(rows)
     rows = await query(
         booked.migration_url,
-        "SELECT contypid::regtype::text, conname FROM pg_constraint WHERE connamespace = "
-        "'public'::regnamespace AND contypid <> 0",
+        f"{found.format('f.contypid::regtype')} FROM found AS f JOIN pg_constraint AS c"
+        " USING (conrelid, contypid, conname) WHERE connamespace = 'public'::regnamespace "
+        "AND c.contypid <> 0",
     )
-    lines = [f"    ('{domain}', '{constraint}')" for domain, constraint in sorted(rows)]
-    assert values_of(CONSTRAINTS, "wanted_of_domain") == ",\n".join(lines)
+    assert values_of(CONSTRAINTS, "wanted_of_domain") == lines_of(rows)
+
+
+async def test_function_definitions_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check is every function, in order, with the digest of its definition."""
+    rows = await query(booked.migration_url, found_by(FUNCTIONS))
+    assert values_of(FUNCTIONS, "wanted") == lines_of(rows)
 
 
 async def test_triggers_listed_are_those_of_the_schema(booked: Database) -> None:
