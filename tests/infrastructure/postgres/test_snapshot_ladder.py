@@ -1,6 +1,7 @@
 """The snapshot ladder: past balances equal independent sums and read some hundred entries."""
 
 import asyncio
+import os
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +13,16 @@ from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from support.books import balance_of, book, charge, engine_on, open_account, superuser
+from support.books import (
+    balance_of,
+    book,
+    burn_numbers,
+    charge,
+    engine_on,
+    open_account,
+    superuser,
+)
+from support.books import restore as restore_books
 from support.events import unique
 from support.sessions import locked
 from support.snapshots import ReportedTails, make_ladder, make_marks, take_snapshots, until_final
@@ -28,15 +38,21 @@ from ledger.infrastructure.postgres.balance_reader import (
     SELECT_PAST_BALANCES,
     PostgresBalanceReader,
 )
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
+    APPLICATION_ROLE,
     OWNER_ROLE,
     allow_seconds,
     autocommit,
     create_engine,
 )
 from ledger.infrastructure.postgres.snapshot_ladder import RUNG_ENTRIES, PostgresSnapshotLadder
-from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX
+from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, txid_ahead
 from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks
 from ledger.infrastructure.postgres.superseded import SupersededSnapshots
 from ledger.infrastructure.postgres.verification.audit import load_checks
@@ -719,6 +735,54 @@ async def test_pruning_keeps_the_ladder(database: Database) -> None:
             assert (await pruning.prune(before))["balance_snapshots"] >= len(left) - 2
         finally:
             await owner.dispose()
+
+
+@pytest.mark.skipif(
+    "LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version"
+)
+async def test_restored_books_get_another_ladder(
+    database: Database, empty_server_url: str, seed: int
+) -> None:
+    """Books with a ladder are dumped and restored into a cluster whose numbers are lower.
+
+    The rungs from there are not read, and the new ladder counts what is below the new cluster's
+    horizon: at first only what it booked itself, and everything once its numbers have caught up.
+    """
+    chance = random.Random(seed)
+    await burn_numbers(database.migration_url, 2_000)
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        history = await book_history(connection, 60)
+        assert await make_ladder(engine) == 12
+    # Creates the roles, which no dump has.
+    await migrate_async(empty_server_url)
+    await create_database(empty_server_url, "restored")
+    restored_url = database_url(empty_server_url, database="restored")
+    await restore_books(database.migration_url, restored_url)
+    restored = Database(database_url(restored_url, user=APPLICATION_ROLE), restored_url)
+    name = history.restaurant_id
+    async with engine_on(restored.url) as engine, superuser(restored) as connection:
+
+        async def assert_balances_are_right() -> None:
+            entries = await stored(connection, history.account)
+            now = await connection.fetchval("SELECT clock_timestamp()")
+            instants = [at for at in edges(entries, [], chance) if at < now]
+            found = await balances_as_of(connection, name, instants)
+            assert found == [expected(entries, at) for at in instants], f"seed {seed}"
+
+        await assert_balances_are_right()
+        assert await make_ladder(engine) == 0
+        for _ in range(10):
+            await book(engine, charge(name, 7, datetime.now(UTC)))
+        assert await make_ladder(engine) == 2
+        await assert_balances_are_right()
+        ahead = await txid_ahead(engine)
+        assert ahead is not None
+        await burn_numbers(restored_url, ahead[0] - ahead[1] + 1)
+        await connection.execute("DELETE FROM statement_marks")
+        await connection.execute("DELETE FROM balance_snapshots")
+        assert await make_ladder(engine) == 14
+        await assert_balances_are_right()
+        await assert_no_findings(connection)
 
 
 async def test_audit_names_a_wrong_rung(database: Database) -> None:
