@@ -578,7 +578,7 @@ async def test_reads_report_how_many_entries_they_read(shared_database: Database
 async def test_account_that_is_not_read_in_time_is_reported_as_endless(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By balances, statements and payouts.
+    """By balances of now and of the past, statements and payouts.
 
     Otherwise it would never get the snapshot with which it can be read in time.
     """
@@ -594,12 +594,13 @@ async def test_account_that_is_not_read_in_time_is_reported_as_endless(
     async with engine_on(database.url) as engine, locked(database, "LOCK TABLE ledger_entries"):
         connections, reported = (
             partial(autocommit, engine),
-            [ReportedTails(), ReportedTails(), ReportedTails()],
+            [ReportedTails(), ReportedTails(), ReportedTails(), ReportedTails()],
         )
-        with pytest.raises(DatabaseTimeout):
-            await PostgresBalanceReader(connections, reported[0]).read(
-                [BalanceQuery(BalanceAccount("res_1", "PEN"), None)]
-            )
+        for tails, as_of in ((reported[0], None), (reported[3], datetime(2025, 1, 1, tzinfo=UTC))):
+            with pytest.raises(DatabaseTimeout):
+                await PostgresBalanceReader(connections, tails).read(
+                    [BalanceQuery(BalanceAccount("res_1", "PEN"), as_of)]
+                )
         with pytest.raises(DatabaseTimeout):
             whole = StatementQuery(
                 BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
@@ -607,7 +608,7 @@ async def test_account_that_is_not_read_in_time_is_reported_as_endless(
             await PostgresStatements(connections, reported[1]).first_page(whole, 1)
         with pytest.raises(DatabaseTimeout):
             await PostgresPayoutRuns(engine, reported[2], settlement_timezone="UTC").pay(run_id, 1)
-    assert [each.tails for each in reported] == [{account: ENTRIES_MAX}] * 3
+    assert [each.tails for each in reported] == [{account: ENTRIES_MAX}] * 4
 
 
 @pytest.mark.skipif(
