@@ -80,7 +80,6 @@ class FakeEventLedger:
         self.restaurants: set[str] = set()
         self.accounts: set[BalanceAccount] = set()
         self.events: dict[str, StoredEvent] = {}
-        self.postings: dict[str, Posting] = {}
         self.failures: list[LedgerError] = []
         self.fail_after_storing = False
         self.insert_sizes: list[int] = []
@@ -103,7 +102,6 @@ class FakeEventLedger:
                 self.events[event.event_id] = StoredEvent(
                     event, posting.fingerprint, posting.transaction_id, batch_id, now
                 )
-                self.postings[event.event_id] = posting
         if self.failures:
             raise self.failures.pop(0)
         return new
