@@ -106,6 +106,11 @@ DAMAGE_TO_DATA = (
     ),
     entry("entries_have_an_event", "evt_fee", 1, "event_id = NULL"),
     entry("entries_have_a_balance_account", "evt_fee", 1, "balance_account_id = 999"),
+    Damage(
+        "entries_have_a_balance_account",
+        "DELETE FROM balance_accounts WHERE restaurant_id = 'res_b'",
+        ("entry {evt_other}/1",),
+    ),
     entry(MATURITY, "evt_charge", 1, "available_at = available_at + interval '1 microsecond'"),
     entry(MATURITY, "evt_charge", 1, "available_at = occurred_at + interval '8784 hours'"),
     entry(MATURITY, "evt_charge", 1, "available_at = occurred_at"),

@@ -137,6 +137,14 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         TRIGGERS,
+        "DROP TRIGGER balance_accounts_deny_move ON balance_accounts;"
+        "CREATE TRIGGER balance_accounts_deny_move AFTER UPDATE ON balance_accounts FOR EACH ROW "
+        "WHEN (OLD.restaurant_id <> NEW.restaurant_id) EXECUTE FUNCTION deny_move();"
+        "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_move",
+        ("table balance_accounts",),
+    ),
+    Damage(
+        TRIGGERS,
         "DROP TRIGGER payout_run_items_deny_move ON payout_run_items",
         ("table payout_run_items",),
     ),
