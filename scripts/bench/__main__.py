@@ -125,7 +125,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--events",
         type=int,
-        help=f"events of the row size; default {FULL.size_events:,}, 10,000,000 take 20 minutes",
+        help=f"events of the row size; default {FULL.size_events:,}, 10,000,000 take half an hour",
     )
     parser.add_argument(
         "--restaurants",
