@@ -6,12 +6,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on
 from support.events import unique
+from support.running import running_ledger
 from support.snapshots import make_marks, until_final
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres import long_accounts
 from ledger.infrastructure.postgres.long_accounts import (
     DRAWN_PLACES,
+    LONG_TAIL_ENTRIES,
     SELECT_LONG_ACCOUNTS,
     PostgresLongAccounts,
 )
@@ -124,6 +127,25 @@ async def test_half_of_the_places_are_where_entries_were_added(
     grown = asked[0][1]
     assert grown > pages
     assert asked == [(0, grown, half), (pages - 1, grown, half)]
+
+
+async def test_server_has_marks_made_before_anyone_asks(database: Database) -> None:
+    async with engine_on(database.url) as engine:
+        async with autocommit(engine) as connection:
+            account = await account_of(connection, LONG_TAIL_ENTRIES + 1)
+
+        async def has_marks() -> bool:
+            async with autocommit(engine) as connection:
+                return bool(
+                    await connection.fetchval(
+                        "SELECT count(*) FROM statement_marks WHERE balance_account_id = $1",
+                        account,
+                    )
+                )
+
+        assert not await has_marks()
+        async with running_ledger(database):
+            await until(has_marks)
 
 
 async def test_empty_books_have_none(database: Database) -> None:
