@@ -33,9 +33,10 @@ from ledger.infrastructure.postgres.snapshots import (
 )
 from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks, valid_marks
 
-# How many entries lie between two rungs. A rung takes some 900 bytes with its index, 400 entries
-# some 200 kB with theirs.
-RUNG_ENTRIES = 400
+# How many entries lie between two rungs: as many as between two marks, on which rungs stand. A rung
+# takes some 500 bytes with its index, or more with more lines, and 200 entries some 60 kB with
+# theirs.
+RUNG_ENTRIES = 200
 # The entries that one statement reads, unless a single rung has more below it.
 READ_ENTRIES_MAX = 100_000
 # The marks that one statement looks at.
