@@ -482,7 +482,7 @@ async def read_entries(engine: AsyncEngine, history: History, as_of: datetime) -
 
 
 async def test_past_balance_reads_some_hundred_entries(database: Database) -> None:
-    """Anywhere in an account of 10,000. Without the ladder it reads all up to its instant."""
+    """Anywhere in an account of 10,000. Without marks and rungs it reads all of them."""
     async with engine_on(database.url) as engine, superuser(database) as connection:
         history = await book_history(connection, 10_000)
         await until_final(engine)
@@ -561,6 +561,45 @@ async def test_short_reads_leave_out_long_tails(shared_database: Database) -> No
         assert await places_of_long_tails() == [0, 2, 3]
         await make_ladder(engine, rung_entries=50)
         assert await places_of_long_tails() == [2]
+        await connection.execute("DELETE FROM balance_snapshots")
+        await connection.execute("DELETE FROM statement_marks")
+
+
+async def test_entries_that_no_snapshot_counts_make_a_read_long_too(
+    shared_database: Database,
+) -> None:
+    """They matured before the instant and were recorded after it: they are read in vain."""
+    restaurant_id = unique("res")
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        ((now, txid_end),) = await connection.fetch(NOW_AND_HORIZON)
+        at, hour = now - timedelta(days=1), timedelta(hours=1)
+        await restore(
+            connection,
+            account,
+            [
+                *[Entry(txid_end - 6, *RULES[0], 1, at, at, at)] * 50,
+                *[Entry(txid_end - 5, *RULES[2], 1, None, at, at + hour)] * 2,
+                *[
+                    Entry(txid_end - 4, *RULES[0], 1, at + MICROSECOND * n, at, at + 2 * hour)
+                    for n in range(1, 301)
+                ],
+            ],
+        )
+        await make_ladder(engine, restaurant_id, mark_entries=2, rung_entries=50)
+        queries = [BalanceQuery(BalanceAccount(restaurant_id, "PEN"), at + hour / 2)]
+        tails = ReportedTails()
+        for entries_max, is_long in ((299, True), (300, False)):
+            reader = PostgresBalanceReader(
+                partial(autocommit, engine), tails, short_read_entries_max=entries_max
+            )
+            (short,) = await reader.read_short(queries)
+            assert (short is TailLength.LONG) is is_long
+        (balance,) = await reader.read(queries)
+        assert balance == short
+        assert balance is not None
+        assert (balance.available_minor, balance.pending_minor) == (50, 0)
+        assert tails.tails[account] == 302
         await connection.execute("DELETE FROM balance_snapshots")
         await connection.execute("DELETE FROM statement_marks")
 

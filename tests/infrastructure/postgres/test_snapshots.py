@@ -594,13 +594,16 @@ async def test_account_that_is_not_read_in_time_is_reported_as_endless(
     async with engine_on(database.url) as engine, locked(database, "LOCK TABLE ledger_entries"):
         connections, reported = (
             partial(autocommit, engine),
-            [ReportedTails(), ReportedTails(), ReportedTails(), ReportedTails()],
+            [ReportedTails() for _ in range(5)],
         )
-        for tails, as_of in ((reported[0], None), (reported[3], datetime(2025, 1, 1, tzinfo=UTC))):
-            with pytest.raises(DatabaseTimeout):
-                await PostgresBalanceReader(connections, tails).read(
-                    [BalanceQuery(BalanceAccount("res_1", "PEN"), as_of)]
-                )
+        past = datetime(2025, 1, 1, tzinfo=UTC)
+        now, as_of = (BalanceQuery(BalanceAccount("res_1", "PEN"), at) for at in (None, past))
+        with pytest.raises(DatabaseTimeout):
+            await PostgresBalanceReader(connections, reported[0]).read([now])
+        with pytest.raises(DatabaseTimeout):
+            await PostgresBalanceReader(connections, reported[3]).read([as_of])
+        with pytest.raises(DatabaseTimeout):
+            await PostgresBalanceReader(connections, reported[4]).read_short([as_of])
         with pytest.raises(DatabaseTimeout):
             whole = StatementQuery(
                 BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
@@ -608,7 +611,7 @@ async def test_account_that_is_not_read_in_time_is_reported_as_endless(
             await PostgresStatements(connections, reported[1]).first_page(whole, 1)
         with pytest.raises(DatabaseTimeout):
             await PostgresPayoutRuns(engine, reported[2], settlement_timezone="UTC").pay(run_id, 1)
-    assert [each.tails for each in reported] == [{account: ENTRIES_MAX}] * 4
+    assert [each.tails for each in reported] == [{account: ENTRIES_MAX}] * 5
 
 
 @pytest.mark.skipif(

@@ -19,6 +19,7 @@ from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
     NO_LONG_TAILS,
+    available_between,
     latest_snapshot,
     matured_between,
     report_timed_out,
@@ -114,11 +115,13 @@ CROSS JOIN LATERAL {_matured_since("moment.now_at", _MATURED)} AS since
 CROSS JOIN LATERAL {_tail_sums("moment.now_at", _TAIL, "count(*)")} AS tail
 """
 
-# At most one entry more than $4: that shows that there are more.
+# At most one entry more than $4: that shows that there are more. Those that the snapshot does not
+# count are read and counted as well, but add nothing: there may be as many as were recorded since.
 _PAST_MATURED = f"""(
-    SELECT e.amount_minor, e.debit_account, e.credit_account
+    SELECT CASE WHEN e.recorded_txid < s.horizon THEN e.amount_minor END AS amount_minor,
+           e.debit_account, e.credit_account
     FROM ledger_entries AS e
-    WHERE {matured_between(_ACCOUNT, "s.taken_at", "instant.as_of")}
+    WHERE {available_between(_ACCOUNT, "s.taken_at", "instant.as_of")}
     LIMIT $4::bigint + 1
   ) AS e"""
 
@@ -206,15 +209,10 @@ class PostgresBalanceReader:
         self._short_read_entries_max = short_read_entries_max
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
-        try:
-            if any(query.as_of for query in queries):
-                rows = await self._past_rows(queries, ENTRIES_MAX)
-            else:
-                rows = await self._rows(SELECT_BALANCES, *_accounts(queries))
-        except DatabaseTimeout:
-            if len(queries) == 1:
-                await report_timed_out(self._autocommit, self._long_tails, queries[0].account)
-            raise
+        if any(query.as_of for query in queries):
+            rows = await self._past_rows(queries, ENTRIES_MAX)
+        else:
+            rows = await self._rows(queries, SELECT_BALANCES, *_accounts(queries))
         balances: list[Balance | None] = [None] * len(queries)
         for row in rows:
             place = row["place"] - 1
@@ -233,12 +231,21 @@ class PostgresBalanceReader:
 
     async def _past_rows(self, queries: Sequence[BalanceQuery], entries_max: int) -> list[Row]:
         instants = [query.as_of for query in queries]
-        return await self._rows(SELECT_PAST_BALANCES, *_accounts(queries), instants, entries_max)
+        return await self._rows(
+            queries, SELECT_PAST_BALANCES, *_accounts(queries), instants, entries_max
+        )
 
-    async def _rows(self, statement: str, *arguments: object) -> list[Row]:
-        with refusals():
-            async with self._autocommit() as connection:
-                rows = await connection.fetch(statement, *arguments)
+    async def _rows(
+        self, queries: Sequence[BalanceQuery], statement: str, *arguments: object
+    ) -> list[Row]:
+        try:
+            with refusals():
+                async with self._autocommit() as connection:
+                    rows = await connection.fetch(statement, *arguments)
+        except DatabaseTimeout:
+            if len(queries) == 1:
+                await report_timed_out(self._autocommit, self._long_tails, queries[0].account)
+            raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         return rows
 

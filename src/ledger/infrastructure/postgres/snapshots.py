@@ -80,18 +80,23 @@ def tail(balance_account_id: str, snapshot: str = "s") -> str:
       AND e.recorded_txid >= COALESCE({snapshot}.horizon, {FIRST_HORIZON})"""
 
 
-def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
-    """SQL, for WHERE: entries counted by the snapshot that matured in a span of time.
+def available_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
+    """SQL, for WHERE: entries that matured in a span of time, whether the snapshot counts them.
 
     The span is from the earliest of `instants`, exclusive, to the latest, inclusive. Without a
     snapshot there are no such entries and nothing is read.
     """
+    ends = ", ".join(instants)
+    return f"""{snapshot}.horizon IS NOT NULL AND e.balance_account_id = {balance_account_id}
+      AND e.available_at > LEAST({ends}) AND e.available_at <= GREATEST({ends})"""
+
+
+def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
+    """SQL, for WHERE: as `available_between`, but only entries that the snapshot counts."""
     # IS TRUE keeps the planner from using the range of the primary key, which is the whole history.
     # While the table is small, that range looks as good as the range of the index on available_at,
     # and the plan is kept when the table has grown.
-    ends = ", ".join(instants)
-    return f"""{snapshot}.horizon IS NOT NULL AND e.balance_account_id = {balance_account_id}
-      AND e.available_at > LEAST({ends}) AND e.available_at <= GREATEST({ends})
+    return f"""{available_between(balance_account_id, *instants, snapshot=snapshot)}
       AND (e.recorded_txid < {snapshot}.horizon) IS TRUE"""
 
 
