@@ -649,6 +649,43 @@ async def test_ladder_continues_where_it_ended(
             assert made[2:] == made_since
 
 
+async def test_wrong_marks_make_no_wrong_rungs(shared_database: Database, seed: int) -> None:
+    """A mark says where a rung stands. What it says of the entries below is not used."""
+    chance = random.Random(seed)
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        history = await book_history(connection, 200)
+        await make_marks(engine, history.restaurant_id, mark_entries=5)
+        await connection.execute("ALTER TABLE statement_marks DISABLE TRIGGER USER")
+        for mark in await connection.fetch(
+            "SELECT horizon::text FROM statement_marks WHERE balance_account_id = $1",
+            history.account,
+        ):
+            await connection.execute(
+                "UPDATE statement_marks SET entries_count = $3, last_recorded_at = $4,"
+                " written_txid = pg_current_xact_id()"
+                " WHERE balance_account_id = $1 AND horizon::text = $2",
+                history.account,
+                mark["horizon"],
+                chance.randrange(1, 300),
+                history.instant(chance.randrange(300)),
+            )
+        await connection.execute(
+            "ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change"
+        )
+        (agree,) = [c for c in CHECKS if c.name == "snapshots_agree_with_the_entries"]
+        for share in (1.0, 0.5, 0.5):
+            read_entries_max = chance.choice((1, 50, 1_000))
+            made = await make_ladder(
+                engine, history.restaurant_id, rung_entries=20, read_entries_max=read_entries_max
+            )
+            assert made or share < 1, f"seed {seed}"
+            findings = [row["detail"] for row in await connection.fetch(agree.statement)]
+            assert findings == [], f"seed {seed}"
+            await delete_some(connection, "balance_snapshots", history.account, chance, share)
+        await connection.execute("DELETE FROM statement_marks")
+        await connection.execute("DELETE FROM balance_snapshots")
+
+
 async def test_snapshots_of_the_present_serve_as_rungs(shared_database: Database) -> None:
     """Where one has about as many entries as a rung would have, no rung is made."""
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:

@@ -10,7 +10,8 @@ added below a mark, so a rung made later is the same as one made then. Other sna
 many entries serve as rungs: where there is one, none is made.
 
 A rung is calculated from the snapshot before it and the entries between them. The mark says only
-where it stands. So rungs may be deleted, and two servers may make them at once.
+where it stands, so a wrong mark makes no wrong rung. Rungs may be deleted, and two servers may make
+them at once.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,9 @@ ACCOUNTS_MAX = 10_000
 # Returns the mark after which to continue, and how many rungs were made; no row at the end.
 #
 # Each rung is calculated from the one before, and the first from the latest snapshot below it. In
-# "term", "horizon" and "taken_at" are those of the snapshot before, as in INSERT_SNAPSHOT.
+# "term", "horizon" and "taken_at" are those of the snapshot before, as in INSERT_SNAPSHOT. "Before"
+# is by the horizon, whatever else the marks say: the entries between two horizons are what a rung
+# adds.
 INSERT_RUNGS = f"""
 WITH page AS MATERIALIZED (
   SELECT m.last_recorded_at, m.horizon, m.entries_count, m.entries_count / $5::bigint AS step
@@ -74,12 +77,13 @@ missing AS MATERIALIZED (
 ),
 previous AS MATERIALIZED (
   SELECT s.*
-  FROM (SELECT * FROM missing ORDER BY step LIMIT 1) AS first
+  FROM (SELECT * FROM missing ORDER BY horizon LIMIT 1) AS first
   CROSS JOIN LATERAL (
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
            b.ledger_accounts, b.entry_types, b.total_minors, b.matured_minors
     FROM {valid_snapshots("$1")}
       AND (b.last_recorded_at, b.horizon) < (first.last_recorded_at, first.horizon)
+      AND b.horizon < first.horizon
     ORDER BY b.last_recorded_at DESC, b.horizon DESC
     LIMIT 1
   ) AS s
@@ -88,15 +92,15 @@ term AS MATERIALIZED (
   SELECT r.*
   FROM (
     SELECT m.last_recorded_at, m.entries_count, m.horizon AS new_horizon,
-           m.last_recorded_at AS new_taken_at,
+           m.last_recorded_at AS new_taken_at, max(m.entries_count) OVER rungs AS entries_reached,
            COALESCE(lag(m.horizon) OVER rungs, s.horizon) AS horizon,
            COALESCE(lag(m.last_recorded_at) OVER rungs, s.taken_at) AS taken_at,
            row_number() OVER rungs AS place, COALESCE(s.entries_count, 0) AS entries_before
     FROM missing AS m
     LEFT JOIN previous AS s ON true
-    WINDOW rungs AS (ORDER BY m.step)
+    WINDOW rungs AS (ORDER BY m.horizon)
   ) AS r
-  WHERE r.place = 1 OR r.entries_count - r.entries_before <= $7
+  WHERE r.place = 1 OR r.entries_reached - r.entries_before <= $7
 ),
 counted AS MATERIALIZED (
   SELECT s.place, e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
