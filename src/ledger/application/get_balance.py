@@ -113,7 +113,10 @@ class GetBalance:
         return balance
 
     async def close(self) -> None:
-        """Refuses further calls, and returns when the admitted ones have ended."""
+        """Refuses further calls, and returns when the groups of the admitted ones have been read.
+
+        A call that is read alone goes on: its caller waits for it.
+        """
         await asyncio.gather(self._groups.close(), self._past_groups.close())
 
     async def _read_past(self, query: BalanceQuery) -> Balance | LedgerError | None:

@@ -55,8 +55,8 @@ class BalanceSnapshots(Protocol):
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
         """Takes a snapshot of an account if it saves reads at least `entries_min` entries more than
-        the one before. Returns whether it did. One transaction. Raises DatabaseUnavailable,
-        DatabaseContention, DatabaseTimeout.
+        the one before, or several along its history. Returns whether it did. Raises
+        DatabaseUnavailable, DatabaseContention, DatabaseTimeout; what it took by then stays.
         """
         ...
 
