@@ -218,7 +218,7 @@ class EventStream:
 
     def _decode(self, request: ledger_pb2.StreamEventsRequest) -> _Received:
         """Raises InvalidRequest for an invalid request, not for invalid events in it."""
-        # The event loop's time is exact to a millisecond, and costs less.
+        # uvloop's time stands still for a round of the loop, and costs less to read than the clock.
         if (at := self._loop.time()) != self._now_at:
             self._now_at, self._now = at, self._clock()
         decoded = decode_stream_request(request, self._now)

@@ -1,4 +1,4 @@
-"""Finds accounts whose statements have become slow, in the background, before anyone asks."""
+"""Finds accounts whose statements have become slow, in the background, before one is asked for."""
 
 from ledger.application.ports.balances import LongAccounts, LongTails
 from ledger.repeating import Repeating, ReportFailure

@@ -1,4 +1,4 @@
-"""Finds accounts with many entries beyond their newest statement mark, before anyone reads them.
+"""Finds accounts with many entries beyond their newest statement mark, before they are read.
 
 Which accounts these are is in no table and in no index: both would cost ingest. But an account with
 many entries has a large share of all entries. So a few entries are drawn at random, from the whole

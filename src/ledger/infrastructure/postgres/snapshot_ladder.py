@@ -238,8 +238,8 @@ class PostgresSnapshotLadder:
         self._marks_max = marks_max
         self._read_entries_max = read_entries_max
         self._marks = marks or PostgresStatementMarks(engine)
-        # The mark up to which the ladder of an account had all rungs. Somebody may have deleted
-        # some since.
+        # The mark up to which the ladder of an account had all rungs. The owner of the tables may
+        # have deleted some since.
         self._reached: dict[int, _Mark] = {}
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
