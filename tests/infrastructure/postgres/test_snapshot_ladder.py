@@ -740,8 +740,8 @@ async def allow_and_lock(
     connection: Connection,
     seconds: int,
 ) -> None:
-    """Allows a piece its time, and locks the table of its rungs if a piece was made before."""
-    await allow_seconds(connection, seconds)
+    """Allows a piece its time. If a piece was made before, one second, and locks their table."""
+    await allow_seconds(connection, 1 if made else seconds)
     if made:
         await stack.enter_async_context(locked(database, "LOCK TABLE balance_snapshots"))
 
@@ -750,7 +750,6 @@ async def test_piece_that_times_out_leaves_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Earlier pieces stay, and the next attempt goes on from there."""
-    monkeypatch.setattr(snapshot_ladder, "SNAPSHOT_TIMEOUT_SECONDS", 1)
     async with engine_on(database.url) as engine, superuser(database) as connection:
         history = await book_history(connection, 200)
         await make_marks(engine, history.restaurant_id, mark_entries=10)

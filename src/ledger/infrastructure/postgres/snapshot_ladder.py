@@ -279,7 +279,7 @@ class PostgresSnapshotLadder:
                 self._rung_entries,
                 self._marks_max,
                 self._read_entries_max,
-                timeout=SNAPSHOT_TIMEOUT_SECONDS,
+                timeout=SNAPSHOT_TIMEOUT_SECONDS + 5,
             )
         if row is None:
             return 0, None

@@ -279,6 +279,6 @@ class PostgresBalanceSnapshots:
                 INSERT_SNAPSHOT,
                 balance_account_id,
                 max(1, entries_min),
-                timeout=SNAPSHOT_TIMEOUT_SECONDS,
+                timeout=SNAPSHOT_TIMEOUT_SECONDS + 5,
             )
         return taken is not None
