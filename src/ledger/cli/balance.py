@@ -33,7 +33,8 @@ amount is what the restaurant owes the platform.
     "--at",
     metavar="INSTANT",
     type=Instant(),
-    help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]",
+    help="A past instant, such as 2025-12-01T10:00:00Z: what was recorded before it counts."
+    "  [default: now]",
 )
 # The old name. It takes no dates: with --as-of of a payout run a date means the end of that day,
 # and here it would mean its beginning.

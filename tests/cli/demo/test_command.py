@@ -1,7 +1,9 @@
 """`ledger demo`, as a new user runs it."""
 
 import asyncio
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,19 +49,31 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
     assert left_in(enterable_folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_interrupted_demonstration_cleans_up(enterable_folder: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("send", "number", "after"),
+    [
+        # Ctrl-C in a terminal, to the whole process group, while calls are under way.
+        (os.killpg, signal.SIGINT, "Sent them again"),
+        (os.kill, signal.SIGINT, "It listens on "),
+        (os.kill, signal.SIGTERM, "It listens on "),
+        (os.kill, signal.SIGHUP, "It listens on "),
+    ],
+)
+async def test_interrupted_demonstration_cleans_up(
+    enterable_folder: Path, send: Callable[[int, int], None], number: int, after: str
+) -> None:
     """Its server has ended, and its data is removed."""
     process = await start_process("demo", env={"TMPDIR": str(enterable_folder)})
     assert process.stdout is not None
     address = ""
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        while not address:
+        line = ""
+        while not line.startswith(after):
             line = (await process.stdout.readline()).decode()
             assert line, "the demonstration ended"
             if line.startswith("It listens on "):
                 address = line.removeprefix("It listens on ").strip().removesuffix(".")
-        process.send_signal(number)
+        send(process.pid, number)
         try:
             await process.communicate()
         finally:

@@ -55,6 +55,9 @@ def demo_server(data_dir: Path) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
+            # Ctrl-C in a terminal reaches the whole process group. The demonstration ends its
+            # server by itself; if both got the signal, it would wait for a server that is gone.
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
