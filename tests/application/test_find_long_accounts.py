@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Iterable
 
+import pytest
 from support.fake_time import now, run_on_fake_time
 
 from ledger.application.find_long_accounts import (
     DRAW_SECONDS,
+    LONG_TAIL_ENTRIES,
     QUIET_SECONDS_MAX,
     LongAccountFinder,
 )
@@ -23,8 +25,10 @@ class FakeAccounts:
     def __init__(self, *draws: DrawnAccounts | Exception) -> None:
         self.draws = list(draws)
         self.drawn_at: list[float] = []
+        self.entries_max = 0
 
-    async def draw(self) -> DrawnAccounts:
+    async def draw(self, entries_max: int) -> DrawnAccounts:
+        self.entries_max = entries_max
         self.drawn_at.append(now())
         drawn = self.draws.pop(0) if self.draws else QUIET
         if isinstance(drawn, Exception):
@@ -35,9 +39,8 @@ class FakeAccounts:
 class FakeTails:
     """Implements `LongTails`."""
 
-    entries_max = 0
-
-    def __init__(self) -> None:
+    def __init__(self, entries_max: int = 200) -> None:
+        self.entries_max = entries_max
         self.reported: list[tuple[int | None, int]] = []
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
@@ -47,9 +50,11 @@ class FakeTails:
         raise AssertionError("nobody waits")
 
 
-async def look(accounts: FakeAccounts, seconds: float) -> tuple[FakeTails, list[str]]:
+async def look(
+    accounts: FakeAccounts, seconds: float, entries_max: int = 200
+) -> tuple[FakeTails, list[str]]:
     """Lets a finder work for some seconds. Returns what it reported, and its failures."""
-    tails, failures = FakeTails(), list[str]()
+    tails, failures = FakeTails(entries_max), list[str]()
     finder = LongAccountFinder(accounts, tails, on_failure=lambda what, _: failures.append(what))
     finder.start()
     await asyncio.sleep(seconds)
@@ -86,6 +91,22 @@ def test_quiet_books_are_looked_at_ever_more_rarely() -> None:
         assert all(pause <= QUIET_SECONDS_MAX for pause in pauses)
         assert max(pauses[6:20]) > QUIET_SECONDS_MAX / 2
         assert pauses[20] <= DRAW_SECONDS
+
+    run_on_fake_time(main())
+
+
+@pytest.mark.parametrize(
+    ("entries_max", "looked_for"),
+    [(200, LONG_TAIL_ENTRIES), (LONG_TAIL_ENTRIES + 1, LONG_TAIL_ENTRIES + 1)],
+)
+def test_tails_that_nobody_wants_reported_are_not_looked_for(
+    entries_max: int, looked_for: int
+) -> None:
+    accounts = FakeAccounts()
+
+    async def main() -> None:
+        await look(accounts, 1, entries_max)
+        assert accounts.entries_max == looked_for
 
     run_on_fake_time(main())
 

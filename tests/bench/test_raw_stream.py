@@ -1,32 +1,17 @@
 """The bench's own streams, against a server of gRPC."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
+from support.streaming import PATH, streaming
 
 from scripts.bench.raw_connection import CallFailed, ConnectionFailed
 from scripts.bench.raw_stream import RawStreams
 
-PATH = "/test.Test/Stream"
-Behaviour = Callable[[Any, Any], Awaitable[None]]
-
-
-@asynccontextmanager
-async def streaming(behaviour: Behaviour) -> AsyncIterator[str]:
-    """A server of one method that takes a stream and returns one; yields its address."""
-    server = aio.server(options=(("grpc.so_reuseport", 0), ("grpc.http2.lookahead_bytes", 1024)))
-    handlers: dict[str, Any] = {"Stream": grpc.stream_stream_rpc_method_handler(behaviour)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+# So that a stream sends its requests in many windows.
+SMALL_WINDOW = ("grpc.http2.lookahead_bytes", 1024)
 
 
 async def echo(_: Any, context: Any) -> None:
@@ -60,20 +45,20 @@ async def responses(
 async def test_responses_of_a_stream_come_in_the_order_of_its_requests(in_flight: int) -> None:
     """They are far more than the server takes in at once."""
     requests = [b"request %d" % number * 20 for number in range(2_000)]
-    async with streaming(echo) as address:
+    async with streaming(echo, SMALL_WINDOW) as address:
         assert await responses(address, requests, in_flight=in_flight) == requests
 
 
 async def test_streams_share_a_connection() -> None:
     requests = [b"request %d" % number for number in range(2_000)]
-    async with streaming(echo) as address:
+    async with streaming(echo, SMALL_WINDOW) as address:
         received = await responses(address, requests, streams=4, in_flight=50)
     assert sorted(received) == sorted(requests)
 
 
 async def test_long_messages_are_cut_and_put_together() -> None:
     requests = [bytes([number]) * 100_000 for number in range(20)]
-    async with streaming(echo) as address:
+    async with streaming(echo, SMALL_WINDOW) as address:
         assert await responses(address, requests, in_flight=3) == requests
 
 
@@ -92,7 +77,7 @@ async def test_requests_without_a_response_are_at_most_so_many() -> None:
                     await context.write(each)
                 held.clear()
 
-    async with streaming(wait) as address:
+    async with streaming(wait, SMALL_WINDOW) as address:
         assert len(await responses(address, [b"."] * 70, in_flight=7)) == 70
     assert most == 7
 
@@ -102,7 +87,7 @@ async def test_status_other_than_ok_ends_the_load() -> None:
         await context.write(await context.read())
         await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
 
-    async with streaming(refuse) as address:
+    async with streaming(refuse, SMALL_WINDOW) as address:
         with pytest.raises(CallFailed, match="status 15: lost"):
             await responses(address, [b"."] * 3)
 
@@ -118,7 +103,7 @@ async def test_another_number_of_responses_is_a_failure(extra: int, reason: str)
         for _number in range(requests + extra):
             await context.write(b".")
 
-    async with streaming(miscount) as address:
+    async with streaming(miscount, SMALL_WINDOW) as address:
         with pytest.raises(ConnectionFailed, match=reason):
             await responses(address, [b"."] * 3)
 
@@ -128,7 +113,7 @@ async def test_error_in_the_check_of_a_response_ends_the_load() -> None:
         raise LookupError(response)
 
     requests = iter([b"unexpected"])
-    async with streaming(echo) as address:
+    async with streaming(echo, SMALL_WINDOW) as address:
         connection = await RawStreams.open(address, PATH, lambda: next(requests, None), check, 1)
         connection.start()
         with pytest.raises(LookupError, match="unexpected"):

@@ -7,6 +7,8 @@ from ledger.repeating import Repeating, ReportFailure
 DRAW_SECONDS = 2.0
 # The longest pause while neither is so. It doubles until then.
 QUIET_SECONDS_MAX = 60.0
+# A statement reads as many entries beyond the newest mark in a millisecond: fewer are not long.
+LONG_TAIL_ENTRIES = 2_000
 # How long a stop waits for the draw under way, which takes milliseconds.
 STOP_SECONDS = 1.0
 
@@ -42,7 +44,8 @@ class LongAccountFinder:
         await self._work.stop()
 
     async def _draw(self) -> float:
-        drawn = await self._accounts.draw()
+        # A shorter tail would be reported in vain.
+        drawn = await self._accounts.draw(max(LONG_TAIL_ENTRIES, self._long_tails.entries_max))
         self._long_tails.report(drawn.long)
         if drawn.long or drawn.has_grown:
             self._pause_seconds = DRAW_SECONDS

@@ -4,14 +4,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import pytest
-from grpc import aio
+from support.streaming import PATH, streaming
 
 from ledger.api.transport.writing import Together, write_groups
 from scripts.bench.raw_stream import RawStreams
-
-PATH = "/test.Test/Stream"
 
 
 class CountingStreams(RawStreams):
@@ -44,15 +41,8 @@ async def serving(groups: Sequence[Sequence[bytes]]) -> AsyncIterator[str]:
         await write_groups(each(), context)
         assert written == sum(map(len, groups))
 
-    server = aio.server(options=(("grpc.so_reuseport", 0),))
-    handlers: dict[str, Any] = {"Stream": grpc.stream_stream_rpc_method_handler(behaviour)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with streaming(behaviour) as address:
+        yield address
 
 
 async def received_of(address: str, requests: int) -> tuple[list[bytes], int]:

@@ -15,6 +15,7 @@ import uuid_utils.compat
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on, open_account, superuser
+from support.disorder import recorded
 from support.events import unique
 from support.snapshots import ReportedTails, make_marks, until_final
 
@@ -91,28 +92,11 @@ async def restore(connection: Connection, account: int, entries: Sequence[Entry]
 
 
 def some_entries(chance: random.Random, number: int, txid_end: int, now: datetime) -> list[Entry]:
-    """Entries in the order of their numbers.
-
-    Their clock mostly runs, stands still, is read late or set back. Some are of another cluster,
-    whose numbers have nothing to do with their instants and may be in the future.
-    """
-    disorder = chance.choice(("none", "late", "late", "steps", "any"))
+    """Entries in any disorder of instants and numbers."""
     entries: list[Entry] = []
-    clock, txid = now - timedelta(days=30), max(3, txid_end - 400)
-    while len(entries) < number:
-        clock += timedelta(microseconds=chance.choice((0, 0, 1, 1000, 10**6, 10**9)))
-        if disorder == "steps" and chance.random() < 0.05:
-            clock -= timedelta(hours=chance.choice((1, 2, 48)))
-        recorded_at = clock
-        if disorder == "late" and chance.random() < 0.2:
-            recorded_at -= timedelta(microseconds=chance.randrange(3 * 10**6))
-        if disorder == "any":
-            recorded_at = now - timedelta(microseconds=chance.randrange(10**12))
-            txid = chance.choice(
-                (chance.randrange(3, txid_end), chance.randrange(2**40, 2**40 + 50))
-            )
-        else:
-            txid = min(txid + chance.choice((0, 1, 1, 2)), txid_end - 1)
+    for recorded_at, txid in recorded(chance, max(3, txid_end - 400), txid_end, now):
+        if len(entries) >= number:
+            break
         for position in range(1, chance.choice((1, 1, 2, 3)) + 1):
             entries.append(
                 Entry(

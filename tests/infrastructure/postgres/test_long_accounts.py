@@ -10,11 +10,11 @@ from support.running import running_ledger
 from support.snapshots import make_marks, until_final
 from support.waiting import until
 
+from ledger.application.find_long_accounts import LONG_TAIL_ENTRIES
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres import long_accounts
 from ledger.infrastructure.postgres.long_accounts import (
     DRAWN_PLACES,
-    LONG_TAIL_ENTRIES,
     SELECT_LONG_ACCOUNTS,
     PostgresLongAccounts,
 )
@@ -60,13 +60,13 @@ def every_place(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_long_accounts_are_found_until_they_have_marks(
     engine: AsyncEngine, every_place: None
 ) -> None:
-    accounts = PostgresLongAccounts(engine, long_tail_entries=LONG_TAIL)
+    accounts = PostgresLongAccounts(engine)
     async with autocommit(engine) as connection:
         long = await account_of(connection, LONG_TAIL + 1)
         short = await account_of(connection, LONG_TAIL)
     await until_final(engine)
 
-    drawn = await accounts.draw()
+    drawn = await accounts.draw(LONG_TAIL)
 
     found = dict(drawn.long)
     assert found[long] == LONG_TAIL + 1
@@ -74,14 +74,14 @@ async def test_long_accounts_are_found_until_they_have_marks(
     assert drawn.has_grown
     # With marks it is not long any more, and nothing was added.
     await make_marks(engine)
-    drawn = await accounts.draw()
+    drawn = await accounts.draw(LONG_TAIL)
     assert long not in dict(drawn.long)
     assert not drawn.has_grown
     # Until it has grown by as much again.
     async with autocommit(engine) as connection:
         await connection.execute(INSERT_ENTRIES, long, LONG_TAIL + 1)
     await until_final(engine)
-    drawn = await accounts.draw()
+    drawn = await accounts.draw(LONG_TAIL)
     assert long in dict(drawn.long)
     assert drawn.has_grown
 
@@ -90,14 +90,14 @@ async def test_entries_that_are_not_final_do_not_count(
     engine: AsyncEngine, every_place: None
 ) -> None:
     """No mark could be made for them: the account would be reported in vain."""
-    accounts = PostgresLongAccounts(engine, long_tail_entries=LONG_TAIL)
+    accounts = PostgresLongAccounts(engine)
     async with autocommit(engine) as open_one, open_one.transaction():
         await open_one.execute("SELECT pg_current_xact_id()")
         async with autocommit(engine) as connection:
             long = await account_of(connection, LONG_TAIL + 1)
-        assert long not in dict((await accounts.draw()).long)
+        assert long not in dict((await accounts.draw(LONG_TAIL)).long)
     await until_final(engine)
-    assert long in dict((await accounts.draw()).long)
+    assert long in dict((await accounts.draw(LONG_TAIL)).long)
 
 
 async def test_half_of_the_places_are_where_entries_were_added(
@@ -114,14 +114,14 @@ async def test_half_of_the_places_are_where_entries_were_added(
     accounts = PostgresLongAccounts(engine)
     async with autocommit(engine) as connection:
         await account_of(connection, 1)
-    await accounts.draw()
+    await accounts.draw(LONG_TAIL)
     _, (first_page, pages, count) = asked
     assert (first_page, count) == (0, DRAWN_PLACES // 2)
     asked.clear()
     async with autocommit(engine) as connection:
         await account_of(connection, 2000)
 
-    await accounts.draw()
+    await accounts.draw(LONG_TAIL)
 
     half = DRAWN_PLACES // 2
     grown = asked[0][1]
@@ -150,7 +150,7 @@ async def test_server_has_marks_made_before_anyone_asks(database: Database) -> N
 
 async def test_empty_books_have_none(database: Database) -> None:
     async with engine_on(database.url) as engine:
-        drawn = await PostgresLongAccounts(engine).draw()
+        drawn = await PostgresLongAccounts(engine).draw(LONG_TAIL)
     assert (drawn.long, drawn.has_grown) == ((), False)
 
 

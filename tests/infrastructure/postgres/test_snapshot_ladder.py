@@ -23,6 +23,7 @@ from support.books import (
     superuser,
 )
 from support.books import restore as restore_books
+from support.disorder import recorded
 from support.events import unique
 from support.sessions import locked
 from support.snapshots import ReportedTails, make_ladder, make_marks, take_snapshots, until_final
@@ -173,29 +174,14 @@ def edges(entries: Sequence[Entry], rungs: Sequence[Any], chance: random.Random)
 
 
 def some_entries(chance: random.Random, number: int, txid_end: int, now: datetime) -> list[Entry]:
-    """Entries in the order of their numbers.
+    """Entries in any disorder of instants and numbers.
 
-    Their clock runs, stands still, is read late or set back. Some are of another cluster, whose
-    numbers have nothing to do with their instants. They mature before they are recorded, at the
-    same instant, soon, or long after.
+    They mature before they are recorded, at the same instant, soon, or long after.
     """
-    disorder = chance.choice(("none", "late", "late", "steps", "any"))
     entries: list[Entry] = []
-    clock, txid = now - timedelta(days=30), max(3, txid_end - 3 * number)
-    while len(entries) < number:
-        clock += timedelta(microseconds=chance.choice((0, 0, 1, 1000, 10**6, 10**9)))
-        if disorder == "steps" and chance.random() < 0.05:
-            clock -= timedelta(hours=chance.choice((1, 2, 48)))
-        recorded_at = clock
-        if disorder == "late" and chance.random() < 0.2:
-            recorded_at -= timedelta(microseconds=chance.randrange(3 * 10**6))
-        if disorder == "any":
-            recorded_at = now - timedelta(microseconds=chance.randrange(10**12))
-            txid = chance.choice(
-                (chance.randrange(3, txid_end), chance.randrange(2**40, 2**40 + 50))
-            )
-        else:
-            txid = min(txid + chance.choice((0, 1, 1, 2)), txid_end - 1)
+    for recorded_at, txid in recorded(chance, max(3, txid_end - 3 * number), txid_end, now):
+        if len(entries) >= number:
+            break
         for _ in range(chance.choice((1, 1, 2, 5))):
             entry_type, debit, credit = chance.choice(RULES)
             delay = chance.choice((None, -1, 0, 1, 10**6, 10**9, 7 * 86_400 * 10**6))

@@ -96,8 +96,9 @@ class DrawnAccounts:
 class LongAccounts(Protocol):
     """Finds accounts with many entries beyond their newest statement mark."""
 
-    async def draw(self) -> DrawnAccounts:
-        """Looks at the accounts of some entries drawn at random. Its cost does not grow with the
-        books. Raises DatabaseUnavailable, DatabaseTimeout.
+    async def draw(self, entries_max: int) -> DrawnAccounts:
+        """Looks for tails of more than `entries_max`, at the accounts of entries drawn at random.
+
+        Its cost does not grow with the books. Raises DatabaseUnavailable, DatabaseTimeout.
         """
         ...

@@ -14,9 +14,6 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON, HORIZON
 from ledger.infrastructure.postgres.statement_marks import newest_mark
 
-# How many final entries beyond its newest mark make an account long. A statement reads them in a
-# millisecond.
-LONG_TAIL_ENTRIES = 2_000
 # How many places of the table one draw looks at. Each reads a page of the table, and an account
 # that is found there a few pages of indexes.
 DRAWN_PLACES = 40
@@ -50,13 +47,12 @@ CROSS JOIN LATERAL (
 class PostgresLongAccounts:
     """Implements `ledger.application.ports.balances.LongAccounts`."""
 
-    def __init__(self, engine: AsyncEngine, *, long_tail_entries: int = LONG_TAIL_ENTRIES) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._long_tail_entries = long_tail_entries
         # How many pages the table had at the last draw.
         self._pages = 0
 
-    async def draw(self) -> DrawnAccounts:
+    async def draw(self, entries_max: int) -> DrawnAccounts:
         async with autocommit(self._engine) as connection:
             pages: int = await connection.fetchval(SELECT_SIZE)
             # The last page of the last time has new entries as well. A table with fewer pages than
@@ -71,11 +67,10 @@ class PostgresLongAccounts:
                     *_places(0, pages, DRAWN_PLACES // 2),
                     *_places(first_new, pages, DRAWN_PLACES // 2),
                 ],
-                self._long_tail_entries,
+                entries_max,
             )
-        entries = self._long_tail_entries + 1
         return DrawnAccounts(
-            [(row["balance_account_id"], entries) for row in rows], has_grown=has_grown
+            [(row["balance_account_id"], entries_max + 1) for row in rows], has_grown=has_grown
         )
 
 
