@@ -191,6 +191,112 @@ class PayoutMismatch(LedgerError):
         self.differing_fields = tuple(differing_fields)
 
 
+class AccountNotFound(LedgerError):
+    """No account with this id exists."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id} does not exist")
+        self.account_id = account_id
+
+
+class AccountIdReused(LedgerError):
+    """An account with this id was opened with other contents.
+
+    Names the fields that differ, never what is stored in them.
+    """
+
+    def __init__(self, account_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(
+            f"account {account_id} was opened with other contents; "
+            f"differing: {', '.join(differing_fields)}"
+        )
+        self.account_id = account_id
+        self.differing_fields = tuple(differing_fields)
+
+
+class AccountChanged(LedgerError):
+    """The account has changed since the caller read it."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id} was changed since the etag was read")
+        self.account_id = account_id
+
+
+class AccountNotEmpty(LedgerError):
+    """The account has money available or held, or owes some, so it cannot be closed."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id} is not at zero, or holds are open on it")
+        self.account_id = account_id
+
+
+class AccountClosed(LedgerError):
+    """The account is closed, so it cannot be changed."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id} is closed and cannot be changed")
+        self.account_id = account_id
+
+
+class PaymentNotFound(LedgerError):
+    """No payment with this id exists."""
+
+    def __init__(self, payment_id: str) -> None:
+        super().__init__(f"payment {payment_id} does not exist")
+        self.payment_id = payment_id
+
+
+class PaymentIdReused(LedgerError):
+    """A payment with this id and other contents is stored.
+
+    Names the fields that differ, never what is stored in them.
+    """
+
+    def __init__(self, payment_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(
+            f"payment {payment_id} is stored with other contents; "
+            f"differing: {', '.join(differing_fields)}"
+        )
+        self.payment_id = payment_id
+        self.differing_fields = tuple(differing_fields)
+
+
+class OperationIdReused(LedgerError):
+    """An operation with this id and other contents is stored.
+
+    Names the fields that differ, never what is stored in them.
+    """
+
+    def __init__(self, operation_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(
+            f"operation {operation_id} is stored with other contents; "
+            f"differing: {', '.join(differing_fields)}"
+        )
+        self.operation_id = operation_id
+        self.differing_fields = tuple(differing_fields)
+
+
+class LinkedPaymentRefused(LedgerError):
+    """Another payment of the chain was refused, or decided before without this one.
+
+    Nothing of the chain was stored.
+    """
+
+    def __init__(self, payment_id: str) -> None:
+        super().__init__(
+            f"payment {payment_id} is linked to one that was refused or decided before"
+        )
+        self.payment_id = payment_id
+
+
+class PaymentRejected(LedgerError):
+    """A rule of the database refused a payment or an operation that had passed validation."""
+
+    def __init__(self, payment_id: str) -> None:
+        super().__init__(f"payment {payment_id} was refused by the database's rules")
+        self.payment_id = payment_id
+
+
 class AmountOutOfRange(LedgerError):
     """A sum does not fit the int64 of its field in the response."""
 

@@ -1,4 +1,4 @@
-"""The chart of accounts: the lines on which a restaurant's books are kept."""
+"""The chart of accounts: the lines on which the books of a restaurant or an account are kept."""
 
 from enum import StrEnum
 
@@ -21,6 +21,9 @@ class LedgerAccount(StrEnum):
     DISPUTE_RECEIVABLE = "dispute_receivable"
     DISPUTE_HOLD = "dispute_hold"
     ADJUSTMENTS = "adjustments"
+    ACCOUNT_FUNDS = "account_funds"
+    ACCOUNT_HELD = "account_held"
+    INTERACCOUNT = "interaccount"
 
 
 # The side on which an account grows.
@@ -33,4 +36,7 @@ NORMAL_SIDE: dict[LedgerAccount, Side] = {
     LedgerAccount.DISPUTE_RECEIVABLE: Side.DEBIT,
     LedgerAccount.DISPUTE_HOLD: Side.CREDIT,
     LedgerAccount.ADJUSTMENTS: Side.DEBIT,
+    LedgerAccount.ACCOUNT_FUNDS: Side.CREDIT,
+    LedgerAccount.ACCOUNT_HELD: Side.CREDIT,
+    LedgerAccount.INTERACCOUNT: Side.DEBIT,
 }

@@ -1,4 +1,7 @@
-"""The posting rules: which ledger entries an event posts. One table, for accountants too."""
+"""The posting rules: which ledger entries an event, a payout or a payment posts.
+
+One place, for accountants too.
+"""
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -26,10 +29,18 @@ class EntryType(StrEnum):
     PAYOUT_RELEASE = "PAYOUT_RELEASE"
     PAYOUT_REVERSAL = "PAYOUT_REVERSAL"
     PAYOUT_RETURN = "PAYOUT_RETURN"
+    PAYMENT_HOLD = "PAYMENT_HOLD"
+    PAYMENT_CAPTURE = "PAYMENT_CAPTURE"
+    PAYMENT = "PAYMENT"
+    TRANSFER_OUT = "TRANSFER_OUT"
+    TRANSFER_IN = "TRANSFER_IN"
+    PAYMENT_RELEASE = "PAYMENT_RELEASE"
+    REFUND_IN = "REFUND_IN"
+    REFUND_OUT = "REFUND_OUT"
 
 
 class Amount(Enum):
-    """Which of an event's amounts an entry takes. An entry of a zero fee is not posted."""
+    """Which amount of an event or a payment an entry takes. An entry of a zero fee is not posted."""
 
     AMOUNT = "amount"
     FEE = "fee"
@@ -58,6 +69,29 @@ class PostingRule:
         return self.available is Available.AT_MATURITY
 
 
+class PaymentStep(StrEnum):
+    """What a payment or an operation does with money, and so posts."""
+
+    HOLD = "hold"
+    CAPTURE = "capture"
+    TRANSFER = "transfer"
+    RELEASE = "release"
+    REFUND = "refund"
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRules:
+    """What a step of a payment posts: in the payer's books, and in those of the payee.
+
+    The payee's are those of an account or of a restaurant. Both sides take the same amount, so
+    interaccount is zero over both. A step without a payee's side moves money inside the payer's.
+    """
+
+    payer: PostingRule
+    payee_account: tuple[PostingRule, ...] = ()
+    payee_restaurant: tuple[PostingRule, ...] = ()
+
+
 _CLEARING = LedgerAccount.PROCESSOR_CLEARING
 _PAYABLE = LedgerAccount.RESTAURANT_PAYABLE
 _FEES = LedgerAccount.PLATFORM_FEES
@@ -66,6 +100,9 @@ _HOLD = LedgerAccount.DISPUTE_HOLD
 _RESERVED = LedgerAccount.PAYOUT_RESERVED
 _CASH = LedgerAccount.PLATFORM_CASH
 _ADJUSTMENT = LedgerAccount.ADJUSTMENTS
+_FUNDS = LedgerAccount.ACCOUNT_FUNDS
+_HELD = LedgerAccount.ACCOUNT_HELD
+_INTER = LedgerAccount.INTERACCOUNT
 _LATER = Available.AT_MATURITY
 
 # fmt: off
@@ -106,6 +143,33 @@ PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
     PayoutState.PAID:     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
     PayoutState.FAILED:   PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
     PayoutState.RETURNED: PostingRule(EntryType.PAYOUT_RETURN,   _CASH,     _PAYABLE),
+}
+
+# What each step of a payment posts. A payment to a restaurant matures as a charge does.
+PAYMENT_POSTING_RULES: dict[PaymentStep, PaymentRules] = {
+    PaymentStep.HOLD: PaymentRules(
+        PostingRule(EntryType.PAYMENT_HOLD,    _FUNDS,    _HELD),
+    ),
+    PaymentStep.CAPTURE: PaymentRules(
+        PostingRule(EntryType.PAYMENT_CAPTURE, _HELD,     _INTER),
+        (PostingRule(EntryType.PAYMENT,        _INTER,    _FUNDS),),
+        (PostingRule(EntryType.PAYMENT,        _INTER,    _PAYABLE,  available=_LATER),
+         PostingRule(EntryType.FEE,            _PAYABLE,  _FEES,     Amount.FEE, _LATER)),
+    ),
+    PaymentStep.TRANSFER: PaymentRules(
+        PostingRule(EntryType.TRANSFER_OUT,    _FUNDS,    _INTER),
+        (PostingRule(EntryType.TRANSFER_IN,    _INTER,    _FUNDS),),
+        (PostingRule(EntryType.TRANSFER_IN,    _INTER,    _PAYABLE,  available=_LATER),
+         PostingRule(EntryType.FEE,            _PAYABLE,  _FEES,     Amount.FEE, _LATER)),
+    ),
+    PaymentStep.RELEASE: PaymentRules(
+        PostingRule(EntryType.PAYMENT_RELEASE, _HELD,     _FUNDS),
+    ),
+    PaymentStep.REFUND: PaymentRules(
+        PostingRule(EntryType.REFUND_IN,       _INTER,    _FUNDS),
+        (PostingRule(EntryType.REFUND_OUT,     _FUNDS,    _INTER),),
+        (PostingRule(EntryType.REFUND_OUT,     _PAYABLE,  _INTER),),
+    ),
 }
 # fmt: on
 

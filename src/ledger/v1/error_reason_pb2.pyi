@@ -212,6 +212,73 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
           "metadata": { "payout_run_id": "…",
             "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
     """
+    ERROR_REASON_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 29
+    """No account with this id exists. Status NOT_FOUND. Nothing was stored.
+
+        { "reason": "ACCOUNT_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "account_id": "acc_1" } }
+    """
+    ERROR_REASON_ACCOUNT_ID_REUSED: _ErrorReason.ValueType  # 30
+    """An account with this id was opened with other contents. Status ALREADY_EXISTS. Stored values
+    are never shown.
+
+        { "reason": "ACCOUNT_ID_REUSED", "domain": "ledger.v1",
+          "metadata": { "account_id": "acc_1", "differing_fields": "currency,name" } }
+    """
+    ERROR_REASON_ACCOUNT_CHANGED: _ErrorReason.ValueType  # 31
+    """The account was changed since the caller read the etag that it sent. Status
+    FAILED_PRECONDITION. Nothing was changed.
+
+        { "reason": "ACCOUNT_CHANGED", "domain": "ledger.v1",
+          "metadata": { "account_id": "acc_1" } }
+    """
+    ERROR_REASON_ACCOUNT_NOT_EMPTY: _ErrorReason.ValueType  # 32
+    """The account cannot be closed: it has money available or held, or owes some. Status
+    FAILED_PRECONDITION. Nothing was changed.
+
+        { "reason": "ACCOUNT_NOT_EMPTY", "domain": "ledger.v1",
+          "metadata": { "account_id": "acc_1" } }
+    """
+    ERROR_REASON_ACCOUNT_CLOSED: _ErrorReason.ValueType  # 33
+    """The account is closed and can no longer be changed. Status FAILED_PRECONDITION.
+
+        { "reason": "ACCOUNT_CLOSED", "domain": "ledger.v1",
+          "metadata": { "account_id": "acc_1" } }
+    """
+    ERROR_REASON_PAYMENT_NOT_FOUND: _ErrorReason.ValueType  # 34
+    """No payment with this id exists. Status NOT_FOUND. Nothing was stored.
+
+        { "reason": "PAYMENT_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "payment_id": "pay_1" } }
+    """
+    ERROR_REASON_PAYMENT_ID_REUSED: _ErrorReason.ValueType  # 35
+    """A payment with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+    values are never shown.
+
+        { "reason": "PAYMENT_ID_REUSED", "domain": "ledger.v1",
+          "metadata": { "payment_id": "pay_1", "differing_fields": "amount_minor" } }
+    """
+    ERROR_REASON_OPERATION_ID_REUSED: _ErrorReason.ValueType  # 36
+    """An operation with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+    values are never shown.
+
+        { "reason": "OPERATION_ID_REUSED", "domain": "ledger.v1",
+          "metadata": { "operation_id": "op_1", "differing_fields": "payment_id" } }
+    """
+    ERROR_REASON_LINKED_PAYMENT_REFUSED: _ErrorReason.ValueType  # 37
+    """Another payment of the same chain of a batch was refused with an error, or had been decided
+    before without this one. Status FAILED_PRECONDITION. Nothing of the chain was stored.
+
+        { "reason": "LINKED_PAYMENT_REFUSED", "domain": "ledger.v1",
+          "metadata": { "payment_id": "pay_1" } }
+    """
+    ERROR_REASON_PAYMENT_REJECTED: _ErrorReason.ValueType  # 38
+    """The database refused the payment or operation as data although it passed validation. Status
+    INVALID_ARGUMENT. Nothing of it was stored.
+
+        { "reason": "PAYMENT_REJECTED", "domain": "ledger.v1",
+          "metadata": { "payment_id": "pay_1" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
@@ -410,4 +477,71 @@ returns the run's totals, and ListPayouts its payouts, as before.
     { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
       "metadata": { "payout_run_id": "…",
         "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
+"""
+ERROR_REASON_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 29
+"""No account with this id exists. Status NOT_FOUND. Nothing was stored.
+
+    { "reason": "ACCOUNT_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "account_id": "acc_1" } }
+"""
+ERROR_REASON_ACCOUNT_ID_REUSED: ErrorReason.ValueType  # 30
+"""An account with this id was opened with other contents. Status ALREADY_EXISTS. Stored values
+are never shown.
+
+    { "reason": "ACCOUNT_ID_REUSED", "domain": "ledger.v1",
+      "metadata": { "account_id": "acc_1", "differing_fields": "currency,name" } }
+"""
+ERROR_REASON_ACCOUNT_CHANGED: ErrorReason.ValueType  # 31
+"""The account was changed since the caller read the etag that it sent. Status
+FAILED_PRECONDITION. Nothing was changed.
+
+    { "reason": "ACCOUNT_CHANGED", "domain": "ledger.v1",
+      "metadata": { "account_id": "acc_1" } }
+"""
+ERROR_REASON_ACCOUNT_NOT_EMPTY: ErrorReason.ValueType  # 32
+"""The account cannot be closed: it has money available or held, or owes some. Status
+FAILED_PRECONDITION. Nothing was changed.
+
+    { "reason": "ACCOUNT_NOT_EMPTY", "domain": "ledger.v1",
+      "metadata": { "account_id": "acc_1" } }
+"""
+ERROR_REASON_ACCOUNT_CLOSED: ErrorReason.ValueType  # 33
+"""The account is closed and can no longer be changed. Status FAILED_PRECONDITION.
+
+    { "reason": "ACCOUNT_CLOSED", "domain": "ledger.v1",
+      "metadata": { "account_id": "acc_1" } }
+"""
+ERROR_REASON_PAYMENT_NOT_FOUND: ErrorReason.ValueType  # 34
+"""No payment with this id exists. Status NOT_FOUND. Nothing was stored.
+
+    { "reason": "PAYMENT_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "payment_id": "pay_1" } }
+"""
+ERROR_REASON_PAYMENT_ID_REUSED: ErrorReason.ValueType  # 35
+"""A payment with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+values are never shown.
+
+    { "reason": "PAYMENT_ID_REUSED", "domain": "ledger.v1",
+      "metadata": { "payment_id": "pay_1", "differing_fields": "amount_minor" } }
+"""
+ERROR_REASON_OPERATION_ID_REUSED: ErrorReason.ValueType  # 36
+"""An operation with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+values are never shown.
+
+    { "reason": "OPERATION_ID_REUSED", "domain": "ledger.v1",
+      "metadata": { "operation_id": "op_1", "differing_fields": "payment_id" } }
+"""
+ERROR_REASON_LINKED_PAYMENT_REFUSED: ErrorReason.ValueType  # 37
+"""Another payment of the same chain of a batch was refused with an error, or had been decided
+before without this one. Status FAILED_PRECONDITION. Nothing of the chain was stored.
+
+    { "reason": "LINKED_PAYMENT_REFUSED", "domain": "ledger.v1",
+      "metadata": { "payment_id": "pay_1" } }
+"""
+ERROR_REASON_PAYMENT_REJECTED: ErrorReason.ValueType  # 38
+"""The database refused the payment or operation as data although it passed validation. Status
+INVALID_ARGUMENT. Nothing of it was stored.
+
+    { "reason": "PAYMENT_REJECTED", "domain": "ledger.v1",
+      "metadata": { "payment_id": "pay_1" } }
 """

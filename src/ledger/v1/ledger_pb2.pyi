@@ -162,6 +162,16 @@ class _LedgerAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerAc
     """What is held back from the restaurant for open disputes. Normal side: credit."""
     LEDGER_ACCOUNT_ADJUSTMENTS: _LedgerAccount.ValueType  # 8
     """The other side of corrections. Normal side: debit."""
+    LEDGER_ACCOUNT_ACCOUNT_FUNDS: _LedgerAccount.ValueType  # 9
+    """What an account's holder has available. Normal side: credit."""
+    LEDGER_ACCOUNT_ACCOUNT_HELD: _LedgerAccount.ValueType  # 10
+    """What is held in an account for payments that were authorised and not captured. Normal side:
+    credit.
+    """
+    LEDGER_ACCOUNT_INTERACCOUNT: _LedgerAccount.ValueType  # 11
+    """What went from these books to others by payments, with the opposite sign. Over all books it is
+    zero in every transaction id. Normal side: debit.
+    """
 
 class LedgerAccount(_LedgerAccount, metaclass=_LedgerAccountEnumTypeWrapper):
     """A line of the chart of accounts. The normal side is the one on which the account grows. This enum
@@ -186,6 +196,16 @@ LEDGER_ACCOUNT_DISPUTE_HOLD: LedgerAccount.ValueType  # 7
 """What is held back from the restaurant for open disputes. Normal side: credit."""
 LEDGER_ACCOUNT_ADJUSTMENTS: LedgerAccount.ValueType  # 8
 """The other side of corrections. Normal side: debit."""
+LEDGER_ACCOUNT_ACCOUNT_FUNDS: LedgerAccount.ValueType  # 9
+"""What an account's holder has available. Normal side: credit."""
+LEDGER_ACCOUNT_ACCOUNT_HELD: LedgerAccount.ValueType  # 10
+"""What is held in an account for payments that were authorised and not captured. Normal side:
+credit.
+"""
+LEDGER_ACCOUNT_INTERACCOUNT: LedgerAccount.ValueType  # 11
+"""What went from these books to others by payments, with the opposite sign. Over all books it is
+zero in every transaction id. Normal side: debit.
+"""
 
 class _EntryType:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -198,7 +218,7 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     ENTRY_TYPE_CHARGE: _EntryType.ValueType  # 1
     """A charge's amount."""
     ENTRY_TYPE_FEE: _EntryType.ValueType  # 2
-    """The platform's commission on a charge, or a separate fee."""
+    """The platform's commission on a charge or a payment, or a separate fee."""
     ENTRY_TYPE_REFUND: _EntryType.ValueType  # 3
     """A refund's amount."""
     ENTRY_TYPE_ADJUSTMENT_CREDIT: _EntryType.ValueType  # 4
@@ -225,6 +245,22 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     """A payout's amount, available again because the payout failed before it was paid."""
     ENTRY_TYPE_PAYOUT_RETURN: _EntryType.ValueType  # 15
     """A payout's amount, available again because the bank returned it after it was paid."""
+    ENTRY_TYPE_PAYMENT_HOLD: _EntryType.ValueType  # 16
+    """A payment's amount, held in the payer's account."""
+    ENTRY_TYPE_PAYMENT_CAPTURE: _EntryType.ValueType  # 17
+    """What was captured of a hold, in the payer's books."""
+    ENTRY_TYPE_PAYMENT: _EntryType.ValueType  # 18
+    """What was captured of a hold, in the payee's books."""
+    ENTRY_TYPE_TRANSFER_OUT: _EntryType.ValueType  # 19
+    """A payment that was captured at once, in the payer's books."""
+    ENTRY_TYPE_TRANSFER_IN: _EntryType.ValueType  # 20
+    """A payment that was captured at once, in the payee's books."""
+    ENTRY_TYPE_PAYMENT_RELEASE: _EntryType.ValueType  # 21
+    """What was held and is available again, after a void, an expiry or a final capture."""
+    ENTRY_TYPE_REFUND_IN: _EntryType.ValueType  # 22
+    """A refund, in the books of the payment's payer, who gets it."""
+    ENTRY_TYPE_REFUND_OUT: _EntryType.ValueType  # 23
+    """A refund, in the books of the payment's payee, who pays it."""
 
 class EntryType(_EntryType, metaclass=_EntryTypeEnumTypeWrapper):
     """Why a ledger entry was posted. docs/accounting.md has the accounts of each. This enum grows:
@@ -236,7 +272,7 @@ ENTRY_TYPE_UNSPECIFIED: EntryType.ValueType  # 0
 ENTRY_TYPE_CHARGE: EntryType.ValueType  # 1
 """A charge's amount."""
 ENTRY_TYPE_FEE: EntryType.ValueType  # 2
-"""The platform's commission on a charge, or a separate fee."""
+"""The platform's commission on a charge or a payment, or a separate fee."""
 ENTRY_TYPE_REFUND: EntryType.ValueType  # 3
 """A refund's amount."""
 ENTRY_TYPE_ADJUSTMENT_CREDIT: EntryType.ValueType  # 4
@@ -263,6 +299,22 @@ ENTRY_TYPE_PAYOUT_REVERSAL: EntryType.ValueType  # 14
 """A payout's amount, available again because the payout failed before it was paid."""
 ENTRY_TYPE_PAYOUT_RETURN: EntryType.ValueType  # 15
 """A payout's amount, available again because the bank returned it after it was paid."""
+ENTRY_TYPE_PAYMENT_HOLD: EntryType.ValueType  # 16
+"""A payment's amount, held in the payer's account."""
+ENTRY_TYPE_PAYMENT_CAPTURE: EntryType.ValueType  # 17
+"""What was captured of a hold, in the payer's books."""
+ENTRY_TYPE_PAYMENT: EntryType.ValueType  # 18
+"""What was captured of a hold, in the payee's books."""
+ENTRY_TYPE_TRANSFER_OUT: EntryType.ValueType  # 19
+"""A payment that was captured at once, in the payer's books."""
+ENTRY_TYPE_TRANSFER_IN: EntryType.ValueType  # 20
+"""A payment that was captured at once, in the payee's books."""
+ENTRY_TYPE_PAYMENT_RELEASE: EntryType.ValueType  # 21
+"""What was held and is available again, after a void, an expiry or a final capture."""
+ENTRY_TYPE_REFUND_IN: EntryType.ValueType  # 22
+"""A refund, in the books of the payment's payer, who gets it."""
+ENTRY_TYPE_REFUND_OUT: EntryType.ValueType  # 23
+"""A refund, in the books of the payment's payee, who pays it."""
 
 class _PayoutState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -510,8 +562,8 @@ class ProcessorEvent(message.Message):
 
 @typing.final
 class LedgerEntry(message.Message):
-    """One line of the ledger: an amount that moved from one ledger account to another inside a
-    restaurant's books. Set by the server.
+    """One line of the ledger: an amount that moved from one ledger account to another inside the books
+    of a restaurant or an account. Set by the server.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -529,8 +581,10 @@ class LedgerEntry(message.Message):
     RECORDED_AT_FIELD_NUMBER: builtins.int
     EVENT_ID_FIELD_NUMBER: builtins.int
     PAYOUT_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PAYMENT_ID_FIELD_NUMBER: builtins.int
     transaction_id: builtins.str
-    """Shared by the entries that one event or one payout step posted."""
+    """Shared by the entries that one event, one payout step or one step of a payment posted."""
     position: builtins.int
     """The place among the entries of its transaction id, from 1."""
     type: EntryType.ValueType
@@ -542,20 +596,24 @@ class LedgerEntry(message.Message):
     amount_minor: builtins.int
     """The amount, in minor units, at least 1."""
     restaurant_id: builtins.str
-    """The restaurant in whose books it stands."""
+    """The restaurant in whose books it stands. Empty if they are an account's."""
     currency: builtins.str
     """ISO 4217 code of those books."""
     event_id: builtins.str
-    """The event that posted it. Empty on a payout's reserve."""
+    """The event that posted it. Empty on a payout's reserve and on entries of payments."""
     payout_id: builtins.str
     """The payout it belongs to. Empty on entries that no payout has."""
+    account_id: builtins.str
+    """The account in whose books it stands. Empty if they are a restaurant's."""
+    payment_id: builtins.str
+    """The payment that posted it. Empty on entries that no payment has."""
     @builtins.property
     def available_at(self) -> timestamp_pb2.Timestamp:
         """When the entry matures. Unset: it counts from the moment it is recorded."""
 
     @builtins.property
     def occurred_at(self) -> timestamp_pb2.Timestamp:
-        """When it happened, by the processor's clock. Unset on a payout's reserve, which no event caused."""
+        """When it happened, by the processor's clock. Unset on entries that no event posted."""
 
     @builtins.property
     def recorded_at(self) -> timestamp_pb2.Timestamp:
@@ -577,10 +635,12 @@ class LedgerEntry(message.Message):
         recorded_at: timestamp_pb2.Timestamp | None = ...,
         event_id: builtins.str = ...,
         payout_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        payment_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["available_at", b"available_at", "occurred_at", b"occurred_at", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "available_at", b"available_at", "credit_account", b"credit_account", "currency", b"currency", "debit_account", b"debit_account", "event_id", b"event_id", "occurred_at", b"occurred_at", "payout_id", b"payout_id", "position", b"position", "recorded_at", b"recorded_at", "restaurant_id", b"restaurant_id", "transaction_id", b"transaction_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_minor", b"amount_minor", "available_at", b"available_at", "credit_account", b"credit_account", "currency", b"currency", "debit_account", b"debit_account", "event_id", b"event_id", "occurred_at", b"occurred_at", "payment_id", b"payment_id", "payout_id", b"payout_id", "position", b"position", "recorded_at", b"recorded_at", "restaurant_id", b"restaurant_id", "transaction_id", b"transaction_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
