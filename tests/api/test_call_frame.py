@@ -8,11 +8,11 @@ import pytest
 from google.rpc import status_pb2
 from grpc import aio
 from structlog.testing import capture_logs
+from support.health import SERVICE
 from support.waiting import run_ready_tasks, until
 
 from ledger.api.call_frame import CallFrame
 from ledger.api.call_limits import CallLimits
-from ledger.api.methods import SERVICE_NAME
 from ledger.api.metrics import NoCallMetrics
 from ledger.api.transport import receiving
 from ledger.errors import QueueFull
@@ -89,7 +89,7 @@ async def test_call_that_is_refused_while_its_client_leaves_ends_once(
     handler: Any = grpc.unary_unary_rpc_method_handler(
         never, ledger_pb2.IngestEventRequest.FromString, None
     )
-    frame.add_registered_method_handlers(SERVICE_NAME, {"IngestEvent": handler})
+    frame.add_registered_method_handlers(SERVICE, {"IngestEvent": handler})
     context: Any = Context()
     with capture_logs() as logs:
         call = asyncio.create_task(library.handlers["IngestEvent"].stream_unary(None, context))

@@ -1,4 +1,4 @@
-"""Health of the process and of the service, also at a separate address."""
+"""Health of the process and of the services, also at a separate address."""
 
 import asyncio
 import re
@@ -17,6 +17,7 @@ from support.events import event_message, request_of, unique
 from support.health import (
     NOT_SERVING,
     SERVICE,
+    SERVICES,
     SERVING,
     health_of,
     health_stub,
@@ -35,8 +36,8 @@ from ledger.errors import LedgerError
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 
-async def test_health_covers_process_and_service(shared_ledger: RunningLedger) -> None:
-    """`""` and the service's name are SERVING; an unknown service is NOT_FOUND."""
+async def test_health_covers_process_and_services(shared_ledger: RunningLedger) -> None:
+    """`""` and the name of each service are SERVING; an unknown service is NOT_FOUND."""
     assert await health_of(shared_ledger, "") == SERVING
     await until_serving(shared_ledger)
     with pytest.raises(aio.AioRpcError) as caught:
@@ -50,7 +51,7 @@ async def test_watch_gets_not_serving_when_the_server_stops(database: Database) 
         await until_serving(ledger)
         watches = [
             health_stub(ledger.channel).Watch(health_pb2.HealthCheckRequest(service=service))
-            for service in ("", *[SERVICE] * 10)
+            for service in ("", *SERVICES, *[SERVICE] * 7)
         ]
         for watch in watches:
             assert (await watch.read()).status == SERVING

@@ -6,16 +6,33 @@ from importlib.resources import files
 from pathlib import Path
 
 from ledger.api.access.call_records import CONTENT_BY_METHOD
-from ledger.api.methods import METHODS, SERVICE_NAME, OpenCallsLimit, Recorded, Scope
-from ledger.v1 import ledger_pb2
+from ledger.api.methods import METHODS, SERVICE_NAMES, OpenCallsLimit, Recorded, Scope
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 ROOT = Path(__file__).parents[2]
-CONTRACT = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
+SERVICES = [
+    service
+    for file in (ledger_pb2, account_pb2, payment_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+]
+CONTRACT = {method.name: method for service in SERVICES for method in service.methods}
 
 
 def test_methods_are_those_of_the_contract() -> None:
     assert set(METHODS) == set(CONTRACT), "change METHODS in src/ledger/api/methods.py"
     assert all(name == method.name for name, method in METHODS.items())
+    assert [service.full_name for service in SERVICES] == list(SERVICE_NAMES)
+
+
+def test_methods_know_their_service() -> None:
+    """The path has it, as in HTTP/2. No two services have a method of the same name."""
+    paths = {
+        f"/{service.full_name}/{name}" for service in SERVICES for name in service.methods_by_name
+    }
+    assert len(CONTRACT) == len(paths)
+    assert {method.path for method in METHODS.values()} == paths
+    for method in METHODS.values():
+        assert method.service_name == CONTRACT[method.name].containing_service.full_name
 
 
 def test_exactly_the_methods_that_get_and_list_need_the_scope_read() -> None:
@@ -41,18 +58,25 @@ def test_exactly_the_streams_have_the_limit_on_open_streams() -> None:
 
 
 def test_service_config_has_the_timeouts_of_the_table() -> None:
-    """An entry for the method itself, or the one for all methods of the service."""
+    """An entry for the method itself, or the one for all methods of its service.
+
+    Every method may be repeated, so each but the stream has the same policy of retries.
+    """
     config = json.loads((files("ledger.v1") / "service_config.json").read_text())
-    timeouts = {
-        name.get("method"): entry.get("timeout")
+    entries = {
+        (name["service"], name.get("method")): entry
         for entry in config["methodConfig"]
         for name in entry["name"]
-        if name["service"] == SERVICE_NAME
     }
     for method in METHODS.values():
         seconds = method.timeout_seconds
         wanted = None if seconds is None else f"{seconds}s"
-        assert timeouts.get(method.name, timeouts[None]) == wanted, method.name
+        service = method.service_name
+        entry = entries.get((service, method.name), entries[service, None])
+        assert entry.get("timeout") == wanted, method.name
+        policy = None if seconds is None else entries[SERVICE_NAMES[0], None]["retryPolicy"]
+        assert entry.get("retryPolicy") == policy, method.name
+    assert {name for _, name in entries} - {None} <= set(METHODS)
 
 
 def test_documented_scopes_are_those_of_the_table() -> None:

@@ -8,11 +8,12 @@ import pytest
 import structlog
 from grpc import aio
 from support.events import request_of
-from support.health import SERVICE, listed_services, until_serving
+from support.health import SERVICE, SERVICES, listed_services, until_serving
 from support.raising import ping_well, raising_server, raising_service
 from support.running import RunningLedger, running_ledger
 from support.statuses import details_of, reason_of
 
+from ledger.api.methods import METHODS
 from ledger.api.server import Server
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.bootstrap.database import Database
@@ -23,9 +24,9 @@ from ledger.v1 import ledger_pb2
 REQUEST_ID = "x-request-id"
 
 
-async def test_reflection_lists_the_service(shared_ledger: RunningLedger) -> None:
-    """A tool such as grpcurl finds the service without its proto file."""
-    assert SERVICE in await listed_services(shared_ledger.address)
+async def test_reflection_lists_the_services(shared_ledger: RunningLedger) -> None:
+    """A tool such as grpcurl finds the services without their proto files."""
+    assert set(SERVICES) <= set(await listed_services(shared_ledger.address))
 
 
 async def test_reflection_can_be_turned_off(shared_database: Database) -> None:
@@ -131,10 +132,7 @@ async def test_unexpected_exception_is_internal_and_reveals_nothing(
 
 async def test_malformed_bytes_are_refused_by_every_method(shared_ledger: RunningLedger) -> None:
     """INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming methods, also of health."""
-    paths = [
-        f"/{SERVICE}/{method.name}"
-        for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
-    ]
+    paths = [method.path for method in METHODS.values()]
     for path in [*paths, "/grpc.health.v1.Health/Check"]:
         if path.endswith("StreamEvents"):
             continue
@@ -168,6 +166,28 @@ async def test_unknown_method_is_unimplemented(shared_ledger: RunningLedger) -> 
     with pytest.raises(aio.AioRpcError) as caught:
         await nothing(b"")
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("method", ["GetAccount", "AuthorizePayment", "BatchTransfers"])
+async def test_method_of_a_service_that_is_not_offered_is_unimplemented(method: str) -> None:
+    """With METHOD_NOT_IMPLEMENTED, which names the method."""
+    path = METHODS[method].path
+    server = Server(
+        raising_service(ValueError()), address="127.0.0.1:0", reflect=False, ping=ping_well
+    )
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            call: Any = channel.unary_unary(
+                path, request_serializer=None, response_deserializer=None
+            )
+            with pytest.raises(aio.AioRpcError) as caught:
+                await call(b"")
+    finally:
+        await server.stop(0)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    info = details_of(caught.value)["ErrorInfo"]
+    assert (info.reason, dict(info.metadata)) == ("METHOD_NOT_IMPLEMENTED", {"method": path})
 
 
 async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningLedger) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.health import SERVICE
 from support.ports import held_port, port_of
 
-from ledger.api.methods import SERVICE_NAME
 from ledger.bootstrap.database import Database
 from ledger.cli.serve.ready_line import READY_PREFIX
 
@@ -167,7 +167,7 @@ async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
 
 async def _health(channel: aio.Channel, timeout_seconds: float) -> str:
     health: Any = health_pb2_grpc.HealthStub(channel)  # typed for synchronous channels only
-    request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
     try:
         response = await health.Check(request, timeout=timeout_seconds)
     except aio.AioRpcError:

@@ -10,6 +10,7 @@ from support.running import RunningLedger
 from support.waiting import until
 
 SERVICE = "ledger.v1.LedgerService"
+SERVICES = (SERVICE, "ledger.v1.AccountService", "ledger.v1.PaymentService")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -26,10 +27,10 @@ async def health_of(ledger: RunningLedger, service: str = SERVICE) -> int:
 
 
 async def until_serving(ledger: RunningLedger) -> None:
-    """Returns when the service is SERVING, which it is once its database has answered in time."""
+    """Returns when each service is SERVING: once the server's database has answered in time."""
 
     async def serving() -> bool:
-        return await health_of(ledger) == SERVING
+        return all([await health_of(ledger, service) == SERVING for service in SERVICES])
 
     await until(serving, what="SERVING")
 

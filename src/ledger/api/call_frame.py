@@ -34,7 +34,7 @@ from ledger.api.errors import (
     status_code_of,
     status_of,
 )
-from ledger.api.methods import METHODS, SERVICE_NAME, Method
+from ledger.api.methods import METHODS, SERVICE_NAMES, Method
 from ledger.api.metrics import CallMetrics
 from ledger.api.refusal_log import RefusalLog
 from ledger.api.transport.receiving import (
@@ -61,8 +61,8 @@ STOPPING_TASK = "stream waits for the stop"
 # received may take 4 MiB, whatever its method accepts; each that waits takes 16 KiB. The request of
 # an honest client has arrived before it is read: 64 callers are as fast with 8 places as with 128.
 READING_MAX, WAITING_MAX = 8, 1000
-# How many batches of events are received at once, and how many wait. They share their places with
-# open streams.
+# How many batches, of events or of payments, are received at once, and how many wait. They share
+# their places with open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
 # How many health checks and reflection calls, which need no credentials, are received at once, and
 # how many wait.
@@ -195,7 +195,7 @@ class CallFrame:
 
     def _around(self, service_name: str, name: str) -> _Surroundings:
         path = f"/{service_name}/{name}"
-        if service_name != SERVICE_NAME:
+        if service_name not in SERVICE_NAMES:
             is_health = service_name.startswith(_HEALTH_SERVICE)
             return _Surroundings(path, None, self._open_receiving, None, None, None, is_health)
         method = METHODS[name]
@@ -328,7 +328,7 @@ class CallFrame:
 
 
 def _has_own_queue(service_name: str, name: str) -> bool:
-    if service_name == SERVICE_NAME:
+    if service_name in SERVICE_NAMES:
         return METHODS[name].has_own_queue
     return service_name.startswith(_HEALTH_SERVICE) and name in _HEALTH_METHODS
 

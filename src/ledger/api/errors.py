@@ -16,6 +16,11 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from ledger.errors import (
+    AccountChanged,
+    AccountClosed,
+    AccountIdReused,
+    AccountNotEmpty,
+    AccountNotFound,
     AmountOutOfRange,
     DatabaseContention,
     DatabaseTimeout,
@@ -29,8 +34,13 @@ from ledger.errors import (
     FieldViolation,
     InvalidRequest,
     LedgerError,
+    LinkedPaymentRefused,
     MalformedMessage,
     NotAuthenticated,
+    OperationIdReused,
+    PaymentIdReused,
+    PaymentNotFound,
+    PaymentRejected,
     PayoutAnswersContradict,
     PayoutMismatch,
     PayoutMoveNotAllowed,
@@ -98,6 +108,14 @@ def _field_of(error: InvalidRequest) -> Mapping[str, str]:
     return {"field": error.violations[0].field}
 
 
+def _account_of(error: Any) -> Mapping[str, str]:
+    return {"account_id": error.account_id}
+
+
+def _payment_of(error: Any) -> Mapping[str, str]:
+    return {"payment_id": error.payment_id}
+
+
 # fmt: off
 _TABLE: dict[type[LedgerError], _Row] = {
     InvalidRequest: _Row(
@@ -161,6 +179,40 @@ _TABLE: dict[type[LedgerError], _Row] = {
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MISMATCH,
         metadata=lambda error: {
             "payout_id": error.payout_id, "differing_fields": ",".join(error.differing_fields)}),
+    AccountNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_ACCOUNT_NOT_FOUND,
+        metadata=_account_of),
+    AccountIdReused: _Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_ACCOUNT_ID_REUSED,
+        metadata=lambda error: {
+            "account_id": error.account_id, "differing_fields": ",".join(error.differing_fields)}),
+    AccountChanged: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_ACCOUNT_CHANGED,
+        metadata=_account_of),
+    AccountNotEmpty: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_ACCOUNT_NOT_EMPTY,
+        metadata=_account_of),
+    AccountClosed: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_ACCOUNT_CLOSED,
+        metadata=_account_of),
+    PaymentNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYMENT_NOT_FOUND,
+        metadata=_payment_of),
+    PaymentIdReused: _Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_PAYMENT_ID_REUSED,
+        metadata=lambda error: {
+            "payment_id": error.payment_id, "differing_fields": ",".join(error.differing_fields)}),
+    OperationIdReused: _Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_OPERATION_ID_REUSED,
+        metadata=lambda error: {
+            "operation_id": error.operation_id,
+            "differing_fields": ",".join(error.differing_fields)}),
+    LinkedPaymentRefused: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_LINKED_PAYMENT_REFUSED,
+        metadata=_payment_of),
+    PaymentRejected: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_PAYMENT_REJECTED,
+        metadata=_payment_of),
     AmountOutOfRange: _Row(
         grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE,
         metadata=lambda error: {"field": error.field}),

@@ -9,10 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
-_SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
-SERVICE_NAME = _SERVICE.full_name
+_SERVICES = tuple(
+    service
+    for file in (ledger_pb2, account_pb2, payment_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+SERVICE_NAMES = tuple(service.full_name for service in _SERVICES)
+# Names are unique over all services, so that a word such as IngestEvent names one method.
+_SERVICE_NAME_BY_METHOD: Mapping[str, str] = {
+    name: service.full_name for service in _SERVICES for name in service.methods_by_name
+}
 
 
 class Scope(StrEnum):
@@ -24,6 +32,7 @@ class Scope(StrEnum):
     INGEST_ADJUSTMENT = "ingest:adjustment"
     READ = "read"
     PAYOUT = "payout"
+    PAY = "pay"
     ADMIN = "admin"
 
 
@@ -41,7 +50,7 @@ class OpenCallsLimit(Enum):
 
     CALLS = "LEDGER_OPEN_CALLS"
     STREAMS = "LEDGER_OPEN_STREAMS"
-    # The ingest queue for events. Balances are read in groups: many calls share one query.
+    # The queues of events and of payments. Balances are read in groups: many calls share one query.
     ELSEWHERE = "elsewhere"
 
 
@@ -72,9 +81,14 @@ class Method:
     has_own_queue: bool = False
 
     @property
+    def service_name(self) -> str:
+        """The full name of the service that has the method: ledger.v1.LedgerService."""
+        return _SERVICE_NAME_BY_METHOD[self.name]
+
+    @property
     def path(self) -> str:
         """As in HTTP/2: /ledger.v1.LedgerService/IngestEvent."""
-        return f"/{SERVICE_NAME}/{self.name}"
+        return f"/{self.service_name}/{self.name}"
 
     @property
     def scopes(self) -> frozenset[Scope]:
@@ -94,6 +108,26 @@ class Method:
 
 def _read(name: str) -> Method:
     return Method(name, Scope.READ, responses=Responses.READS)
+
+
+def _balance(name: str) -> Method:
+    return Method(name, Scope.READ, open_calls_limit=OpenCallsLimit.ELSEWHERE, has_own_queue=True)
+
+
+def _payment_batch(name: str) -> Method:
+    return Method(
+        name,
+        Scope.PAY,
+        Recorded.SOON,
+        OpenCallsLimit.ELSEWHERE,
+        Responses.BATCHES,
+        timeout_seconds=30,
+        is_large=True,
+    )
+
+
+def _payment_operation(name: str) -> Method:
+    return Method(name, Scope.PAY, Recorded.SOON, OpenCallsLimit.ELSEWHERE)
 
 
 def _by_name(methods: Iterable[Method]) -> Mapping[str, Method]:
@@ -127,12 +161,7 @@ METHODS: Mapping[str, Method] = _by_name(
             is_large=True,
         ),
         _read("GetEvent"),
-        Method(
-            "GetBalance",
-            Scope.READ,
-            open_calls_limit=OpenCallsLimit.ELSEWHERE,
-            has_own_queue=True,
-        ),
+        _balance("GetBalance"),
         _read("ListEntries"),
         Method("RunPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),
         _read("GetPayoutRun"),
@@ -145,10 +174,33 @@ METHODS: Mapping[str, Method] = _by_name(
         Method("UpdateRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         _read("GetRestaurant"),
         _read("ListRestaurants"),
+        Method("CreateAccount", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
+        Method("UpdateAccount", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
+        _read("GetAccount"),
+        _read("ListAccounts"),
+        _balance("GetAccountBalance"),
+        _read("ListAccountEntries"),
+        Method(
+            "AuthorizePayment",
+            Scope.PAY,
+            Recorded.SOON,
+            OpenCallsLimit.ELSEWHERE,
+            has_own_queue=True,
+        ),
+        _payment_batch("BatchAuthorizePayments"),
+        _payment_batch("BatchTransfers"),
+        _payment_operation("CapturePayment"),
+        _payment_operation("VoidPayment"),
+        _payment_operation("RefundPayment"),
+        _payment_operation("ReversePayment"),
+        _read("GetPayment"),
+        _read("ListPayments"),
     )
 )
 
-for _name in _SERVICE.methods_by_name:
+if len(_SERVICE_NAME_BY_METHOD) != sum(len(service.methods) for service in _SERVICES):
+    raise TypeError("two services of the contract have a method of the same name: rename one")
+for _name in _SERVICE_NAME_BY_METHOD:
     if _name not in METHODS:
         # The frame around each call looks the method up when the server starts.
         raise TypeError(f"{_name} is in the contract: add it to METHODS in {__file__}")

@@ -1,4 +1,4 @@
-"""The gRPC server: the service, health and reflection at one address, health alone at another."""
+"""The gRPC server: the services, health and reflection at one address, health alone at another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from ledger.api.access.security import Security
 from ledger.api.call_frame import CallFrame
 from ledger.api.call_limits import CallLimits
-from ledger.api.methods import SERVICE_NAME
+from ledger.api.methods import SERVICE_NAMES
 from ledger.api.metrics import CallMetrics, NoCallMetrics
 from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.transport.listening import AddressUnavailable, Listener
@@ -21,7 +21,7 @@ from ledger.application.call_log import CallLog
 from ledger.freed_memory import memory_trimmer
 from ledger.limits import LAST_CALLS_SECONDS_MAX, MESSAGE_BYTES_MAX
 from ledger.repeating import Repeating
-from ledger.v1 import ledger_pb2_grpc
+from ledger.v1 import account_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc
 
 METADATA_BYTES_MAX = 16 * 1024
 WINDOW_BYTES = 16 * 1024
@@ -107,15 +107,17 @@ def _age_options(seconds: int) -> tuple[tuple[str, int], ...]:
 
 
 class Server:
-    """A server of `service`, health and reflection.
+    """A server of the contract's services, health and reflection.
 
-    Health `""` says that the process is alive; the health of the service follows the database.
+    Health `""` says that the process is alive; the health of each service follows the database.
     """
 
     def __init__(
         self,
         service: ledger_pb2_grpc.LedgerServiceServicer,
         *,
+        accounts: account_pb2_grpc.AccountServiceServicer | None = None,
+        payments: payment_pb2_grpc.PaymentServiceServicer | None = None,
         address: str,
         reflect: bool,
         ping: Callable[[], Awaitable[None]],
@@ -129,6 +131,8 @@ class Server:
         call_log: CallLog | None = None,
     ) -> None:
         """`ping` raises if the database cannot be used. Without `security` every caller may call.
+
+        Calls of `accounts` or `payments` end with METHOD_NOT_IMPLEMENTED if it is None.
 
         At `health_address` the server serves only health checks, in plaintext and with separate
         limits, so that no load at `address` keeps a probe out.
@@ -170,9 +174,17 @@ class Server:
         # It has the two methods of a server that generated code calls.
         framed = cast(aio.Server, self._frame)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)
+        account_pb2_grpc.add_AccountServiceServicer_to_server(
+            accounts or account_pb2_grpc.AccountServiceServicer(),  # type: ignore[abstract]
+            framed,
+        )
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server(
+            payments or payment_pb2_grpc.PaymentServiceServicer(),  # type: ignore[abstract]
+            framed,
+        )
         self._add_health(self._frame)
         if reflect:
-            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             # The library's function checks the class of the server, and would take CallFrame for a
             # server of threads.
             add_reflection: Callable[[object, aio.Server], None] = (
@@ -194,8 +206,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(aio.Server, frame))
 
     async def start(self) -> None:
-        """Begins to serve. The service's health is SERVING once the database can be used."""
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+        """Begins to serve. Each service's health is SERVING once the database can be used."""
+        await self._set_health(serves=False)
         if self._health_listener is not None:
             await self._health_listener.start()
         await self._listener.start()
@@ -246,7 +258,7 @@ class Server:
             quiet_steps = quiet_steps + 1 if self._frame.last_calls == calls else 0
 
     async def _follow_database(self) -> None:
-        """Pings the database and sets the health of the service."""
+        """Pings the database and sets the health of the services."""
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
@@ -258,9 +270,18 @@ class Server:
                     "not serving: the database does not answer, or takes no writes",
                     cause=repr(error.__cause__ or error),
                 )
-                await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+                await self._set_health(serves=False)
             return
         if self._failed_pings:
             _log.info("serving: the database answers")
         self._failed_pings = 0
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(serves=True)
+
+    async def _set_health(self, *, serves: bool) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serves
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in SERVICE_NAMES:
+            await self._health.set(name, status)

@@ -8,7 +8,7 @@ from ledger.api.methods import Method, Responses
 from ledger.errors import QueueFull
 from ledger.observability import CALLER
 
-# Of reads, and of batches of events.
+# Of reads, and of batches.
 UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX = 24 * 1024 * 1024, 8 * 1024 * 1024
 
 

@@ -3,13 +3,15 @@
 It is short: of the caller's texts it has only ids and codes, cut off and escaped if invalid.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.descriptor import EnumDescriptor
+
+from ledger.domain import accounts, restaurants
 from ledger.domain.fields import is_id
-from ledger.domain.restaurants import CHANGEABLE_FIELDS
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 Content = Mapping[str, str | int | bool]
 _LENGTH_SHOWN = 128
@@ -33,11 +35,10 @@ def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> Content:
 
 
 def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -> Content:
-    # Names of fields, but no keys of metadata: callers choose those.
-    changed = {path.partition(".")[0] for path in request.update_mask.paths}
+    changed = _changed_fields(request.update_mask.paths) & restaurants.CHANGEABLE_FIELDS
     return {
         "restaurant_id": _shown(request.restaurant.restaurant_id),
-        "changed": ",".join(sorted(changed & CHANGEABLE_FIELDS)),
+        "changed": ",".join(sorted(changed)),
     }
 
 
@@ -59,6 +60,111 @@ def _payout_run(
 
 def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> Content:
     return {"payout_run_id": _shown(request.payout_run_id)}
+
+
+def _opened_account(
+    request: account_pb2.CreateAccountRequest, response: account_pb2.CreateAccountResponse | None
+) -> Content:
+    content: dict[str, str | int | bool] = {
+        "account_id": _shown(request.account_id),
+        "currency": _shown(request.currency),
+        "overdraft": _overdraft(request.overdraft),
+    }
+    if response is not None:
+        content["status"] = _word(account_pb2.CreateAccountStatus.DESCRIPTOR, response.status)
+    return content
+
+
+def _account_change(request: account_pb2.UpdateAccountRequest, _: object) -> Content:
+    account = request.account
+    changed = _changed_fields(request.update_mask.paths) & accounts.CHANGEABLE_FIELDS
+    content: dict[str, str | int | bool] = {
+        "account_id": _shown(account.account_id),
+        "changed": ",".join(sorted(changed)),
+    }
+    # Only the call log knows who let an account go below zero, or froze it.
+    if "overdraft" in changed:
+        content["overdraft"] = _overdraft(account.overdraft)
+    if "state" in changed:
+        content["state"] = _word(account_pb2.AccountState.DESCRIPTOR, account.state)
+    return content
+
+
+def _overdraft(overdraft: account_pb2.Overdraft) -> str | int:
+    return "unlimited" if overdraft.unlimited else overdraft.limit_minor
+
+
+def _payment(
+    request: payment_pb2.AuthorizePaymentRequest,
+    response: payment_pb2.AuthorizePaymentResponse | None,
+) -> Content:
+    content = {
+        "payment_id": _shown(request.payment_id),
+        **_parties(request),
+        "amount_minor": request.amount_minor,
+        "currency": _shown(request.currency),
+    }
+    if response is not None:
+        content["status"] = _word(payment_pb2.PaymentStatus.DESCRIPTOR, response.status)
+        content |= _decline(response.payment.decline_reason)
+    return content
+
+
+# The four operations have alike requests and alike responses.
+def _payment_operation(
+    request: payment_pb2.CapturePaymentRequest, response: payment_pb2.CapturePaymentResponse | None
+) -> Content:
+    content: dict[str, str | int | bool] = {
+        "operation_id": _shown(request.operation_id),
+        "payment_id": _shown(request.payment_id),
+    }
+    if response is None:
+        return content
+    operation, payment = response.operation, response.payment
+    return {
+        **content,
+        **_parties(payment),
+        "amount_minor": operation.amount_minor,
+        "released_minor": operation.released_minor,
+        "currency": payment.currency,
+        "status": _word(payment_pb2.OperationStatus.DESCRIPTOR, response.status),
+        **_decline(operation.decline_reason),
+    }
+
+
+def _parties(
+    of: payment_pb2.AuthorizePaymentRequest | payment_pb2.Payment,
+) -> dict[str, str | int | bool]:
+    """Who pays, and who is paid."""
+    parties: dict[str, str | int | bool] = {"payer_account_id": _shown(of.payer_account_id)}
+    if of.payee_restaurant_id:
+        parties["payee_restaurant_id"] = _shown(of.payee_restaurant_id)
+    else:
+        parties["payee_account_id"] = _shown(of.payee_account_id)
+    return parties
+
+
+def _decline(reason: int) -> dict[str, str]:
+    """The reason of what was declined; nothing of what was not."""
+    if not reason:
+        return {}
+    return {"decline_reason": _word(payment_pb2.DeclineReason.DESCRIPTOR, reason)}
+
+
+def _payment_batch(
+    payments: int,
+    response: payment_pb2.BatchAuthorizePaymentsResponse
+    | payment_pb2.BatchTransfersResponse
+    | None,
+) -> Content:
+    if response is None:
+        return {"payments": payments}
+    results = response.results
+    return {
+        "payments": payments,
+        "declined": sum(result.decline_reason != 0 for result in results),
+        "refused": sum(result.HasField("error") for result in results),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +189,31 @@ CONTENT_BY_METHOD: Mapping[str, ContentRule] = {
     "CancelPayoutRun": ContentRule(_canceled_run),
     "PutRestaurant": ContentRule(_restaurant),
     "UpdateRestaurant": ContentRule(_restaurant_change),
+    "CreateAccount": ContentRule(_opened_account),
+    "UpdateAccount": ContentRule(_account_change),
+    "AuthorizePayment": ContentRule(_payment),
+    "BatchAuthorizePayments": ContentRule(
+        _payment_batch, keep=lambda request: len(request.payments)
+    ),
+    "BatchTransfers": ContentRule(_payment_batch, keep=lambda request: len(request.transfers)),
+    "CapturePayment": ContentRule(_payment_operation),
+    "VoidPayment": ContentRule(_payment_operation),
+    "RefundPayment": ContentRule(_payment_operation),
+    "ReversePayment": ContentRule(_payment_operation),
 }
+
+
+def _changed_fields(paths: Iterable[str]) -> set[str]:
+    """The fields that a mask names. Without keys of metadata: callers choose those."""
+    return {path.partition(".")[0] for path in paths}
+
+
+def _word(enum: EnumDescriptor, number: int) -> str:
+    """The name of an enum's value without its prefix; the number if the contract has none."""
+    if (value := enum.values_by_number.get(number)) is None:
+        return str(number)
+    name: str = value.name
+    return name.removeprefix(enum.values_by_number[0].name.removesuffix("UNSPECIFIED"))
 
 
 def _shown(text: str) -> str:

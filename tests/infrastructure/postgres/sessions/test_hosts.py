@@ -16,11 +16,11 @@ from faults.proxy import fault_proxy
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
+from support.health import SERVICE
 from support.running import RunningLedger, query, running_ledger
 from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api import server
-from ledger.api.methods import SERVICE_NAME
 from ledger.application import run_payouts
 from ledger.bootstrap.database import Database, Engines
 from ledger.cli.database_failures import database_failures
@@ -431,7 +431,7 @@ async def health_of(ledger: RunningLedger) -> int:
     """The status in the server's health response."""
     # Its types know synchronous channels only.
     stub: Any = health_pb2_grpc.HealthStub(ledger.channel)
-    response = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))
     return int(response.status)
 
 
