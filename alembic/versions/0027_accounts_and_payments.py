@@ -1,6 +1,7 @@
 """Accounts that hold money, and payments between them and to restaurants.
 
-The CHECKs that this changes hold for new rows from here on; 0028 validates them for the old ones.
+The CHECKs that this changes hold for new rows from here on; 0028 validates them for the old ones,
+and builds the key of balance_accounts.account_id.
 """
 
 from alembic import op
@@ -329,11 +330,6 @@ REWORDED = (
 
 INDEXES = (
     (
-        "balance_accounts_account_id_key",
-        "UNIQUE INDEX {name} ON balance_accounts (account_id) WHERE account_id IS NOT NULL",
-        "An account has one balance account; restaurants are not in it.",
-    ),
-    (
         "payments_payer_idx",
         "INDEX {name} ON payments (payer_balance_account_id, recorded_at, payment_id)",
         "For the list of the payments that an account pays, latest first.",
@@ -651,6 +647,7 @@ END $$
     "DROP TABLE payments",
     "DROP FUNCTION check_payment_move()",
     *replaced(3),
+    *(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}" for table, name, _, _ in CHECKS),
     "ALTER TABLE ledger_entries DROP COLUMN payment_id",
     DENY_HOLDER_MOVE.format(changed="OLD.restaurant_id <> NEW.restaurant_id"),
     "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_move",

@@ -1,4 +1,4 @@
-"""Validates the CHECKs that 0027 changed, for the rows that were there before it.
+"""Validates the CHECKs that 0027 changed, for the rows that were there before it, and builds a key.
 
 They let in all that the earlier CHECKs did, so this finds nothing. It reads each table once, while
 writers go on.
@@ -9,6 +9,21 @@ from alembic import op
 revision: str = "0028"
 down_revision: str | None = "0027"
 
+# An account has one balance account. What a migration that was killed has left of it is made again.
+BUILD_KEY = (
+    # It waits for transactions that are under way, and nobody waits behind it.
+    "SELECT set_config('ledger.lock_timeout', current_setting('lock_timeout'), false)",
+    "SET lock_timeout = '120s'",
+    "DROP INDEX CONCURRENTLY IF EXISTS balance_accounts_account_id_key",
+    """
+CREATE UNIQUE INDEX CONCURRENTLY balance_accounts_account_id_key
+  ON balance_accounts (account_id) WHERE account_id IS NOT NULL
+""",
+    "COMMENT ON INDEX balance_accounts_account_id_key IS"
+    " 'An account has one balance account; restaurants are not in it.'",
+    "SELECT set_config('lock_timeout', current_setting('ledger.lock_timeout'), false)",
+)
+
 # Table and constraint. The largest table comes last.
 CHECKS = (
     ("balance_accounts", "balance_accounts_holder_check"),
@@ -18,18 +33,34 @@ CHECKS = (
     ("ledger_entries", "ledger_entries_cause_check"),
 )
 
-UPGRADE = tuple(
+VALIDATE = tuple(
     f"ALTER TABLE {table} "
     + ", ".join(f"VALIDATE CONSTRAINT {name}" for of, name in CHECKS if of == table)
     for table in dict.fromkeys(table for table, _ in CHECKS)
 )
 
+# The same CHECK, for new rows only.
+FORGET = """
+DO $$ BEGIN
+  EXECUTE (SELECT format('ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} %s NOT VALID',
+                         pg_get_constraintdef(oid))
+           FROM pg_constraint
+           WHERE conrelid = '{table}'::regclass AND conname = '{name}');
+END $$
+"""
+
+DOWNGRADE = (
+    "DROP INDEX balance_accounts_account_id_key",
+    *(FORGET.replace("{table}", table).replace("{name}", name) for table, name in CHECKS),
+)
+
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        for statement in UPGRADE:
+        for statement in BUILD_KEY + VALIDATE:
             op.execute(statement)
 
 
 def downgrade() -> None:
-    """Does nothing: the CHECKs stay, and 0027 takes them back."""
+    for statement in DOWNGRADE:
+        op.execute(statement)

@@ -77,15 +77,31 @@ restaurants = Table(
     PrimaryKeyConstraint("restaurant_id", name="restaurants_pkey"),
 )
 
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account_id", _bytewise(), nullable=False),
+    Column("currency", _bytewise(), nullable=False),
+    Column("overdraft_limit_minor", BigInteger),
+    Column("state", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("opened_with", JSONB, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("account_id", name="accounts_pkey"),
+)
+
 balance_accounts = Table(
     "balance_accounts",
     metadata,
     Column("balance_account_id", BigInteger, Identity(always=True), nullable=False),
-    Column("restaurant_id", _bytewise(), nullable=False),
+    Column("restaurant_id", _bytewise()),
     Column("currency", _bytewise(), nullable=False),
     Column("lock_pad", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("opened_txid", Xid8),
+    Column("account_id", _bytewise()),
     PrimaryKeyConstraint("balance_account_id", name="balance_accounts_pkey"),
     UniqueConstraint(
         "restaurant_id", "currency", name="balance_accounts_restaurant_id_currency_key"
@@ -94,6 +110,80 @@ balance_accounts = Table(
         ["restaurant_id"],
         ["restaurants.restaurant_id"],
         name="balance_accounts_restaurant_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    ForeignKeyConstraint(
+        ["account_id"],
+        ["accounts.account_id"],
+        name="balance_accounts_account_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    Index(
+        "balance_accounts_account_id_key",
+        "account_id",
+        unique=True,
+        postgresql_where=text("account_id IS NOT NULL"),
+    ),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("payment_id", _bytewise(), nullable=False),
+    Column("transaction_id", Uuid, nullable=False),
+    Column("batch_id", Uuid, nullable=False),
+    Column("payer_balance_account_id", BigInteger, nullable=False),
+    Column("payee_balance_account_id", BigInteger, nullable=False),
+    Column("currency", _bytewise(), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("fee_minor", BigInteger, nullable=False),
+    Column("capture", Text, nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("reference", _bytewise(), nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("decline_reason", Text),
+    Column("state", Text, nullable=False),
+    Column("captured_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False),
+    Column("recorded_txid", Xid8, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("payment_id", name="payments_pkey"),
+    Index("payments_payer_idx", "payer_balance_account_id", "recorded_at", "payment_id"),
+    Index("payments_payee_idx", "payee_balance_account_id", "recorded_at", "payment_id"),
+    Index(
+        "payments_expires_at_idx",
+        "expires_at",
+        postgresql_where=text(
+            "expires_at IS NOT NULL AND state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')"
+        ),
+    ),
+)
+
+payment_operations = Table(
+    "payment_operations",
+    metadata,
+    Column("payment_id", _bytewise(), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("operation_id", _bytewise()),
+    Column("transaction_id", Uuid, nullable=False),
+    Column("batch_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("requested_minor", BigInteger, nullable=False),
+    Column("is_final", Boolean, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("released_minor", BigInteger, nullable=False),
+    Column("decline_reason", Text),
+    Column("state", Text, nullable=False),
+    Column("captured_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False),
+    Column("recorded_txid", Xid8, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("payment_id", "sequence", name="payment_operations_pkey"),
+    UniqueConstraint("operation_id", name="payment_operations_operation_id_key"),
+    ForeignKeyConstraint(
+        ["payment_id"],
+        ["payments.payment_id"],
+        name="payment_operations_payment_id_fkey",
         ondelete="RESTRICT",
     ),
 )
@@ -141,6 +231,7 @@ ledger_entries = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("event_id", _bytewise()),
     Column("payout_id", Uuid),
+    Column("payment_id", _bytewise()),
     PrimaryKeyConstraint(
         "balance_account_id",
         "recorded_txid",
@@ -406,6 +497,7 @@ statement_marks = Table(
     Column("late_by_max", Interval, nullable=False),
     Column("payable_minor", Numeric, nullable=False),
     Column("written_txid", Xid8),
+    Column("funds_minor", Numeric),
     PrimaryKeyConstraint(
         "balance_account_id", "stay_id", "last_recorded_at", "horizon", name="statement_marks_pkey"
     ),
