@@ -813,7 +813,10 @@ WITH chart (account, normal_side) AS (
     ('platform_cash', 'debit'),
     ('dispute_receivable', 'debit'),
     ('dispute_hold', 'credit'),
-    ('adjustments', 'debit')
+    ('adjustments', 'debit'),
+    ('account_funds', 'credit'),
+    ('account_held', 'credit'),
+    ('interaccount', 'debit')
 ),
 balance AS (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
@@ -1138,8 +1141,8 @@ FROM (
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
--- The triggers that deny changes, and those that check a payout's moves, items and run, are as the
--- migrations made them: of the same type, in every session where the migrations said so (ENABLE
+-- The triggers that deny changes, and those that check a payment's moves and a payout's moves, items
+-- and run, are as the migrations made them: of the same type, in every session where the migrations said so (ENABLE
 -- ALWAYS), with the same condition or none. Their functions still raise or drop the change, and
 -- look up tables in the schema of the books alone. `ledger migrate` mends what dump, restore and
 -- replication do to them. A migration that adds a trigger adds it here; a test compares the list
@@ -1149,6 +1152,13 @@ WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval 
 -- INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
   VALUES
+    ('accounts', 'accounts_deny_change', 'deny_change', 42, 'A', ''),
+    ('accounts', 'accounts_deny_move', 'deny_move', 17, 'A',
+     '(((old.account_id <> new.account_id)'
+     ' OR (old.currency <> new.currency)'
+     ' OR (old.opened_with <> new.opened_with)'
+     ' OR (old.created_at <> new.created_at)'
+     ' OR (old.state = ''CLOSED''::text)))'),
     ('archived_ranges', 'archived_ranges_deny_change', 'deny_change', 58, 'A', ''),
     ('archived_run_outcomes', 'archived_run_outcomes_deny_change', 'deny_change', 58, 'A', ''),
     ('audit_log', 'audit_log_deny_change', 'deny_change', 50, 'A', ''),
@@ -1156,12 +1166,16 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('balance_accounts', 'balance_accounts_deny_change', 'deny_change', 42, 'A', ''),
     ('balance_accounts', 'balance_accounts_deny_move', 'deny_move', 17, 'A',
      '(((old.balance_account_id <> new.balance_account_id)'
-     ' OR (old.restaurant_id <> new.restaurant_id)'
+     ' OR (old.restaurant_id IS DISTINCT FROM new.restaurant_id)'
+     ' OR (old.account_id IS DISTINCT FROM new.account_id)'
      ' OR (old.currency <> new.currency)))'),
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_stays', 'ledger_stays_deny_change', 'deny_change', 58, 'A', ''),
+    ('payment_operations', 'payment_operations_deny_change', 'deny_change', 58, 'A', ''),
+    ('payments', 'payments_check_move', 'check_payment_move', 19, 'A', ''),
+    ('payments', 'payments_deny_change', 'deny_change', 42, 'A', ''),
     ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'O', ''),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_run_items', 'payout_run_items_check_run', 'check_run_is_under_way', 16, 'O', ''),
@@ -1232,14 +1246,22 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
 -- Every constraint of a table or a domain exists, is validated and has the definition of the
 -- migrations, and domains have no others. Only the columns listed below may be NULL, every foreign
 -- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
--- other. No rule rewrites statements, and row security hides no rows. A migration that adds or
--- changes a constraint, a unique index or a nullable column changes these lists. Tests compare them
--- with the schema.
+-- other and give an account one balance account. No rule rewrites statements, and row security hides
+-- no rows. A migration that adds or changes a constraint, a unique index or a nullable column
+-- changes these lists. Tests compare them with the schema.
 --
 -- A digest is the beginning of the SHA-256 of pg_get_constraintdef(), which sql/schema.sql shows,
 -- without its parentheses: a restore leaves out some that change nothing.
 WITH wanted (table_name, constraint_name, digest) AS (
   VALUES
+    ('accounts', 'accounts_account_id_check', 'fd3e7182c5b98a22412763a1fdc6b49a'),
+    ('accounts', 'accounts_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('accounts', 'accounts_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
+    ('accounts', 'accounts_name_check', '35e78d5c4096be526aff183fbaf2ed84'),
+    ('accounts', 'accounts_opened_with_check', '8828395d7ffb8a2be80114097c9d2b32'),
+    ('accounts', 'accounts_overdraft_limit_minor_check', '9baa55024ba318f760cbe5684574f9c2'),
+    ('accounts', 'accounts_pkey', '25d72de1aa1ca00431229603ee3a7c9b'),
+    ('accounts', 'accounts_state_check', '178a902d31015bfddd973b5fad4f6a4c'),
     ('archived_ranges', 'archived_ranges_file_bytes_check', '3e5c01d0a97cdbcef626ba8d6427f9c8'),
     ('archived_ranges', 'archived_ranges_file_hash_check', '2a312367263fb568b8ee85e0dbfb129b'),
     ('archived_ranges', 'archived_ranges_file_name_check', 'b07d862aacbbac116d72c2820f3ccf68'),
@@ -1268,7 +1290,9 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('audit_log', 'audit_log_pkey', 'a5ee69c314ee2a27ea8b4901f133f99e'),
     ('audit_log', 'audit_log_request_id_check', 'ac976656b47663823e067cbdbdf98a70'),
     ('audit_log', 'audit_log_what_check', '9468260a2e282e32e23b037fe90585e1'),
+    ('balance_accounts', 'balance_accounts_account_id_fkey', '43b3a58bfd70b9154f25ec47e253eb56'),
     ('balance_accounts', 'balance_accounts_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('balance_accounts', 'balance_accounts_holder_check', 'd89bc33d44bfe4e204936dc94fb2f3c5'),
     ('balance_accounts', 'balance_accounts_pkey', '42d65cd9d764d159d394f19b66805025'),
     ('balance_accounts', 'balance_accounts_restaurant_id_currency_key',
      '372fb0de70a5d618dea56c02c5fba6af'),
@@ -1278,13 +1302,13 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('balance_snapshots', 'balance_snapshots_entries_count_check',
      '4f4b33490803a0b7edf8cd0f8019eda2'),
     ('balance_snapshots', 'balance_snapshots_ledger_accounts_check',
-     'c281fbd179a01dd098deee2959ee5f30'),
+     '39cffdb4ae5764b0cfd1ca5729701699'),
     ('balance_snapshots', 'balance_snapshots_lines_check', '61c7d9c60b8bbbf1d3cf737e5811a62b'),
     ('balance_snapshots', 'balance_snapshots_pkey', '2b1a47cb1f729b15a0ba477443cdd388'),
     ('ledger_entries', 'ledger_entries_accounts_check', '4e93483f43f4b6f27df61f9817b698ec'),
     ('ledger_entries', 'ledger_entries_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
-    ('ledger_entries', 'ledger_entries_available_at_check', 'e8cee0ad560d069919e4526a95df92db'),
-    ('ledger_entries', 'ledger_entries_cause_check', '29613e098c36e205069b6e7f5af1ddf2'),
+    ('ledger_entries', 'ledger_entries_available_at_check', 'd919e94e58498a3b8fdc3b4697016f86'),
+    ('ledger_entries', 'ledger_entries_cause_check', '818e7a0e234c4a78e8348c9295483172'),
     ('ledger_entries', 'ledger_entries_payout_id_check', '3682cbf3343e985de3303c8a366a653c'),
     ('ledger_entries', 'ledger_entries_pkey', '83700af268f83e6af5b543310c4f5dd1'),
     ('ledger_entries', 'ledger_entries_position_check', '88e39447d5d7e85ac8a2b2fae43116be'),
@@ -1303,7 +1327,40 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('ledger_stays', 'ledger_stays_pkey', 'a607b2f5bd1f18a40a7244f905904940'),
     ('page_token_keys', 'page_token_keys_pkey', 'e66263d7221598c90d3129d7fc4f8d40'),
     ('page_token_keys', 'page_token_keys_secret_check', '188fdd900cebaa0ee8fcec2bc0c079cd'),
-    ('payout_items', 'payout_items_entry_type_check', '6df725e24ed29534cc681501d9924757'),
+    ('payment_operations', 'payment_operations_caller_check', '1164a33aa6166e27d0db905a2995001e'),
+    ('payment_operations', 'payment_operations_decline_reason_check',
+     '28894f699495cd40b8ffc4a20b072da7'),
+    ('payment_operations', 'payment_operations_is_final_check', 'e3b23e2df6d5142391c4de71841a413f'),
+    ('payment_operations', 'payment_operations_kind_check', '605908d28c3a2000df46f005b889fa60'),
+    ('payment_operations', 'payment_operations_moved_check', 'f9760a01f17cf83052fa4361291c266c'),
+    ('payment_operations', 'payment_operations_operation_id_check',
+     '47ae65a3838c2cf91a0d29e21002e98a'),
+    ('payment_operations', 'payment_operations_operation_id_key',
+     '701fe3b5ad25c0ae92a4b757daffe8f9'),
+    ('payment_operations', 'payment_operations_payment_id_fkey',
+     '57cdc3a6a4486d14bafc8b91613c2cf3'),
+    ('payment_operations', 'payment_operations_pkey', '429cc85f45b23c9beb882030d1549fef'),
+    ('payment_operations', 'payment_operations_requested_minor_check',
+     'f7069cdffd252305d581a2853bd5a2b3'),
+    ('payment_operations', 'payment_operations_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
+    ('payment_operations', 'payment_operations_state_check', 'e6cea162fb18af1c6dfd3ab20f622b94'),
+    ('payments', 'payments_amount_minor_check', 'a1299305e1a6009399b998f1a791c025'),
+    ('payments', 'payments_capture_check', '870e72e06558842dbc1a2d46493395b1'),
+    ('payments', 'payments_capture_state_check', 'a57fae1a91ca866455aa04a3ea33c2b8'),
+    ('payments', 'payments_captured_minor_check', 'ccbb92e2f7b210b92f09b44908a75a94'),
+    ('payments', 'payments_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('payments', 'payments_decline_reason_check', '28894f699495cd40b8ffc4a20b072da7'),
+    ('payments', 'payments_declined_check', 'dd4d4a38e63d32f5d5d90a9d96e50114'),
+    ('payments', 'payments_expires_at_check', 'c1c91ddc505e435b1ccdbce62bb508b6'),
+    ('payments', 'payments_fee_minor_check', '713dfca30f238d83e72de8760b4b4eda'),
+    ('payments', 'payments_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
+    ('payments', 'payments_parties_check', 'f69aa86878d08e9f63af01a660ac0acf'),
+    ('payments', 'payments_payment_id_check', '391722b6a8e5abf704e08be83405261e'),
+    ('payments', 'payments_pkey', 'f1fff234a29867ed0d34062386de5a3c'),
+    ('payments', 'payments_reference_check', 'f501dfefa5c982172aee312f90e42603'),
+    ('payments', 'payments_refunded_minor_check', '1af17aba2d0814d7bbf08a72fb56d546'),
+    ('payments', 'payments_state_check', 'e6cea162fb18af1c6dfd3ab20f622b94'),
+    ('payout_items', 'payout_items_entry_type_check', '40e121cc88e868d49c1a1a14bd10de56'),
     ('payout_items', 'payout_items_pkey', '05d5a06b9dfe3c7a235e69a8bc607e2b'),
     ('payout_run_items', 'payout_run_items_outcome_check', 'a222b95cd08be1724a22ea65bd81b84f'),
     ('payout_run_items', 'payout_run_items_payout_id_fkey', '3f2afe82a2755713654c09cb4fa8ab36'),
@@ -1357,30 +1414,43 @@ WITH wanted (table_name, constraint_name, digest) AS (
 ),
 wanted_of_domain (domain_name, constraint_name, digest) AS (
   VALUES
+    ('decline_reason', 'decline_reason_check', '2374ab0dee246253a3134f20aeb1e7f4'),
     ('event_type', 'event_type_check', 'edbb229d6e700e3985cec91d545c428b'),
     ('fee_event_type', 'fee_event_type_check', 'c4d5cc961009fc98d72aaf0ac6862704'),
-    ('posting_rule', 'posting_rule_check', '4f60a93fe81711e8b474d6a92a86588d')
+    ('interaccount_rest', 'interaccount_rest_check', '0f67fee041d137cc9c0b447cb3296874'),
+    ('payment_state', 'payment_state_check', 'f3aec6be4fd5a56c73d88cb1a0ea7c7b'),
+    ('posting_rule', 'posting_rule_check', '07a3a9e1b8b3c6060ce941194247e3e4')
 ),
 nullable (table_name, column_name) AS (
   VALUES
+    ('accounts', 'overdraft_limit_minor'),
+    ('balance_accounts', 'account_id'),
     ('balance_accounts', 'opened_txid'),
+    ('balance_accounts', 'restaurant_id'),
     ('balance_snapshots', 'last_event_at'),
     ('balance_snapshots', 'written_txid'),
     ('ledger_entries', 'available_at'),
     ('ledger_entries', 'event_id'),
     ('ledger_entries', 'occurred_at'),
+    ('ledger_entries', 'payment_id'),
     ('ledger_entries', 'payout_id'),
+    ('payment_operations', 'decline_reason'),
+    ('payment_operations', 'operation_id'),
+    ('payments', 'decline_reason'),
+    ('payments', 'expires_at'),
     ('payout_run_items', 'payout_id'),
     ('payout_run_items', 'skip_reason'),
     ('payout_runs', 'finished_at'),
     ('payout_runs', 'zone_table_version'),
     ('processor_events', 'payout_id'),
     ('restaurants', 'maturity_days'),
+    ('statement_marks', 'funds_minor'),
     ('statement_marks', 'written_txid')
 ),
 -- Unique indexes with a condition, which no constraint can be.
 unique_where (table_name, index_name, condition) AS (
   VALUES
+    ('balance_accounts', 'balance_accounts_account_id_key', '(account_id IS NOT NULL)'),
     ('payouts', 'payouts_in_flight_key', '(state = ''CREATED''::text)'),
     ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''PAID''::text]))')
 ),
@@ -1488,14 +1558,16 @@ WITH wanted (view_name, definition) AS (
      ' ledger_entries.credit_account AS ledger_account,'
      ' ledger_entries.entry_type, ledger_entries.amount_minor AS signed_minor,'
      ' ledger_entries.available_at, ledger_entries.occurred_at, ledger_entries.recorded_at,'
-     ' ledger_entries.event_id, ledger_entries.payout_id FROM ledger_entries'
+     ' ledger_entries.event_id, ledger_entries.payout_id, ledger_entries.payment_id'
+     ' FROM ledger_entries'
      ' UNION ALL'
      ' SELECT ledger_entries.balance_account_id, ledger_entries.recorded_txid,'
      ' ledger_entries.transaction_id, ledger_entries."position", ''debit''::text AS side,'
      ' ledger_entries.debit_account AS ledger_account,'
      ' ledger_entries.entry_type, (- ledger_entries.amount_minor) AS signed_minor,'
      ' ledger_entries.available_at, ledger_entries.occurred_at, ledger_entries.recorded_at,'
-     ' ledger_entries.event_id, ledger_entries.payout_id FROM ledger_entries;')
+     ' ledger_entries.event_id, ledger_entries.payout_id, ledger_entries.payment_id'
+     ' FROM ledger_entries;')
 )
 SELECT 'views_are_as_they_were_made' AS check_name, 'ERROR' AS severity,
        'view ' || w.view_name AS entity,
@@ -1519,6 +1591,7 @@ WITH wanted (function_name, digest) AS (
   VALUES
     ('advance_ledger_clock()', '56debfabe76e40044cb32d95ff0b422b'),
     ('catch_up_ledger_clock()', 'bc337caedbea3f630732a1c5af19920c'),
+    ('check_payment_move()', '062a9f15881fca0d0c4e07a23e659223'),
     ('check_payout_items()', '464adbe34d3a641b3a37f0477123b7e2'),
     ('check_payout_move()', '3cf66db8209dcee79dbed524077461f0'),
     ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
@@ -1532,7 +1605,7 @@ WITH wanted (function_name, digest) AS (
     ('ledger_now_behind()', 'ec422d5345e40d1ca671cff2d8bb690a'),
     ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
     ('summarize_recorded_txids()', '2c8728af0dde664dcd44d68c000a76d2'),
-    ('write_payout_run_items(uuid, integer)', '65c17c49508747ee6b6d52462284e677')
+    ('write_payout_run_items(uuid, integer)', 'bbb003ea49a8cb29bafeeb47f0d5df83')
 ),
 found AS (
   SELECT format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) AS function_name,
@@ -1555,8 +1628,8 @@ LEFT JOIN found AS f ON f.function_name = w.function_name
 WHERE f.digest IS DISTINCT FROM w.digest;
 
 -- check: roles_hold_no_more_than_they_need
--- The application adds to the books, changes profiles and moves payouts and runs, and no more; the
--- reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or a
+-- The application adds to the books, changes profiles and moves payments, payouts and runs, and no
+-- more; the reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or a
 -- membership. Nor do they own the domains and functions that refuse what is wrong. A migration that
 -- grants something adds it here.
 WITH role AS (
@@ -1575,9 +1648,20 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'restaurants', 'UPDATE', 'maturity_days'),
     ('ledger_app', 'restaurants', 'UPDATE', 'metadata'),
     ('ledger_app', 'restaurants', 'UPDATE', 'updated_at'),
+    ('ledger_app', 'accounts', 'INSERT', ''),
+    ('ledger_app', 'accounts', 'UPDATE', 'overdraft_limit_minor'),
+    ('ledger_app', 'accounts', 'UPDATE', 'state'),
+    ('ledger_app', 'accounts', 'UPDATE', 'name'),
+    ('ledger_app', 'accounts', 'UPDATE', 'metadata'),
+    ('ledger_app', 'accounts', 'UPDATE', 'updated_at'),
     ('ledger_app', 'balance_accounts', 'INSERT', ''),
     ('ledger_app', 'balance_accounts', 'UPDATE', 'lock_pad'),
     ('ledger_app', 'processor_events', 'INSERT', ''),
+    ('ledger_app', 'payments', 'INSERT', ''),
+    ('ledger_app', 'payments', 'UPDATE', 'state'),
+    ('ledger_app', 'payments', 'UPDATE', 'captured_minor'),
+    ('ledger_app', 'payments', 'UPDATE', 'refunded_minor'),
+    ('ledger_app', 'payment_operations', 'INSERT', ''),
     ('ledger_app', 'ledger_entries', 'INSERT', ''),
     ('ledger_app', 'balance_snapshots', 'INSERT', ''),
     ('ledger_app', 'statement_marks', 'INSERT', ''),

@@ -26,7 +26,10 @@ BEGIN
   END LOOP;
 END
 $$;
+ALTER TABLE accounts DISABLE TRIGGER ALL;
 ALTER TABLE balance_accounts DISABLE TRIGGER ALL;
+ALTER TABLE payments DISABLE TRIGGER ALL;
+ALTER TABLE payment_operations DISABLE TRIGGER ALL;
 ALTER TABLE processor_events DISABLE TRIGGER ALL;
 ALTER TABLE ledger_entries DISABLE TRIGGER ALL;
 ALTER TABLE payouts DISABLE TRIGGER ALL;
@@ -38,7 +41,7 @@ ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
 ALTER TABLE statement_marks DISABLE TRIGGER ALL;
 ALTER TABLE archived_ranges DISABLE TRIGGER ALL;
 ALTER TABLE archived_run_outcomes DISABLE TRIGGER ALL;
-DROP INDEX payouts_in_flight_key, payouts_live_key;
+DROP INDEX balance_accounts_account_id_key, payouts_in_flight_key, payouts_live_key;
 """
 # The items of the run of res_q's first payout are in an archive, whose id is 0...1, and no longer
 # in their table.

@@ -5,6 +5,7 @@ from support.damage.case import WARNING, Damage
 from ledger.domain.audit import Severity
 
 OF_DENY_MOVE = (
+    "table accounts",
     "table balance_accounts",
     "table payout_run_items",
     "table payout_run_progress",
@@ -87,6 +88,7 @@ DAMAGE_TO_GUARDS = (
         "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
         "RETURN NULL; END'",
         (
+            "table accounts",
             "table archived_ranges",
             "table archived_run_outcomes",
             "table audit_log",
@@ -95,6 +97,8 @@ DAMAGE_TO_GUARDS = (
             "table ledger_entries",
             "table ledger_seals",
             "table ledger_stays",
+            "table payment_operations",
+            "table payments",
             "table payout_items",
             "table payout_run_items",
             "table payout_run_progress",
