@@ -5,13 +5,14 @@ Imports nothing heavy, so that every command may import it.
 
 import sys
 
-# The largest request of methods that take many events, and the largest response: gRPC clients
+# The largest request of methods that take many events or payments, and the largest response: gRPC clients
 # accept no more by default.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # The largest request of every other method.
 SMALL_REQUEST_BYTES_MAX = 256 * 1024
 
 BATCH_EVENTS_MAX = 1000
+BATCH_PAYMENTS_MAX = 1000
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000

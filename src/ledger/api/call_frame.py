@@ -24,6 +24,7 @@ from grpc import aio
 
 from ledger.api.access.gate import Gate, GatedCall
 from ledger.api.call_limits import CallLimits, OpenCalls, OpenCallsLimits
+from ledger.api.convert.batches import EVENTS, ITEMS_BY_METHOD, BatchItems
 from ledger.api.convert.wire_format import parse_request
 from ledger.api.errors import (
     REASONS_OF_OVERLOAD,
@@ -101,6 +102,11 @@ class _Surroundings:
     def request_bytes_max(self) -> int:
         is_large = self.method is not None and self.method.is_large
         return MESSAGE_BYTES_MAX if is_large else SMALL_REQUEST_BYTES_MAX
+
+    @property
+    def items(self) -> BatchItems:
+        """What a large request has many of."""
+        return EVENTS if self.method is None else ITEMS_BY_METHOD.get(self.method.name, EVENTS)
 
 
 class CallFrame:
@@ -215,11 +221,8 @@ class CallFrame:
         parse: Callable[[bytes], Message] = handler.request_deserializer
         # Looked up here and not in each call.
         path, receiving, gate = around.path, around.receiving, around.gate
-        open_calls, unread, bytes_max = (
-            around.open_calls,
-            around.unread,
-            around.request_bytes_max,
-        )
+        open_calls, unread = around.open_calls, around.unread
+        bytes_max, items = around.request_bytes_max, around.items
         is_refusable = around.method is not None and around.method.is_read
         is_served_while_stopping = around.is_served_while_stopping
 
@@ -238,7 +241,7 @@ class CallFrame:
                 raw = [await receiving.read(framed, bytes_max)]
                 if unread is not None:
                     unread.check(context)
-                request.append(parse_request(parse, raw.pop()))
+                request.append(parse_request(parse, raw.pop(), items))
                 with open_calls.admitted() if open_calls is not None else _NO_LIMIT:
                     if gated is None:
                         response = await respond(request.pop(), context)

@@ -730,7 +730,9 @@ class BatchAuthorizePaymentsRequest(message.Message):
     PAYMENTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def payments(self) -> containers.RepeatedCompositeFieldContainer[PaymentOrder]:
-        """1 to 1,000 payments. Required."""
+        """1 to 1,000 payments. Required. Their `metadata` may have 64,000 entries together, else
+        INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
@@ -774,7 +776,9 @@ class BatchTransfersRequest(message.Message):
     TRANSFERS_FIELD_NUMBER: builtins.int
     @builtins.property
     def transfers(self) -> containers.RepeatedCompositeFieldContainer[Transfer]:
-        """1 to 1,000 transfers. Required."""
+        """1 to 1,000 transfers. Required. Their `metadata` may have 64,000 entries together, else
+        INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,

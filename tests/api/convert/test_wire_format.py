@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from support.violations import violations_of
 
 from ledger.api.convert import wire_format
+from ledger.api.convert.batches import EVENTS, PAYMENTS, TRANSFERS, BatchItems
 from ledger.api.convert.wire_format import (
     COUNTED_BYTES_MIN,
     has_more_fields,
@@ -14,9 +15,19 @@ from ledger.api.convert.wire_format import (
     parse_request,
 )
 from ledger.errors import MalformedMessage
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, payment_pb2
 
 EVENT = ledger_pb2.ProcessorEvent(event_id="evt", metadata={"a": "b" * 300})
+BATCHES = pytest.mark.parametrize(
+    ("message", "items"),
+    [
+        (ledger_pb2.BatchIngestEventsRequest, EVENTS),
+        (ledger_pb2.StreamEventsRequest, EVENTS),
+        (payment_pb2.BatchAuthorizePaymentsRequest, PAYMENTS),
+        (payment_pb2.BatchTransfersRequest, TRANSFERS),
+    ],
+    ids=["batch", "stream", "payments", "transfers"],
+)
 
 
 @pytest.mark.parametrize("events", [0, 1, 3, 4])
@@ -45,48 +56,46 @@ def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
     assert not has_more_fields(raw, 3)
 
 
-@pytest.mark.parametrize(
-    "message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest]
-)
-def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
+@BATCHES
+def test_request_with_far_too_many_items_is_not_parsed(message: Any, items: BatchItems) -> None:
     """Two million empty events would take 270 MiB; a thousand large ones are parsed."""
 
     def parse(_: bytes) -> Message:
         raise ZeroDivisionError
 
-    (field,) = [field for field in message.DESCRIPTOR.fields if field.name == "events"]
+    field = message.DESCRIPTOR.fields_by_name[items.field]
     empty = bytes([field.number << 3 | 2, 0])
-    assert violations_of(parse_request, parse, empty * 2_000_000) == [
-        ("events", "must be 1 to 1000 events")
+    assert violations_of(parse_request, parse, empty * 2_000_000, items) == [
+        (items.field, f"must be 1 to 1000 {items.field}")
     ]
-    large = message(events=[EVENT] * 1000)
-    assert parse_request(message.FromString, large.SerializeToString()) == large
+    large = message(**{items.field: [{"metadata": {"a": "b" * 300}}] * 1000})
+    assert parse_request(message.FromString, large.SerializeToString(), items) == large
 
 
-def with_metadata(message: Any, sizes: list[int]) -> bytes:
-    """A request whose events have that many entries of metadata each.
+def with_metadata(message: Any, items: BatchItems, sizes: list[int]) -> bytes:
+    """A request whose items have that many entries of metadata each.
 
     They also have a text that looks like many more entries.
     """
-    events = [
-        ledger_pb2.ProcessorEvent(
-            reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)}
-        )
+    tag = chr(items.metadata_number << 3 | 2)
+    made = [
+        {
+            "reference": tag * COUNTED_BYTES_MIN,
+            "metadata": {f"{entry}": "" for entry in range(size)},
+        }
         for size in sizes
     ]
-    raw: bytes = message(events=events).SerializeToString()
+    raw: bytes = message(**{items.field: made}).SerializeToString()
     return raw
 
 
-@pytest.mark.parametrize(
-    "message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest]
-)
+@BATCHES
 def test_request_with_far_too_much_metadata_is_not_parsed(
-    message: Any, monkeypatch: pytest.MonkeyPatch
+    message: Any, items: BatchItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """600,000 entries in 4 MiB would stop the server for a second.
 
-    The entries of all events count together.
+    The entries of all items count together.
     """
     monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
 
@@ -94,11 +103,12 @@ def test_request_with_far_too_much_metadata_is_not_parsed(
         raise ZeroDivisionError
 
     for sizes in ([301], [200, 101]):
-        assert violations_of(parse_request, parse, with_metadata(message, sizes)) == [
-            ("events", "must have at most 64000 entries of metadata together")
+        raw = with_metadata(message, items, sizes)
+        assert violations_of(parse_request, parse, raw, items) == [
+            (items.field, "must have at most 64000 entries of metadata together")
         ]
-    raw = with_metadata(message, [200, 100])
-    assert parse_request(message.FromString, raw) == message.FromString(raw)
+    raw = with_metadata(message, items, [200, 100])
+    assert parse_request(message.FromString, raw, items) == message.FromString(raw)
 
 
 def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:

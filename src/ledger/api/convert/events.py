@@ -8,6 +8,7 @@ from datetime import datetime
 from sys import getsizeof
 
 from ledger.api.access.authorization import REFUSED_EVENT_TYPES
+from ledger.api.convert.batches import EVENTS
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.identifiers import require_ids
 from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
@@ -24,11 +25,7 @@ from ledger.errors import (
     LedgerError,
     ScopeMissing,
 )
-from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
-
-# Of all events of a request together: 64 each if there are 1,000.
-METADATA_ENTRIES_MAX = 64_000
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
@@ -151,22 +148,6 @@ def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -
     return decode_event(request.event, now)
 
 
-def wrong_number_of_events() -> InvalidRequest:
-    """The error of a request with too few or too many events."""
-    return InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
-
-
-def too_much_metadata() -> InvalidRequest:
-    """The error of a request whose events have too many entries of metadata."""
-    return InvalidRequest(
-        [
-            FieldViolation(
-                "events", f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together"
-            )
-        ]
-    )
-
-
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
     """The events to book, and errors in the places of the others.
 
@@ -195,8 +176,7 @@ def decode_stream_request(
 def _decode_events(
     messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime
 ) -> list[DecodedEvent]:
-    if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
-        raise wrong_number_of_events()
+    EVENTS.check_number(len(messages))
     decoded: list[DecodedEvent] = []
     for place, message in enumerate(messages):
         try:

@@ -6,42 +6,33 @@ from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
-from ledger.api.convert.events import (
-    METADATA_ENTRIES_MAX,
-    too_much_metadata,
-    wrong_number_of_events,
-)
+from ledger.api.convert.batches import EVENTS, METADATA_ENTRIES_MAX, BatchItems
 from ledger.errors import MalformedMessage
-from ledger.limits import BATCH_EVENTS_MAX
-from ledger.v1 import ledger_pb2
 
 # A smaller request is parsed without a check: it takes at most 15 MiB, and has at most 45,000
 # different entries of metadata.
 COUNTED_BYTES_MIN = 256 * 1024
-# How many fields a request may have beside its events, in a contract newer than ours.
+# How many fields a request may have beside its items, in a contract newer than ours.
 FIELDS_SPARE = 16
-# How many fields all its events may have beside their metadata: 32 each if there are 1,000. In our
-# contract an event has 9.
+# How many fields all its items may have beside their metadata: 32 each if there are 1,000. In our
+# contract an event has 9, and a payment 10.
 OTHER_FIELDS_MAX = 32_000
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
-_METADATA = ledger_pb2.ProcessorEvent.DESCRIPTOR.fields_by_name["metadata"].number
-# How an entry of metadata begins. A parser takes a longer form of the same number, too.
-_METADATA_TAG = _METADATA << 3 | _LENGTH
-_METADATA_TAGS = (bytes([_METADATA_TAG]), bytes([_METADATA_TAG | 0x80]))
 
-
-def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
-    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many events or
+def parse_request(
+    parse: Callable[[bytes], Message], raw: bytes, items: BatchItems = EVENTS
+) -> Message:
+    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many `items` or
     too much metadata.
     """
     if len(raw) > COUNTED_BYTES_MIN:
-        if has_more_fields(raw, BATCH_EVENTS_MAX + FIELDS_SPARE):
-            raise wrong_number_of_events()
-        if has_more_metadata(raw, METADATA_ENTRIES_MAX):
-            raise too_much_metadata()
+        if has_more_fields(raw, items.items_max + FIELDS_SPARE):
+            raise items.wrong_number()
+        if has_more_metadata(raw, METADATA_ENTRIES_MAX, items):
+            raise items.too_much_metadata()
     try:
         return parse(raw)
     except DecodeError:
@@ -58,8 +49,8 @@ def has_more_fields(raw: bytes, fields_max: int) -> bool:
     return any(number > fields_max for number, _ in enumerate(_fields(raw, 0, len(raw)), start=1))
 
 
-def has_more_metadata(raw: bytes, entries_max: int) -> bool:
-    """Whether the events of a request have more than `entries_max` entries of metadata together.
+def has_more_metadata(raw: bytes, entries_max: int, items: BatchItems = EVENTS) -> bool:
+    """Whether the items of a request have more than `entries_max` entries of metadata together.
 
     A message of 4 MiB may have 600,000 different ones, which stop all other calls for a second
     while they are parsed. True also for more than OTHER_FIELDS_MAX other fields: there may be two
@@ -67,13 +58,16 @@ def has_more_metadata(raw: bytes, entries_max: int) -> bool:
     """
     # There are at most as many entries as tags. This count is fast; a look at each field takes as
     # long as parsing it.
-    if sum(raw.count(tag) for tag in _METADATA_TAGS) <= entries_max:
+    metadata_tag = items.metadata_number << 3 | _LENGTH
+    # A parser takes a longer form of the same number, too.
+    tags = (bytes([metadata_tag]), bytes([metadata_tag | 0x80]))
+    if sum(raw.count(tag) for tag in tags) <= entries_max:
         return False
     entries = others = 0
-    # The fields of a request, whatever their tags, are taken for events.
+    # The fields of a request, whatever their tags, are taken for items.
     for _, place in _fields(raw, 0, len(raw)):
         for tag, _ in _fields(raw, *place):
-            if tag == _METADATA_TAG:
+            if tag == metadata_tag:
                 entries += 1
             else:
                 others += 1
