@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from ledger.v1 import error_reason_pb2, ledger_pb2
+from ledger.v1 import account_pb2, error_reason_pb2, ledger_pb2, payment_pb2
 
 RELEASED = Path(__file__).resolve().parent.parent / "proto" / "released.txt"
 HEADER = (
@@ -72,8 +72,8 @@ def _of_enum(enum: EnumDescriptor) -> Iterator[str]:
 
 def contract() -> list[str]:
     """The elements of the whole contract, sorted."""
-    files = (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR)
-    return sorted(line for file in files for line in elements(file))
+    modules = (ledger_pb2, account_pb2, payment_pb2, error_reason_pb2)
+    return sorted(line for module in modules for line in elements(module.DESCRIPTOR))
 
 
 def broken_promises(released: list[str], current: list[str]) -> list[str]:

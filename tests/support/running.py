@@ -20,24 +20,29 @@ from ledger.bootstrap.server import assemble
 from ledger.infrastructure.postgres.sessions.clock import host_now
 from ledger.metrics import Metrics
 from ledger.settings import Settings
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc, payment_pb2_grpc
 
 # How many rows the tables have that calls write.
 COUNT_EVERYTHING = """
 SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
        (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
        (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
-       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items)
+       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items),
+       (SELECT count(*) FROM accounts), (SELECT count(*) FROM payments),
+       (SELECT count(*) FROM payment_operations)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RunningLedger:
-    """A server in this process on a database, with a client."""
+    """A server in this process on a database, with a client of each service."""
 
     address: str
     channel: aio.Channel
-    stub: "ledger_pb2_grpc.LedgerServiceAsyncStub"  # a class that only type checkers see
+    # Classes that only type checkers see.
+    stub: "ledger_pb2_grpc.LedgerServiceAsyncStub"
+    accounts: "account_pb2_grpc.AccountServiceAsyncStub"
+    payments: "payment_pb2_grpc.PaymentServiceAsyncStub"
     database: Database
     engine: AsyncEngine
     server: Server
@@ -108,11 +113,12 @@ async def running_ledger(
     address = f"127.0.0.1:{server.port}"
     try:
         async with aio.insecure_channel(address) as channel:
-            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             yield RunningLedger(
                 address,
                 channel,
-                stub,
+                ledger_pb2_grpc.LedgerServiceStub(channel),
+                account_pb2_grpc.AccountServiceStub(channel),
+                payment_pb2_grpc.PaymentServiceStub(channel),
                 database,
                 engines.other,
                 server,
