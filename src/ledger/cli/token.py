@@ -25,7 +25,8 @@ themselves.
 
 Scopes: ingest sends events of any kind, ingest:processor, ingest:bank and
 ingest:adjustment those of one kind; read reads; payout starts and cancels
-payout runs; admin changes restaurants. Only ingest includes other scopes.
+payout runs; pay authorises payments and what follows them; admin changes
+restaurants and accounts. Only ingest includes other scopes.
 """
 
 
