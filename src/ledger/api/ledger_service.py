@@ -3,14 +3,13 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from grpc import aio
 
 from ledger.api.convert import balances, events, payouts, restaurants, statements
-from ledger.api.convert.page_tokens import PageTokens
-from ledger.api.convert.paging import Listing, Paging, decode_page_size
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
+from ledger.api.pages import Pages
 from ledger.api.transport.writing import Together
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
@@ -25,8 +24,6 @@ from ledger.application.payouts import (
     list_payouts,
 )
 from ledger.application.ports.events import EventLedger
-from ledger.application.ports.page_tokens import PageTokenKeys
-from ledger.application.ports.pages import Place
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
@@ -42,14 +39,6 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 Context = aio.ServicerContext[Any, Any]
 
 
-class _PageRequest(Protocol):
-    @property
-    def page_size(self) -> int: ...
-
-    @property
-    def page_token(self) -> str: ...
-
-
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     """Implements `ledger.v1.LedgerService`. `occurred_at` is checked against `clock`."""
 
@@ -63,7 +52,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_runs: PayoutRuns,
         payouts: Payouts,
         wake_payout_worker: Callable[[], None],
-        page_token_keys: PageTokenKeys,
+        pages: Pages,
         begin: UnitOfWorkFactory,
         clock: Callable[[], datetime],
     ) -> None:
@@ -75,8 +64,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._payout_runs = payout_runs
         self._payouts = payouts
         self._wake_payout_worker = wake_payout_worker
-        self._page_token_keys = page_token_keys
-        self._tokens: PageTokens | None = None
+        self._pages = pages
         self._begin = begin
         self._clock = clock
 
@@ -130,7 +118,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListEntriesRequest, context: Context
     ) -> ledger_pb2.ListEntriesResponse:
         query = statements.decode_statement_query(request)
-        paging = await self._paging(request, statements.statement_listing(query))
+        paging = await self._pages.paging(request, statements.statement_listing(query))
         page = await list_entries(self._statements, query, paging.after, paging.page_size)
         return statements.encode_statement_page(paging, page)
 
@@ -154,7 +142,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListPayoutRunsRequest, context: Context
     ) -> ledger_pb2.ListPayoutRunsResponse:
         query = payouts.decode_payout_run_query(request)
-        paging = await self._paging(request, payouts.payout_run_listing(query))
+        paging = await self._pages.paging(request, payouts.payout_run_listing(query))
         page = await list_payout_runs(self._payout_runs, query, paging.after, paging.page_size)
         return payouts.encode_payout_run_page(paging, page)
 
@@ -170,7 +158,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_run_id = payouts.decode_payout_run_id(request)
         outcome = payouts.decode_outcome(request.outcome)
         listing = payouts.payout_run_item_listing(payout_run_id, outcome)
-        paging = await self._paging(request, listing)
+        paging = await self._pages.paging(request, listing)
         page = await list_payout_run_items(
             self._payout_runs, payout_run_id, outcome, paging.after, paging.page_size
         )
@@ -187,7 +175,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListPayoutsRequest, context: Context
     ) -> ledger_pb2.ListPayoutsResponse:
         query = payouts.decode_payout_query(request)
-        paging = await self._paging(request, payouts.payout_listing(query))
+        paging = await self._pages.paging(request, payouts.payout_listing(query))
         page = await list_payouts(
             self._payouts, self._payout_runs, self._begin, query, paging.after, paging.page_size
         )
@@ -223,16 +211,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListRestaurants(
         self, request: ledger_pb2.ListRestaurantsRequest, context: Context
     ) -> ledger_pb2.ListRestaurantsResponse:
-        paging = await self._paging(request, restaurants.RESTAURANT_LISTING)
+        paging = await self._pages.paging(request, restaurants.RESTAURANT_LISTING)
         page = await list_restaurants(self._begin, paging.after, paging.page_size)
         return restaurants.encode_restaurant_page(paging, page)
-
-    async def _paging(self, request: _PageRequest, listing: Listing[Place]) -> Paging[Place]:
-        """Raises InvalidRequest, DatabaseUnavailable, DatabaseTimeout.
-
-        The keys of page tokens are read once: a new key takes effect with the next server.
-        """
-        page_size = decode_page_size(request.page_size)
-        if self._tokens is None:
-            self._tokens = PageTokens(await self._page_token_keys.newest_first())
-        return Paging(self._tokens, listing, page_size, request.page_token)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-GroupKind = Literal["ingest", "balance", "past_balance"]
+GroupKind = Literal["ingest", "balance", "past_balance", "payment"]
+PaymentCommand = Literal["authorize", "capture", "void", "refund", "reverse"]
 
 
 class LedgerMetrics(Protocol):
@@ -26,6 +27,12 @@ class LedgerMetrics(Protocol):
 
     def facts_repeated(self, count: int) -> None:
         """So many booked events report a fact that another recent event has reported."""
+
+    def payment_decided(self, command: PaymentCommand, outcome: str) -> None:
+        """A command about a payment was decided: accepted, duplicate, or why it was declined."""
+
+    def payments_expired(self, count: int) -> None:
+        """So many payments expired, and the background worker released what they held."""
 
     def payout_accounts_waiting(self, count: int) -> None:
         """The payout runs wait for so many balance accounts, which are locked or cannot be paid."""
@@ -59,6 +66,12 @@ class NoWorkMetrics:
         pass
 
     def facts_repeated(self, count: int) -> None:
+        pass
+
+    def payment_decided(self, command: PaymentCommand, outcome: str) -> None:
+        pass
+
+    def payments_expired(self, count: int) -> None:
         pass
 
     def payout_accounts_waiting(self, count: int) -> None:

@@ -8,17 +8,24 @@ from functools import partial
 import structlog
 
 from ledger.api.ledger_service import LedgerService
+from ledger.api.pages import Pages
+from ledger.api.payment_service import PaymentService
 from ledger.application.call_log import CallLog
 from ledger.application.find_long_accounts import LongAccountFinder
 from ledger.application.get_balance import GetBalance
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
+from ledger.application.payments.decide_operations import DecideOperations
+from ledger.application.payments.decide_payments import DecidePayments
+from ledger.application.payments.expire_payments import ExpiryWorker
+from ledger.application.payments.pay import Pay
 from ledger.application.ports.seals import SealLag
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker, past_tail_entries
 from ledger.bootstrap.database import Engines
+from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -26,6 +33,8 @@ from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.long_accounts import PostgresLongAccounts
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
+from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
+from ledger.infrastructure.postgres.payments import PostgresPayments
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
@@ -148,17 +157,44 @@ class Application:
             self.call_log = CallLog(
                 PostgresCallLog(engine), on_failure=partial(_log_call_log_failure, worker_failed)
             )
+        pages = Pages(PostgresPageTokenKeys(engine))
+        ledger = PostgresEventLedger(
+            partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence
+        )
+        payment_books = partial(
+            PostgresPaymentBooks,
+            maturity_days=settings.maturity_days,
+            long_tails=self._balance_snapshot_worker,
+        )
+        begin_payments = partial(PostgresUnitOfWork, engines.payments, payment_books)
+        decide_operations = DecideOperations(begin_payments)
+        payments = PostgresPayments(engine, self._fence)
+        self._pay = Pay(
+            DecidePayments(
+                ledger,
+                begin_payments,
+                register=settings.unknown_restaurants is UnknownRestaurants.REGISTER,
+            ),
+            decide_operations,
+            on_group=partial(metrics.group, "payment"),
+            on_decided=metrics.payment_decided,
+        )
+        self._expiry_worker = ExpiryWorker(
+            payments,
+            decide_operations,
+            on_failure=worker_failed,
+            on_expired=metrics.payments_expired,
+        )
+        self.payments = PaymentService(pay=self._pay, payments=payments, pages=pages)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
-            ledger=PostgresEventLedger(
-                partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence
-            ),
+            ledger=ledger,
             get_balance=self._get_balance,
             statements=PostgresStatements(long_reads.autocommit, self._statement_mark_worker),
             payout_runs=runs,
             payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
-            page_token_keys=PostgresPageTokenKeys(engine),
+            pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),
             clock=self.clock.latest,
         )
@@ -173,6 +209,7 @@ class Application:
             self._long_account_finder.start()
         self._snapshot_ladder_worker.start()
         self._seal_worker.start()
+        self._expiry_worker.start()
         if self.call_log is not None:
             self.call_log.start()
 
@@ -190,7 +227,9 @@ class Application:
             self._statement_mark_worker.stop(),
             self._snapshot_ladder_worker.stop(),
             self._seal_worker.stop(),
+            self._expiry_worker.stop(),
             self._ingest_events.close(),
+            self._pay.close(),
         )
         if self.call_log is not None:
             await self.call_log.close()

@@ -9,6 +9,7 @@ from typing import Literal, Self, get_args
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.get_balance import GROUPS_AT_ONCE_MAX
+from ledger.application.payments.pay import SESSIONS_MAX as PAYMENT_SESSIONS_MAX
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, default_data_dir
@@ -82,7 +83,7 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(application_url, owner_url, str(data_dir), postgres.attached)
 
 
-Pool = Literal["groups", "ingest", "balances", "long_reads", "other", "ping"]
+Pool = Literal["groups", "ingest", "payments", "balances", "long_reads", "other", "ping"]
 
 
 def pool_sizes(settings: Settings) -> Mapping[Pool, int]:
@@ -90,6 +91,7 @@ def pool_sizes(settings: Settings) -> Mapping[Pool, int]:
     return {
         "groups": settings.ingest_concurrency,
         "ingest": settings.ingest_pool_size,
+        "payments": PAYMENT_SESSIONS_MAX,
         "balances": GROUPS_AT_ONCE_MAX,
         "long_reads": settings.long_read_pool_size,
         "other": settings.database_pool_size,
@@ -102,12 +104,13 @@ class Engines:
     """The sessions of a server, all on the host that takes writes.
 
     Each kind of work has a separate pool, so that no kind can take the sessions of another.
-    `groups` books single calls, `ingest` batches. `ping` is separate so that a server whose
-    sessions are all in use does not look like one without a database.
+    `groups` books single calls, `ingest` batches, `payments` decides payments. `ping` is separate
+    so that a server whose sessions are all in use does not look like one without a database.
     """
 
     groups: AsyncEngine
     ingest: AsyncEngine
+    payments: AsyncEngine
     balances: AsyncEngine
     long_reads: AsyncEngine
     other: AsyncEngine
@@ -129,6 +132,7 @@ class Engines:
         return cls(
             groups=engine("groups", lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
             ingest=engine("ingest"),
+            payments=engine("payments", lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
             balances=engine("balances"),
             long_reads=engine("long_reads"),
             other=engine("other"),

@@ -35,6 +35,9 @@ class Overdraft(NamedTuple):
     limit_minor: int | None = 0
 
 
+NO_OVERDRAFT = Overdraft()
+
+
 @dataclass(frozen=True, slots=True)
 class AccountProfile:
     """What a caller may set of an account."""
@@ -42,7 +45,7 @@ class AccountProfile:
     account_id: str
     currency: str
     name: str = ""
-    overdraft: Overdraft = Overdraft()
+    overdraft: Overdraft = NO_OVERDRAFT
     state: AccountState = AccountState.OPEN
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
-from uuid import UUID
 
 from ledger.domain.accounts import AccountState
 from ledger.domain.fields import (
@@ -113,7 +112,7 @@ class Payment:
     decline_reason: DeclineReason | None
     captured_minor: int
     refunded_minor: int
-    transaction_id: UUID
+    transaction_id: str
     recorded_at: datetime
 
     @property
@@ -161,7 +160,7 @@ class PaymentOperation:
     amount_minor: int
     released_minor: int
     decline_reason: DeclineReason | None
-    transaction_id: UUID
+    transaction_id: str
     state: PaymentState
     captured_minor: int
     refunded_minor: int
@@ -182,7 +181,13 @@ class AccountStanding:
     `available_minor` None: it was not read, because nothing in the group is decided by it.
     """
 
-    __slots__ = ("available_minor", "balance_account_id", "currency", "overdraft_limit_minor", "state")
+    __slots__ = (
+        "available_minor",
+        "balance_account_id",
+        "currency",
+        "overdraft_limit_minor",
+        "state",
+    )
 
     def __init__(
         self,

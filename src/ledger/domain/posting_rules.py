@@ -40,7 +40,7 @@ class EntryType(StrEnum):
 
 
 class Amount(Enum):
-    """Which amount of an event or a payment an entry takes. An entry of a zero fee is not posted."""
+    """Which amount of an event or a payment an entry takes. A zero fee is not posted."""
 
     AMOUNT = "amount"
     FEE = "fee"

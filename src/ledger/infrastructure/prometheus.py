@@ -35,7 +35,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from ledger.addresses import host_and_port, with_port
-from ledger.application.metrics import GroupKind
+from ledger.application.metrics import GroupKind, PaymentCommand
+from ledger.domain.payments import DeclineReason
 from ledger.zones import zone_table_version
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -142,6 +143,10 @@ def _service_and_method(path: str) -> tuple[str, str]:
     return service, method
 
 
+# What a command about a payment may come to.
+PAYMENT_OUTCOMES = ("accepted", "duplicate", *(reason.lower() for reason in DeclineReason))
+
+
 class PrometheusLedgerMetrics:
     """Implements `ledger.application.metrics.LedgerMetrics`."""
 
@@ -239,12 +244,29 @@ class PrometheusLedgerMetrics:
             "amount, restaurant and currency.",
             registry=registry,
         )
+        self.payments_decided_total = Counter(
+            "ledger_payments_decided",
+            "Commands about payments that were decided, by command and outcome: accepted, "
+            "duplicate, or the reason of a decline.",
+            ("command", "outcome"),
+            registry=registry,
+        )
+        self.payments_expired_total = Counter(
+            "ledger_payments_expired",
+            "Payments that expired and whose holds the background worker released.",
+            registry=registry,
+        )
         # All from the start: a series that begins with its first count hides that count from rates.
         # And where the library keeps values in files, it opens every file now, so that the files
         # may be removed at any time.
         self._by_kind = {
             kind: (self.group_size.labels(kind), self.group_seconds.labels(kind))
             for kind in get_args(GroupKind)
+        }
+        self._decided = {
+            (command, outcome): self.payments_decided_total.labels(command, outcome)
+            for command in get_args(PaymentCommand)
+            for outcome in PAYMENT_OUTCOMES
         }
 
     def group(self, kind: GroupKind, size: int, seconds: float) -> None:
@@ -269,6 +291,12 @@ class PrometheusLedgerMetrics:
             self.unanswered.labels(currency).set(count)
             self.oldest_unanswered_seconds.labels(currency).set(oldest_seconds)
         self._unanswered_currencies |= by_currency.keys()
+
+    def payment_decided(self, command: PaymentCommand, outcome: str) -> None:
+        self._decided[command, outcome].inc()
+
+    def payments_expired(self, count: int) -> None:
+        self.payments_expired_total.inc(count)
 
     def facts_repeated(self, count: int) -> None:
         self.facts_repeated_total.inc(count)

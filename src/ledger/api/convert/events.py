@@ -300,7 +300,8 @@ def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
     message.debit_account = _LEDGER_ACCOUNT_NUMBERS[entry.debit]
     message.credit_account = _LEDGER_ACCOUNT_NUMBERS[entry.credit]
     message.amount_minor = entry.amount_minor
-    message.restaurant_id = entry.restaurant_id
+    if entry.restaurant_id is not None:
+        message.restaurant_id = entry.restaurant_id
     message.currency = entry.currency
     if entry.available_at_microseconds is not None:
         write_microseconds(message.available_at, entry.available_at_microseconds)
@@ -311,3 +312,7 @@ def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
         message.event_id = entry.event_id
     if entry.payout_id is not None:
         message.payout_id = str(entry.payout_id)
+    if entry.payment_id is not None:
+        message.payment_id = entry.payment_id
+    if entry.account_id is not None:
+        message.account_id = entry.account_id

@@ -39,7 +39,7 @@ class StoredEvent:
 
 class StoredEntry(NamedTuple):
     """A ledger entry of the books. The amount is in minor units, instants are in microseconds since
-    1970; absent values are None.
+    1970; absent values are None. It stands in the books of a restaurant or of an account.
 
     A tuple of plain values, since a statement has millions of them: a frozen dataclass takes four
     times as long to make, and a datetime as long to read from the database as all the rest.
@@ -51,13 +51,15 @@ class StoredEntry(NamedTuple):
     debit: LedgerAccount
     credit: LedgerAccount
     amount_minor: int
-    restaurant_id: str
+    restaurant_id: str | None
     currency: str
     available_at_microseconds: int | None
     occurred_at_microseconds: int | None
     recorded_at_microseconds: int
     event_id: str | None
     payout_id: UUID | None
+    payment_id: str | None = None
+    account_id: str | None = None
 
 
 class EventLedger(Protocol):

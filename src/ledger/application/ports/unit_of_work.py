@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Protocol, Self
 
+from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.payouts import PayoutSettlement
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 
@@ -39,6 +40,9 @@ class UnitOfWork(Protocol):
 
     @property
     def settlement(self) -> PayoutSettlement: ...
+
+    @property
+    def payments(self) -> PaymentBooks: ...
 
     async def commit(self) -> None:
         """Makes all changes since the block was entered durable, all or none."""

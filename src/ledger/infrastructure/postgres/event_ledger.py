@@ -16,6 +16,7 @@ from ledger.infrastructure.postgres.event_columns import (
     listed,
     metadata_json,
 )
+from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, set_lock_timeout
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.sessions.fence import (
@@ -160,8 +161,8 @@ SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT
 # The entries of one event. The event's txid leads into their primary key.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-       e.amount_minor, a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at,
-       e.event_id, e.payout_id
+       e.amount_minor, a.restaurant_id, a.account_id, a.currency, e.available_at, e.occurred_at,
+       e.recorded_at, e.event_id, e.payout_id, e.payment_id
 FROM processor_events AS v
 JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
 JOIN ledger_entries AS e
@@ -310,24 +311,7 @@ class PostgresEventLedger:
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
         async with self._autocommit() as connection:
             rows = await connection.fetch(SELECT_ENTRIES_OF_EVENT, event.event.event_id)
-        return [
-            StoredEntry(
-                transaction_id=row["transaction_id"],
-                position=row["position"],
-                entry_type=EntryType(row["entry_type"]),
-                debit=LedgerAccount(row["debit_account"]),
-                credit=LedgerAccount(row["credit_account"]),
-                amount_minor=row["amount_minor"],
-                restaurant_id=row["restaurant_id"],
-                currency=row["currency"],
-                available_at_microseconds=_optional_microseconds(row["available_at"]),
-                occurred_at_microseconds=_optional_microseconds(row["occurred_at"]),
-                recorded_at_microseconds=microseconds(row["recorded_at"]),
-                event_id=row["event_id"],
-                payout_id=row["payout_id"],
-            )
-            for row in rows
-        ]
+        return [stored_entry(row) for row in rows]
 
     async def open_accounts(
         self,
@@ -358,3 +342,24 @@ class PostgresEventLedger:
 
 def _optional_microseconds(instant: datetime | None) -> int | None:
     return None if instant is None else microseconds(instant)
+
+
+def stored_entry(row: Row) -> StoredEntry:
+    """The entry of a row that has its columns, and the holder and currency of its books."""
+    return StoredEntry(
+        transaction_id=row["transaction_id"],
+        position=row["position"],
+        entry_type=EntryType(row["entry_type"]),
+        debit=LedgerAccount(row["debit_account"]),
+        credit=LedgerAccount(row["credit_account"]),
+        amount_minor=row["amount_minor"],
+        restaurant_id=row["restaurant_id"],
+        currency=row["currency"],
+        available_at_microseconds=_optional_microseconds(row["available_at"]),
+        occurred_at_microseconds=_optional_microseconds(row["occurred_at"]),
+        recorded_at_microseconds=microseconds(row["recorded_at"]),
+        event_id=row["event_id"],
+        payout_id=row["payout_id"],
+        payment_id=row["payment_id"],
+        account_id=row["account_id"],
+    )

@@ -1,6 +1,7 @@
 """The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was called."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -8,6 +9,7 @@ from typing import Self
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
 from ledger.infrastructure.postgres.sessions.driver import Connection, Transaction
@@ -21,8 +23,14 @@ class PostgresUnitOfWork:
     Its block raises database errors as the ledger's errors.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        payment_books: Callable[[Connection], PostgresPaymentBooks] | None = None,
+    ) -> None:
+        """Without `payment_books` it is not for payments."""
         self._engine = engine
+        self._payment_books = payment_books
         self._connection: Connection | None = None
         # The transaction, until it is committed.
         self._open: Transaction | None = None
@@ -35,6 +43,12 @@ class PostgresUnitOfWork:
     @property
     def settlement(self) -> PostgresPayoutSettlement:
         return PostgresPayoutSettlement(self._in_transaction())
+
+    @property
+    def payments(self) -> PostgresPaymentBooks:
+        if self._payment_books is None:
+            raise RuntimeError("the unit of work is not for payments")
+        return self._payment_books(self._in_transaction())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:

@@ -1,0 +1,273 @@
+"""Decides operations on payments that come together, in one database transaction."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+import uuid_utils
+
+from ledger.application.payments.outcomes import (
+    AnsweredOperation,
+    OperationOutcome,
+    OperationStatus,
+    in_parts,
+)
+from ledger.application.ports.payments import (
+    DecidedOperation,
+    IdsTaken,
+    Payee,
+    PaymentBooks,
+    RestaurantStanding,
+    StoredOperation,
+    StoredPayment,
+)
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.domain.balances import BalanceAccount
+from ledger.domain.payments import (
+    AccountStanding,
+    OperationDecision,
+    OperationKind,
+    OperationOrder,
+    Payment,
+    PaymentOperation,
+    as_answered,
+    decide_operation,
+    differing_operation_fields,
+)
+from ledger.errors import (
+    DatabaseContention,
+    DataRejected,
+    LedgerError,
+    OperationIdReused,
+    PaymentNotFound,
+    PaymentRejected,
+)
+
+_log = structlog.get_logger("ledger.payments")
+
+# How often a transaction begins again because another one has stored an id.
+ATTEMPTS_MAX = 10
+
+# Operations of which the payee's balance decides.
+_DECIDED_BY_PAYEE = (OperationKind.REFUND, OperationKind.REVERSE)
+
+# By operation id. Of expiries, which have none, by payment id.
+Outcomes = dict[str, OperationOutcome]
+
+
+class _Parties(NamedTuple):
+    payer: AccountStanding
+    payee: Payee
+
+
+class DecideOperations:
+    """Decides operations in their order, and stores the decisions with their entries.
+
+    Locks the payments first and then the accounts, each sorted, so that two groups never wait for
+    each other in a circle. What is read after the locks holds until the commit. An operation that
+    finds a payment expired releases it first.
+    """
+
+    def __init__(self, begin: UnitOfWorkFactory) -> None:
+        self._begin = begin
+
+    async def __call__(self, orders: Sequence[OperationOrder], batch_id: UUID) -> Outcomes:
+        """Returns the outcome of each order. No id occurs twice. An expiry of a payment that has
+        nothing to expire has none.
+
+        Raises DatabaseUnavailable and DatabaseTimeout, when the outcome is not known: the same
+        orders may be decided again, by the same `batch_id`.
+        """
+
+        async def decide(
+            part: Sequence[OperationOrder], lock_wait_seconds: float | None
+        ) -> Outcomes:
+            return await self._decide(part, batch_id, lock_wait_seconds)
+
+        outcomes: Outcomes = {}
+        for part, result in await in_parts(decide, orders):
+            if isinstance(result, LedgerError):
+                outcomes[_key(part[0])] = _refused(part[0], result)
+            else:
+                outcomes |= result
+        return outcomes
+
+    async def _decide(
+        self, orders: Sequence[OperationOrder], batch_id: UUID, lock_wait_seconds: float | None
+    ) -> Outcomes:
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                async with self._begin() as uow:
+                    if lock_wait_seconds is not None:
+                        await uow.payments.limit_lock_wait(lock_wait_seconds)
+                    outcomes = await _in_transaction(uow.payments, orders, batch_id)
+                    await uow.commit()
+                    return outcomes
+            except IdsTaken:
+                continue
+        raise DatabaseContention
+
+
+async def _in_transaction(
+    books: PaymentBooks, orders: Sequence[OperationOrder], batch_id: UUID
+) -> Outcomes:
+    await books.lock_payments({order.payment_id for order in orders})
+    known = await books.stored_operations(
+        [order.operation_id for order in orders if order.operation_id is not None]
+    )
+    payments = await books.stored({order.payment_id for order in orders})
+    outcomes: Outcomes = {}
+    undecided: list[OperationOrder] = []
+    for order in orders:
+        if order.operation_id is not None and (found := known.get(order.operation_id)):
+            outcomes[order.operation_id] = _outcome_of_stored(order, found, batch_id)
+        elif order.payment_id not in payments:
+            outcomes[_key(order)] = PaymentNotFound(order.payment_id)
+        else:
+            undecided.append(order)
+    if undecided:
+        parties = await _parties(books, undecided, payments)
+        decided = _decide_all(undecided, payments, parties, await books.now())
+        if decided:
+            recorded_at = await books.store_operations(decided, batch_id)
+            outcomes |= _answers(decided, payments, recorded_at)
+    return outcomes
+
+
+async def _parties(
+    books: PaymentBooks,
+    orders: Sequence[OperationOrder],
+    payments: Mapping[str, StoredPayment],
+) -> dict[str, _Parties]:
+    """Locks the accounts that take part, and returns the payer and the payee of each payment."""
+    deciding: set[str] = set()
+    others: set[str] = set()
+    restaurants: set[BalanceAccount] = set()
+    for order in orders:
+        payment = payments[order.payment_id].payment.order
+        others.add(payment.payer_account_id)
+        if payment.payee_restaurant_id:
+            restaurants.add(BalanceAccount(payment.payee_restaurant_id, payment.currency))
+        elif order.kind in _DECIDED_BY_PAYEE:
+            deciding.add(payment.payee_account_id)
+        else:
+            others.add(payment.payee_account_id)
+    others -= deciding
+    await books.lock_accounts(deciding, others)
+    standings = await books.standings(deciding, others)
+    opened = await books.restaurants(restaurants) if restaurants else {}
+    found: dict[str, _Parties] = {}
+    for order in orders:
+        payment = payments[order.payment_id].payment.order
+        payee: Payee
+        if payment.payee_restaurant_id:
+            payee = opened[BalanceAccount(payment.payee_restaurant_id, payment.currency)]
+        else:
+            payee = standings[payment.payee_account_id]
+        found[order.payment_id] = _Parties(standings[payment.payer_account_id], payee)
+    return found
+
+
+def _decide_all(
+    orders: Sequence[OperationOrder],
+    payments: Mapping[str, StoredPayment],
+    parties: Mapping[str, _Parties],
+    now: datetime,
+) -> list[DecidedOperation]:
+    """Decides the orders one after the other; each finds what those before it have left."""
+    states = {payment_id: stored.payment for payment_id, stored in payments.items()}
+    counts = {payment_id: stored.operations_count for payment_id, stored in payments.items()}
+    decided: list[DecidedOperation] = []
+
+    def decide(order: OperationOrder) -> None:
+        payment_id = order.payment_id
+        payer, payee = parties[payment_id]
+        account = None if isinstance(payee, RestaurantStanding) else payee
+        decision = decide_operation(states[payment_id], order, payer, account)
+        states[payment_id] = _after(states[payment_id], decision)
+        counts[payment_id] += 1
+        transaction_id = str(uuid_utils.uuid7())
+        decided.append(
+            DecidedOperation(order, counts[payment_id], decision, transaction_id, payer, payee)
+        )
+
+    for order in orders:
+        is_expired = states[order.payment_id].is_expired(now)
+        if is_expired:
+            decide(OperationOrder(None, OperationKind.EXPIRE, order.payment_id))
+        if order.kind is not OperationKind.EXPIRE:
+            decide(order)
+    return decided
+
+
+def _after(payment: Payment, decision: OperationDecision) -> Payment:
+    return Payment(
+        payment.order,
+        decision.state,
+        payment.decline_reason,
+        decision.captured_minor,
+        decision.refunded_minor,
+        payment.transaction_id,
+        payment.recorded_at,
+    )
+
+
+def _answers(
+    decided: Sequence[DecidedOperation],
+    payments: Mapping[str, StoredPayment],
+    recorded_at: datetime,
+) -> Outcomes:
+    outcomes: Outcomes = {}
+    for order, sequence, decision, transaction_id, _, _ in decided:
+        operation = PaymentOperation(
+            order,
+            sequence,
+            decision.amount_minor,
+            decision.released_minor,
+            decision.decline_reason,
+            transaction_id,
+            decision.state,
+            decision.captured_minor,
+            decision.refunded_minor,
+            recorded_at,
+        )
+        payment = as_answered(payments[order.payment_id].payment, operation)
+        outcomes[_key(order)] = AnsweredOperation(_status_of(operation), operation, payment)
+    return outcomes
+
+
+def _outcome_of_stored(
+    order: OperationOrder, stored: StoredOperation, batch_id: UUID
+) -> OperationOutcome:
+    operation = stored.operation
+    if differing := differing_operation_fields(operation.order, order):
+        return OperationIdReused(order.operation_id or "", differing)
+    is_new = stored.batch_id == batch_id
+    status = _status_of(operation) if is_new else OperationStatus.DUPLICATE
+    return AnsweredOperation(status, operation, as_answered(stored.payment, operation))
+
+
+def _status_of(operation: PaymentOperation) -> OperationStatus:
+    if operation.decline_reason is None:
+        return OperationStatus.APPLIED
+    return OperationStatus.DECLINED
+
+
+def _key(order: OperationOrder) -> str:
+    return order.payment_id if order.operation_id is None else order.operation_id
+
+
+def _refused(order: OperationOrder, error: LedgerError) -> LedgerError:
+    """The error for the caller; the log has what the database said."""
+    if not isinstance(error, DataRejected):
+        return error
+    cause = repr(error.__cause__ or error)
+    _log.error(
+        "the database refused an operation as data",
+        payment_id=order.payment_id,
+        operation_id=order.operation_id,
+        cause=cause,
+    )
+    return PaymentRejected(order.payment_id)

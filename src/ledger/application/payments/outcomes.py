@@ -1,0 +1,105 @@
+"""What callers of payments get, and the parts in which their commands are decided."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple, TypeVar
+
+from ledger.application.halving import REFUSALS, in_halves
+from ledger.domain.payments import Payment, PaymentOperation, PaymentState
+from ledger.errors import DatabaseContention, LedgerError
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+# How long a part waits for a lock, once a group has met one that lasted.
+PART_LOCK_WAIT_SECONDS = 0.1
+
+
+class PaymentStatus(StrEnum):
+    """The answer to an order."""
+
+    AUTHORIZED = "AUTHORIZED"
+    CAPTURED = "CAPTURED"
+    DECLINED = "DECLINED"
+    DUPLICATE = "DUPLICATE"
+
+
+class OperationStatus(StrEnum):
+    """The answer to an operation."""
+
+    APPLIED = "APPLIED"
+    DECLINED = "DECLINED"
+    DUPLICATE = "DUPLICATE"
+
+
+class AnsweredPayment(NamedTuple):
+    """A decided payment, as it was first answered."""
+
+    status: PaymentStatus
+    payment: Payment
+
+
+class AnsweredOperation(NamedTuple):
+    """A decided operation, and the payment after it."""
+
+    status: OperationStatus
+    operation: PaymentOperation
+    payment: Payment
+
+
+PaymentOutcome = AnsweredPayment | LedgerError
+OperationOutcome = AnsweredOperation | LedgerError
+
+_STATUS_BY_STATE = {
+    PaymentState.AUTHORIZED: PaymentStatus.AUTHORIZED,
+    PaymentState.CAPTURED: PaymentStatus.CAPTURED,
+    PaymentState.DECLINED: PaymentStatus.DECLINED,
+}
+
+
+def status_of(payment: Payment) -> PaymentStatus:
+    """The status of a payment as it was first answered."""
+    return _STATUS_BY_STATE[payment.state]
+
+
+def rounds(ids_of_chains: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """The places of the chains in rounds: in each no id occurs twice, and the first comes first.
+
+    A chain that repeats an id is decided in a later round, when the first is stored. A chain that
+    holds an id twice fits into no round and is left out.
+
+        rounds([["a"], ["b"], ["a"], ["b", "c"]])   [0, 1], [2, 3]
+    """
+    pending = [place for place, ids in enumerate(ids_of_chains) if len(set(ids)) == len(ids)]
+    while pending:
+        seen: set[str] = set()
+        now: list[int] = []
+        later: list[int] = []
+        for place in pending:
+            ids = ids_of_chains[place]
+            # A chain that waits keeps its ids from those behind it, which must not overtake it.
+            (now if seen.isdisjoint(ids) else later).append(place)
+            seen.update(ids)
+        yield now
+        pending = later
+
+
+async def in_parts(
+    decide: Callable[[Sequence[Item], float | None], Awaitable[Outcome]], items: Sequence[Item]
+) -> list[tuple[Sequence[Item], Outcome | LedgerError]]:
+    """Decides `items` together, or in ever smaller parts if the database refuses them or some of
+    them are locked. What it refuses alone gets its error.
+
+    `decide` gets a part and how many seconds it may wait for a lock; None: as long as usual.
+    """
+    lock_wait_seconds: float | None = None
+
+    async def work(part: Sequence[Item]) -> Outcome:
+        nonlocal lock_wait_seconds
+        try:
+            return await decide(part, lock_wait_seconds)
+        except DatabaseContention:
+            lock_wait_seconds = PART_LOCK_WAIT_SECONDS
+            raise
+
+    return await in_halves(work, items, (*REFUSALS, DatabaseContention))

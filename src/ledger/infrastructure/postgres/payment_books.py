@@ -1,0 +1,483 @@
+"""Payments on PostgreSQL, in a unit of work: locks, standings, and what is stored and posted."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import count
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from ledger.application.ports.balances import LongTails
+from ledger.application.ports.payments import (
+    DecidedOperation,
+    DecidedPayment,
+    IdsTaken,
+    Payee,
+    RestaurantStanding,
+    StoredOperation,
+    StoredPayment,
+)
+from ledger.domain.accounts import AccountState
+from ledger.domain.balances import BalanceAccount
+from ledger.domain.payments import AccountStanding, Move, PaymentState, first_move, first_state
+from ledger.domain.posting_rules import PAYMENT_POSTING_RULES, Amount, PostingRule
+from ledger.infrastructure.postgres.event_columns import metadata_json
+from ledger.infrastructure.postgres.movements import signed_minor
+from ledger.infrastructure.postgres.payment_columns import (
+    OPERATION_COLUMNS,
+    PAYMENT_COLUMNS,
+    PAYMENT_HOLDERS,
+    operation_of,
+    payment_of,
+)
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import set_lock_timeout
+from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, latest_snapshot, tail
+
+# The accounts $1, whose balances decide, and the accounts $2, which must not be closed or frozen
+# meanwhile. A key share lock waits for that alone, so any number of payments to one account go on
+# at once. Both in the order of their ids.
+LOCK_ACCOUNTS = """
+WITH deciding AS (
+  SELECT FROM balance_accounts WHERE account_id = ANY ($1::text[])
+  ORDER BY balance_account_id FOR NO KEY UPDATE
+),
+other AS (
+  SELECT FROM balance_accounts WHERE account_id = ANY ($2::text[])
+  ORDER BY balance_account_id FOR KEY SHARE
+)
+SELECT (SELECT count(*) FROM deciding), (SELECT count(*) FROM other)
+"""
+
+LOCK_PAYMENTS = """
+SELECT FROM payments WHERE payment_id = ANY ($1::text[]) ORDER BY payment_id FOR NO KEY UPDATE
+"""
+
+SELECT_NOW = "SELECT ledger_now()"
+
+_ACCOUNT = "b.balance_account_id"
+
+# What the accounts $1 have available, and the state of those and of the accounts $2. Nothing is
+# added up for an account that may go below zero without a limit: nothing is decided by its balance.
+#
+# Entries in the books of accounts never mature, so a sum needs no instant.
+SELECT_STANDINGS = f"""
+SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
+       settled.available_minor + tail.available_minor AS available_minor,
+       tail.entries_count AS entries_read
+FROM unnest($1::text[]) AS q (account_id)
+JOIN accounts AS a ON a.account_id = q.account_id
+JOIN balance_accounts AS b ON b.account_id = q.account_id
+LEFT JOIN LATERAL (
+  SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.overdraft_limit_minor IS NOT NULL
+) AS s ON true
+CROSS JOIN LATERAL (
+  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
+           AS available_minor
+  FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
+) AS settled
+CROSS JOIN LATERAL (
+  SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
+         count(*) AS entries_count
+  FROM ledger_entries AS e
+  WHERE {tail(_ACCOUNT)} AND a.overdraft_limit_minor IS NOT NULL
+) AS tail
+UNION ALL
+SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor, NULL, 0
+FROM unnest($2::text[]) AS q (account_id)
+JOIN accounts AS a ON a.account_id = q.account_id
+JOIN balance_accounts AS b ON b.account_id = q.account_id
+"""
+
+# The restaurants $1 in the currencies $2 that have a balance account; $3 is the maturity of those
+# that set none.
+SELECT_RESTAURANTS = """
+SELECT q.restaurant_id, q.currency, b.balance_account_id,
+       COALESCE(r.maturity_days, $3::integer) AS maturity_days
+FROM unnest($1::text[], $2::text[]) AS q (restaurant_id, currency)
+JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
+JOIN balance_accounts AS b ON b.restaurant_id = q.restaurant_id AND b.currency = q.currency
+"""
+
+SELECT_STORED = f"""
+SELECT {PAYMENT_COLUMNS},
+       COALESCE((SELECT max(o.sequence) FROM payment_operations AS o
+                 WHERE o.payment_id = p.payment_id), 0) AS operations_count
+FROM payments AS p
+{PAYMENT_HOLDERS}
+WHERE p.payment_id = ANY ($1::text[])
+"""
+
+SELECT_STORED_OPERATIONS = f"""
+SELECT {OPERATION_COLUMNS}, {PAYMENT_COLUMNS}
+FROM payment_operations AS o
+JOIN payments AS p ON p.payment_id = o.payment_id
+{PAYMENT_HOLDERS}
+WHERE o.operation_id = ANY ($1::text[])
+"""
+
+# The posting rules. An entry names its rule by its number, from 1, as SQL counts.
+_POSTING_RULES = list(
+    dict.fromkeys(
+        rule
+        for rules in PAYMENT_POSTING_RULES.values()
+        for rule in (rules.payer, *rules.payee_account, *rules.payee_restaurant)
+    )
+)
+_RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
+
+
+def _of_rule(column: Iterable[object], sql_type: str) -> str:
+    """SQL: what the posting rule of the entry `e` has in a column of the table of rules."""
+    return f"('{{{','.join(map(str, column))}}}'::{sql_type}[])[e.rule]"
+
+
+_ENTRY_TYPE = _of_rule((rule.entry_type.value for rule in _POSTING_RULES), "text")
+_DEBIT = _of_rule((rule.debit.value for rule in _POSTING_RULES), "text")
+_CREDIT = _of_rule((rule.credit.value for rule in _POSTING_RULES), "text")
+
+
+def _posted(first: int) -> str:
+    """SQL, for WITH: posts entries, given by parallel arrays from the parameter `first` on, and
+    adds up what they move on interaccount.
+
+    An entry matures so many days after it is recorded; 0: it is available at once.
+    """
+    places = [f"${number}" for number in range(first, first + ENTRY_PARAMETERS)]
+    return f"""posted AS (
+  INSERT INTO ledger_entries (
+    balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+    amount_minor, available_at, payment_id)
+  SELECT e.balance_account_id, e.transaction_id, e.position,
+         {_ENTRY_TYPE},
+         {_DEBIT},
+         {_CREDIT},
+         e.amount_minor,
+         CASE WHEN e.maturity_days > 0
+              THEN recorded_now() + make_interval(hours => 24 * e.maturity_days) END,
+         e.payment_id
+  FROM unnest({places[0]}::bigint[], {places[1]}::uuid[], {places[2]}::smallint[],
+              {places[3]}::integer[], {places[4]}::bigint[], {places[5]}::integer[],
+              {places[6]}::text[])
+    AS e (balance_account_id, transaction_id, position, rule, amount_minor, maturity_days,
+          payment_id)
+  RETURNING transaction_id, debit_account, credit_account, amount_minor
+),
+-- The cast fails, and with it the statement, unless both sides of each transaction id agree.
+balanced AS (
+  SELECT sum({signed_minor("interaccount", "0")})::interaccount_rest AS rest_minor
+  FROM posted AS e
+  GROUP BY e.transaction_id
+)"""
+
+
+ENTRY_PARAMETERS = 7
+_PAYMENT_PARAMETERS = 15
+
+# Stores payments and posts their entries. If fewer are stored than are given, another transaction
+# has stored one of the ids: the caller rolls back, since it decided the others as if it had stored
+# all. In the byte order of their ids, as by every writer, so that no two writers deadlock.
+INSERT_PAYMENTS = f"""
+WITH stored AS (
+  INSERT INTO payments (
+    payment_id, transaction_id, batch_id, payer_balance_account_id, payee_balance_account_id,
+    currency, amount_minor, fee_minor, capture, expires_at, reference, metadata, decline_reason,
+    state, captured_minor)
+  SELECT c.payment_id, c.transaction_id, $2::uuid, c.payer, c.payee, c.currency, c.amount_minor,
+         c.fee_minor, c.capture, c.expires_at, c.reference, c.metadata::jsonb, c.decline_reason,
+         c.state, c.captured_minor
+  FROM unnest($1::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+              $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
+              $14::text[], $15::bigint[])
+    AS c (payment_id, transaction_id, payer, payee, currency, amount_minor, fee_minor, capture,
+          expires_at, reference, metadata, decline_reason, state, captured_minor)
+  ORDER BY c.payment_id COLLATE "C"
+  ON CONFLICT (payment_id) DO NOTHING
+  RETURNING payment_id
+),
+{_posted(_PAYMENT_PARAMETERS + 1)}
+SELECT (SELECT count(*) FROM stored) AS stored_count, recorded_now() AS recorded_at,
+       (SELECT count(rest_minor) FROM balanced) AS balanced_count
+"""
+
+_OPERATION_PARAMETERS = 18
+
+# Stores operations, moves their payments to where the last of them leaves each, and posts their
+# entries. Fewer stored operations than given mean the same as for payments.
+INSERT_OPERATIONS = f"""
+WITH moved AS (
+  UPDATE payments AS p
+  SET state = m.state, captured_minor = m.captured_minor, refunded_minor = m.refunded_minor
+  FROM unnest($15::text[], $16::text[], $17::bigint[], $18::bigint[])
+    AS m (payment_id, state, captured_minor, refunded_minor)
+  WHERE p.payment_id = m.payment_id
+),
+stored AS (
+  INSERT INTO payment_operations (
+    payment_id, sequence, operation_id, transaction_id, batch_id, kind, requested_minor, is_final,
+    amount_minor, released_minor, decline_reason, state, captured_minor, refunded_minor)
+  SELECT c.payment_id, c.sequence, c.operation_id, c.transaction_id, $2::uuid, c.kind,
+         c.requested_minor, c.is_final, c.amount_minor, c.released_minor, c.decline_reason, c.state,
+         c.captured_minor, c.refunded_minor
+  FROM unnest($1::text[], $3::integer[], $4::text[], $5::uuid[], $6::text[], $7::bigint[],
+              $8::boolean[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bigint[],
+              $14::bigint[])
+    AS c (payment_id, sequence, operation_id, transaction_id, kind, requested_minor, is_final,
+          amount_minor, released_minor, decline_reason, state, captured_minor, refunded_minor)
+  ORDER BY c.operation_id COLLATE "C", c.payment_id COLLATE "C"
+  ON CONFLICT (operation_id) DO NOTHING
+  RETURNING payment_id
+),
+{_posted(_OPERATION_PARAMETERS + 1)}
+SELECT (SELECT count(*) FROM stored) AS stored_count, recorded_now() AS recorded_at,
+       (SELECT count(rest_minor) FROM balanced) AS balanced_count
+"""
+
+
+class _Entry(NamedTuple):
+    """An entry to post, in the order of the parameters of `_posted`."""
+
+    balance_account_id: int
+    transaction_id: str
+    position: int
+    rule: int
+    amount_minor: int
+    maturity_days: int
+    payment_id: str
+
+
+class PostgresPaymentBooks:
+    """Implements `ledger.application.ports.payments.PaymentBooks` in a unit of work."""
+
+    def __init__(
+        self, connection: Connection, *, maturity_days: int, long_tails: LongTails = NO_LONG_TAILS
+    ) -> None:
+        """`maturity_days` is for restaurants that set none."""
+        self._connection = connection
+        self._maturity_days = maturity_days
+        self._long_tails = long_tails
+
+    async def limit_lock_wait(self, seconds: float) -> None:
+        await set_lock_timeout(self._connection, seconds)
+
+    async def lock_accounts(self, deciding: Collection[str], others: Collection[str]) -> None:
+        await self._connection.fetchrow(LOCK_ACCOUNTS, list(deciding), list(others))
+
+    async def lock_payments(self, payment_ids: Collection[str]) -> None:
+        await self._connection.fetch(LOCK_PAYMENTS, list(payment_ids))
+
+    async def now(self) -> datetime:
+        now: datetime = await self._connection.fetchval(SELECT_NOW)
+        return now
+
+    async def standings(
+        self, deciding: Collection[str], others: Collection[str]
+    ) -> dict[str, AccountStanding]:
+        rows = await self._connection.fetch(SELECT_STANDINGS, list(deciding), list(others))
+        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
+        return {
+            row["account_id"]: AccountStanding(
+                row["balance_account_id"],
+                row["currency"],
+                AccountState(row["state"]),
+                row["overdraft_limit_minor"],
+                None if row["available_minor"] is None else int(row["available_minor"]),
+            )
+            for row in rows
+        }
+
+    async def restaurants(
+        self, accounts: Collection[BalanceAccount]
+    ) -> dict[BalanceAccount, RestaurantStanding]:
+        rows = await self._connection.fetch(
+            SELECT_RESTAURANTS,
+            [account.holder_id for account in accounts],
+            [account.currency for account in accounts],
+            self._maturity_days,
+        )
+        return {
+            BalanceAccount(row["restaurant_id"], row["currency"]): RestaurantStanding(
+                row["balance_account_id"], row["maturity_days"]
+            )
+            for row in rows
+        }
+
+    async def stored(self, payment_ids: Collection[str]) -> dict[str, StoredPayment]:
+        rows = await self._connection.fetch(SELECT_STORED, list(payment_ids))
+        return {
+            row["payment_id"]: StoredPayment(
+                payment_of(row), row["batch_id"], row["operations_count"]
+            )
+            for row in rows
+        }
+
+    async def stored_operations(self, operation_ids: Collection[str]) -> dict[str, StoredOperation]:
+        rows = await self._connection.fetch(SELECT_STORED_OPERATIONS, list(operation_ids))
+        return {
+            row["operation_id"]: StoredOperation(
+                operation_of(row), payment_of(row), row["operation_batch_id"]
+            )
+            for row in rows
+        }
+
+    async def store(self, decided: Sequence[DecidedPayment], batch_id: UUID) -> datetime:
+        entries: list[_Entry] = []
+        rows = []
+        for each in decided:
+            order, reason = each.order, each.decline_reason
+            state = first_state(order, reason)
+            rows.append(
+                (
+                    order.payment_id,
+                    each.transaction_id,
+                    each.payer.balance_account_id,
+                    each.payee.balance_account_id,
+                    order.currency,
+                    order.amount_minor,
+                    order.fee_minor,
+                    order.capture.value,
+                    order.expires_at,
+                    order.reference,
+                    metadata_json(order.metadata),
+                    None if reason is None else reason.value,
+                    state.value,
+                    order.amount_minor if state is PaymentState.CAPTURED else 0,
+                )
+            )
+            if reason is None:
+                entries += _entries_of(
+                    order.payment_id,
+                    each.transaction_id,
+                    [first_move(order)],
+                    each.payer,
+                    each.payee,
+                )
+        payment_ids, *columns = _columns(rows)
+        return await self._store(
+            INSERT_PAYMENTS,
+            len(rows),
+            payment_ids,
+            batch_id,
+            *columns,
+            *_columns(entries, ENTRY_PARAMETERS),
+        )
+
+    async def store_operations(
+        self, decided: Sequence[DecidedOperation], batch_id: UUID
+    ) -> datetime:
+        entries: list[_Entry] = []
+        rows = []
+        # Where the last operation leaves each payment that is moved.
+        moved: dict[str, tuple[str, str, int, int]] = {}
+        for each in decided:
+            order, decision = each.order, each.decision
+            reason = decision.decline_reason
+            rows.append(
+                (
+                    order.payment_id,
+                    each.sequence,
+                    order.operation_id,
+                    each.transaction_id,
+                    order.kind.value,
+                    order.requested_minor,
+                    order.is_final,
+                    decision.amount_minor,
+                    decision.released_minor,
+                    None if reason is None else reason.value,
+                    decision.state.value,
+                    decision.captured_minor,
+                    decision.refunded_minor,
+                )
+            )
+            if reason is None:
+                moved[order.payment_id] = (
+                    order.payment_id,
+                    decision.state.value,
+                    decision.captured_minor,
+                    decision.refunded_minor,
+                )
+                entries += _entries_of(
+                    order.payment_id, each.transaction_id, decision.moves, each.payer, each.payee
+                )
+        payment_ids, *columns = _columns(rows)
+        return await self._store(
+            INSERT_OPERATIONS,
+            len(rows),
+            payment_ids,
+            batch_id,
+            *columns,
+            *_columns(list(moved.values()), 4),
+            *_columns(entries, ENTRY_PARAMETERS),
+        )
+
+    async def _store(self, statement: str, rows_count: int, *arguments: Any) -> datetime:
+        row = await self._connection.fetchrow(statement, *arguments)
+        if row is None or row["stored_count"] != rows_count:
+            raise IdsTaken
+        recorded_at: datetime = row["recorded_at"]
+        return recorded_at
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[list[Any]]:
+    """The columns of rows, as parallel arrays; `width` of them if there are no rows."""
+    if not rows:
+        return [[] for _ in range(width)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _entries_of(
+    payment_id: str,
+    transaction_id: str,
+    moves: Sequence[Move],
+    payer: AccountStanding,
+    payee: Payee,
+) -> Iterator[_Entry]:
+    """The entries of one transaction id: of each move the payer's and then the payee's."""
+    positions = count(1)
+    for move in moves:
+        rules = PAYMENT_POSTING_RULES[move.step]
+        yield _entry(
+            payment_id,
+            transaction_id,
+            next(positions),
+            rules.payer,
+            move,
+            payer.balance_account_id,
+            0,
+        )
+        is_restaurant = isinstance(payee, RestaurantStanding)
+        for rule in rules.payee_restaurant if is_restaurant else rules.payee_account:
+            if rule.amount is Amount.FEE and not move.fee_minor:
+                continue
+            maturity_days = (
+                payee.maturity_days if isinstance(payee, RestaurantStanding) and rule.matures else 0
+            )
+            yield _entry(
+                payment_id,
+                transaction_id,
+                next(positions),
+                rule,
+                move,
+                payee.balance_account_id,
+                maturity_days,
+            )
+
+
+def _entry(
+    payment_id: str,
+    transaction_id: str,
+    position: int,
+    rule: PostingRule,
+    move: Move,
+    balance_account_id: int,
+    maturity_days: int,
+) -> _Entry:
+    amount_minor = move.amount_minor if rule.amount is Amount.AMOUNT else move.fee_minor
+    return _Entry(
+        balance_account_id,
+        transaction_id,
+        position,
+        _RULE_NUMBERS[rule],
+        amount_minor,
+        maturity_days,
+        payment_id,
+    )
