@@ -9,6 +9,7 @@ from typing import Self
 from uuid import UUID
 
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
+from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.unit_of_work import Restaurants
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import ProcessorEvent, microseconds
@@ -20,12 +21,13 @@ from ledger.errors import DataRejected, LedgerError
 
 
 class FakeUnitOfWork:
-    """Implements `UnitOfWork` on a fake ledger without payouts.
+    """Implements `UnitOfWork` on a fake ledger without payouts and payments.
 
     What it recorded is removed again unless it is committed.
     """
 
     restaurants: Restaurants
+    payments: PaymentBooks
 
     def __init__(self, ledger: "FakeEventLedger") -> None:
         self._ledger = ledger

@@ -3,9 +3,9 @@
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from support.running import RunningLedger
 
 from ledger.v1 import payment_pb2
+from support.running import RunningLedger
 
 IMMEDIATE = payment_pb2.CAPTURE_MODE_IMMEDIATE
 MANUAL = payment_pb2.CAPTURE_MODE_MANUAL

@@ -69,13 +69,15 @@ def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
         debit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.debit.name}"),
         credit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.credit.name}"),
         amount_minor=entry.amount_minor,
-        restaurant_id=entry.restaurant_id,
+        restaurant_id=entry.restaurant_id or "",
         currency=entry.currency,
         available_at=_optional_timestamp(entry.available_at_microseconds),
         occurred_at=_optional_timestamp(entry.occurred_at_microseconds),
         recorded_at=plain_timestamp(instant_of(entry.recorded_at_microseconds)),
         event_id=entry.event_id or "",
         payout_id="" if entry.payout_id is None else str(entry.payout_id),
+        payment_id=entry.payment_id or "",
+        account_id=entry.account_id or "",
     )
 
 
@@ -90,13 +92,15 @@ def some_entry(chance: random.Random) -> StoredEntry:
         debit=chance.choice(list(LedgerAccount)),
         credit=chance.choice(list(LedgerAccount)),
         amount_minor=chance.choice((1, chance.randrange(1, 10**12), 2**63 - 1)),
-        restaurant_id=chance.choice(("r", "res:1.a-b_" + "x" * 118)),
+        restaurant_id=chance.choice((None, "r", "res:1.a-b_" + "x" * 118)),
         currency=chance.choice(("PEN", "JPY")),
         available_at_microseconds=chance.choice((None, instant())),
         occurred_at_microseconds=chance.choice((None, instant())),
         recorded_at_microseconds=instant(),
         event_id=chance.choice((None, "evt_1", "e" * 128)),
         payout_id=chance.choice((None, UUID(int=chance.getrandbits(128)))),
+        payment_id=chance.choice((None, "pay_1")),
+        account_id=chance.choice((None, "acc_1")),
     )
 
 

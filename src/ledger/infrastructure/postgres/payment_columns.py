@@ -14,9 +14,10 @@ from ledger.infrastructure.postgres.sessions.driver import Row
 
 # Of payments "p", with the holders of both balance accounts.
 PAYMENT_COLUMNS = """p.payment_id, p.transaction_id, p.batch_id,
-       payer.account_id AS payer_account_id, payee.account_id AS payee_account_id, payee.restaurant_id AS payee_restaurant_id, p.currency,
-       p.amount_minor, p.fee_minor, p.capture, p.expires_at, p.reference, p.metadata,
-       p.decline_reason, p.state, p.captured_minor, p.refunded_minor, p.recorded_at"""
+       payer.account_id AS payer_account_id, payee.account_id AS payee_account_id,
+       payee.restaurant_id AS payee_restaurant_id, p.currency, p.amount_minor, p.fee_minor,
+       p.capture, p.expires_at, p.reference, p.metadata, p.decline_reason, p.state,
+       p.captured_minor, p.refunded_minor, p.recorded_at"""
 PAYMENT_HOLDERS = """JOIN balance_accounts AS payer
   ON payer.balance_account_id = p.payer_balance_account_id
 JOIN balance_accounts AS payee ON payee.balance_account_id = p.payee_balance_account_id"""
