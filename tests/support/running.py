@@ -65,16 +65,6 @@ class RunningLedger:
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
         )
 
-    @property
-    def payments(self) -> "payment_pb2_grpc.PaymentServiceAsyncStub":
-        """The client of PaymentService."""
-        return payment_pb2_grpc.PaymentServiceStub(self.channel)
-
-    @property
-    def accounts(self) -> "account_pb2_grpc.AccountServiceAsyncStub":
-        """The client of AccountService."""
-        return account_pb2_grpc.AccountServiceStub(self.channel)
-
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of an SQL statement run as superuser, also after the server has ended."""
         if self.has_ended.is_set():
