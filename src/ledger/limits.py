@@ -5,8 +5,8 @@ Imports nothing heavy, so that every command may import it.
 
 import sys
 
-# The largest request of methods that take many events or payments, and the largest response: gRPC clients
-# accept no more by default.
+# The largest request of methods that take many events or payments, and the largest response: gRPC
+# clients accept no more by default.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # The largest request of every other method.
 SMALL_REQUEST_BYTES_MAX = 256 * 1024

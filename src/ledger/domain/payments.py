@@ -6,7 +6,7 @@ list of steps, which `ledger.domain.posting_rules` turns into entries.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -24,6 +24,10 @@ from ledger.domain.posting_rules import PaymentStep
 from ledger.errors import FieldViolation
 
 FEE_RULE = "must be 0 to amount_minor"
+EXPIRES_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
+# The database's first and last instants mean infinity to its driver.
+EXPIRES_AT_END = datetime(9999, 1, 1, tzinfo=UTC)
+EXPIRES_AT_RULE = "must be from 2000-01-01 to 9998-12-31"
 REQUESTED_RULE = f"must be 0 (all of it) to {AMOUNT_MINOR_MAX}"
 
 
@@ -229,12 +233,10 @@ class OperationDecision(NamedTuple):
     moves: tuple[Move, ...] = ()
 
 
-def order_violations(
-    order: PaymentOrder, *, capture: CaptureMode | None, has_valid_expiry: bool = True
-) -> list[FieldViolation]:
-    """The violations of an order, in field order; empty for a valid one.
+def order_violations(order: PaymentOrder, *, capture: CaptureMode | None) -> list[FieldViolation]:
+    """The violations of an order; empty for a valid one.
 
-    `capture` is None if its converter has already reported it, and `has_valid_expiry` false.
+    `capture` is None if its converter has already reported it.
     """
     found: list[FieldViolation] = []
     if not is_id(order.payment_id):
@@ -258,8 +260,11 @@ def order_violations(
         found.append(FieldViolation("fee_minor", FEE_RULE))
     elif order.fee_minor > 0 and not order.payee_restaurant_id:
         found.append(FieldViolation("fee_minor", "must be 0 unless a restaurant is paid"))
-    if has_valid_expiry and order.expires_at is not None and capture is CaptureMode.IMMEDIATE:
-        found.append(FieldViolation("expires_at", "must be absent unless capture is MANUAL"))
+    if order.expires_at is not None:
+        if not EXPIRES_AT_MIN <= order.expires_at < EXPIRES_AT_END:
+            found.append(FieldViolation("expires_at", EXPIRES_AT_RULE))
+        elif capture is CaptureMode.IMMEDIATE:
+            found.append(FieldViolation("expires_at", "must be absent unless capture is MANUAL"))
     if not is_reference(order.reference):
         found.append(FieldViolation("reference", REFERENCE_RULE))
     if order.metadata and not is_metadata(order.metadata):

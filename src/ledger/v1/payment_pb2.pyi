@@ -492,8 +492,8 @@ class AuthorizePaymentRequest(message.Message):
     """At most 255 printable ASCII characters; default empty."""
     @builtins.property
     def expires_at(self) -> timestamp_pb2.Timestamp:
-        """When what is held is released by itself, by the database's clock. Unset: never. Only with
-        MANUAL.
+        """When what is held is released by itself, by the database's clock, from 2000-01-01 to
+        9998-12-31; a payment that comes later is declined. Unset: never. Only with MANUAL.
         """
 
     @builtins.property
