@@ -20,7 +20,7 @@ from ledger.settings import Settings
 
 @pytest.mark.parametrize(
     ("workers", "pool_size", "connections"),
-    [(1, 10, 200), (8, 10, 274), (16, 20, 658), (64, 200, 14002)],
+    [(1, 10, 200), (8, 10, 322), (16, 20, 754), (64, 200, 14386)],
 )
 def test_embedded_database_has_room_for_all_workers(
     workers: int, pool_size: int, connections: int
