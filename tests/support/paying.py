@@ -33,6 +33,18 @@ WHERE ledger_account = 'interaccount' GROUP BY transaction_id HAVING sum(signed_
 """
 
 
+async def open_account(
+    ledger: RunningLedger, account_id: str, limit_minor: int | None = 0, currency: str = "PEN"
+) -> None:
+    """Opens an account; `limit_minor` None: it may go below zero without a limit."""
+    await ledger.query(
+        f"{INSERT_ACCOUNT} RETURNING account_id",
+        account_id=account_id,
+        currency=currency,
+        limit_minor=limit_minor,
+    )
+
+
 async def funds(ledger: RunningLedger, account_id: str) -> tuple[int, int]:
     """What is available and held, added up from all entries."""
     ((available_minor, held_minor),) = await ledger.query(SELECT_FUNDS, account_id=account_id)

@@ -15,6 +15,7 @@ from grpc import aio
 from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.folders import folder_for_all
+from support.paying import open_account, order
 from support.running import RunningLedger, execute_alone, running_ledger
 from support.waiting import DEADLINE_SECONDS
 
@@ -29,7 +30,9 @@ from ledger.infrastructure.postgres.sessions.engine import (
     create_engine,
 )
 from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, payment_pb2
+
+PAYMENT = order("pay_read", "acc_bank", "acc_paid", 100)
 
 # The function by which reads wait for the standby.
 FENCE = "pg_logical_emit_message"
@@ -171,10 +174,16 @@ class Read:
             ),
             "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
             "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
+            "GetPayment": payment_pb2.GetPaymentRequest(payment_id=PAYMENT.payment_id),
+            "ListPayments": payment_pb2.ListPaymentsRequest(
+                payer_account_id=PAYMENT.payer_account_id
+            ),
         }
 
     async def __call__(self, method: str) -> Message:
-        response: Message = await getattr(self._ledger.stub, method)(self._requests[method])
+        stubs = (self._ledger.stub, self._ledger.payments)
+        (call,) = (getattr(stub, method) for stub in stubs if hasattr(stub, method))
+        response: Message = await call(self._requests[method])
         return response
 
 
@@ -201,6 +210,9 @@ async def read(ledger: RunningLedger) -> Read:
                     ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
                 )
             ).payout_run
+    for account_id in (PAYMENT.payer_account_id, PAYMENT.payee_account_id):
+        await open_account(ledger, account_id, None)
+    await ledger.payments.AuthorizePayment(PAYMENT)
     payouts = (
         await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))
     ).payouts
@@ -214,6 +226,8 @@ FENCED = [
     "ListPayoutRunItems",
     "GetPayout",
     "ListPayouts",
+    "GetPayment",
+    "ListPayments",
 ]
 UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
 
@@ -229,6 +243,20 @@ async def test_reads_that_callers_act_on_wait_for_the_standby(
         assert not waiting.done()
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await waiting == before
+
+
+async def test_repeated_payment_is_answered_only_once_its_original_is_safe(
+    ledger: RunningLedger, read: Read
+) -> None:
+    """Its transaction takes locks, so its commit waits although it stores nothing."""
+    await read("GetPayment")
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        repeat = await until_it_waits(
+            ledger, lambda: ledger.payments.AuthorizePayment(PAYMENT), "COMMIT"
+        )
+        assert not repeat.done()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert (await repeat).status == payment_pb2.PAYMENT_STATUS_DUPLICATE
 
 
 async def cut_off(ledger: RunningLedger) -> set[int]:
