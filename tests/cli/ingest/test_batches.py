@@ -3,8 +3,10 @@
 import io
 import json
 
-from ledger.cli.ingest.batches import LINE_BYTES_MAX, Batch, read_batches
-from ledger.cli.ingest.lines import InvalidLine
+from ledger.cli.ingest.batches import LINE_BYTES_MAX, read_batches
+from ledger.cli.ingest.fields import InvalidLine
+from ledger.cli.ingest.lines import parse_event_line
+from ledger.cli.ingest.sender import EventBatch
 from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
@@ -23,19 +25,15 @@ def line_of(event_id: str, event_type: str = "charge_succeeded", **metadata: str
     return json.dumps(fields).encode() + b"\n"
 
 
-def batches_of(*lines: bytes, batch_size: int = 1000) -> list[Batch]:
+def batches_of(*lines: bytes, batch_size: int = 1000) -> list[EventBatch]:
     """The batches of a file of these lines."""
-    return list(
-        read_batches(
-            io.BytesIO(b"".join(lines)), batch_size=batch_size, ignore_unknown_fields=False
-        )
-    )
+    return list(read_batches(io.BytesIO(b"".join(lines)), parse_event_line, batch_size=batch_size))
 
 
 def test_batches_have_the_given_size() -> None:
     """In the order of the file, the last one shorter."""
     batches = batches_of(*(line_of(f"evt_{number}") for number in range(5)), batch_size=2)
-    assert [[event.event_id for event in batch.events] for batch in batches] == [
+    assert [[event.event_id for event in batch.messages] for batch in batches] == [
         ["evt_0", "evt_1"],
         ["evt_2", "evt_3"],
         ["evt_4"],
@@ -54,7 +52,7 @@ def test_windows_files_are_read() -> None:
     (batch,) = batches_of(
         b"\xef\xbb\xbf" + line_of("evt_1").replace(b"\n", b"\r\n"), line_of("evt_2")
     )
-    assert [event.event_id for event in batch.events] == ["evt_1", "evt_2"]
+    assert [event.event_id for event in batch.messages] == ["evt_1", "evt_2"]
 
 
 def test_bad_lines_keep_their_place() -> None:
@@ -66,14 +64,14 @@ def test_bad_lines_keep_their_place() -> None:
     assert reasons[0] == "is not UTF-8: byte 15"
     assert reasons[1].startswith("is not JSON")
     assert reasons[2] == f"is longer than {LINE_BYTES_MAX} bytes"
-    assert [event.event_id for event in batch.events] == ["evt_4"]
+    assert [event.event_id for event in batch.messages] == ["evt_4"]
 
 
 def test_batch_fits_a_message() -> None:
     """Even if the batch size allows more lines."""
     batches = batches_of(*(line_of(f"evt_{number}", note="x" * 900_000) for number in range(9)))
     sizes = [
-        ledger_pb2.BatchIngestEventsRequest(events=batch.events).ByteSize() for batch in batches
+        ledger_pb2.BatchIngestEventsRequest(events=batch.messages).ByteSize() for batch in batches
     ]
     assert max(sizes) <= MESSAGE_BYTES_MAX
     assert [len(batch.lines) for batch in batches] == [4, 4, 1]

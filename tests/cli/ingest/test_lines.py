@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ledger.cli.ingest.lines import InvalidLine, parse_event_line
+from ledger.cli.ingest.fields import InvalidLine
+from ledger.cli.ingest.lines import parse_event_line
 from ledger.cli.instants import format_instant
 from ledger.v1 import ledger_pb2
 
@@ -156,7 +157,7 @@ def test_all_violations_are_reported_at_once() -> None:
         parse_event_line(
             line_of(event_type="charge", amount=1.5, occurred_at="yesterday", metadata=[])
         )
-    assert caught.value.event_id == "evt_1"
+    assert caught.value.line_id == "evt_1"
     assert [found.field for found in caught.value.violations] == [
         "event_type",
         "amount",

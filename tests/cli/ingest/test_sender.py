@@ -21,8 +21,15 @@ from support.events import event_message
 from ledger.cli.connection import connect_plainly
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import Batch, Line
-from ledger.cli.ingest.lines import InvalidLine
-from ledger.cli.ingest.sender import ATTEMPTS_MAX, EventSender, Pace, Results, SendLimits
+from ledger.cli.ingest.fields import InvalidLine
+from ledger.cli.ingest.sender import (
+    ATTEMPTS_MAX,
+    EventBatch,
+    EventSender,
+    Pace,
+    Results,
+    SendLimits,
+)
 from ledger.v1 import ledger_pb2
 
 Request = ledger_pb2.StreamEventsRequest
@@ -62,23 +69,23 @@ def server_with(respond: Responder) -> Iterator[str]:
         server.stop(None).wait()
 
 
-def batch_of(*event_ids: str) -> Batch:
+def batch_of(*event_ids: str) -> EventBatch:
     """A batch of events with these ids."""
     return Batch.of([Line(1, event_message(event_id=event_id)) for event_id in event_ids], 0)
 
 
 def send(
     address: str,
-    batches: Iterator[Batch] | Sequence[Batch],
+    batches: Iterator[EventBatch] | Sequence[EventBatch],
     pace: Pace | None = None,
     limits: SendLimits = LIMITS,
 ) -> list[tuple[list[str], list[int]]]:
     """Sends batches; returns the ids and statuses of each, in the order of the callbacks."""
     passed_on: list[tuple[list[str], list[int]]] = []
 
-    def on_results(batch: Batch, results: Results) -> None:
+    def on_results(batch: EventBatch, results: Results) -> None:
         passed_on.append(
-            ([event.event_id for event in batch.events], [result.status for result in results])
+            ([event.event_id for event in batch.messages], [result.status for result in results])
         )
 
     with connect_plainly(address) as stub:
@@ -127,7 +134,7 @@ def test_batches_without_events_keep_their_place() -> None:
         streams += 1
         yield from map(all_created, requests)
 
-    nothing = Batch.of([Line(1, InvalidLine([]))], 0)
+    nothing = EventBatch.of([Line(1, InvalidLine([]))], 0)
     with server_with(respond) as address:
         assert [ids for ids, _ in send(address, [nothing, nothing])] == [[], []]
         assert streams == 0
@@ -360,7 +367,7 @@ def most_read_ahead(limits: SendLimits, *, batch_bytes: int, expected: int) -> i
     pulled = 0
     seen: list[int] = []
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[EventBatch]:
         nonlocal pulled
         for number in range(20):
             pulled += 1

@@ -14,9 +14,10 @@ from ledger.cli.demo.server import demo_data_dir, demo_server, demo_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.ingest.batches import read_batches
-from ledger.cli.ingest.command import IngestSummary, ResultReporter, write_error_line
+from ledger.cli.ingest.command import IngestSummary, ResultReporter
 from ledger.cli.ingest.lines import parse_event_line
 from ledger.cli.ingest.sender import EventSender
+from ledger.cli.ingest.source import write_error_line
 from ledger.cli.output import Table, print_line, print_table
 from ledger.cli.payouts.answers import settle
 from ledger.cli.payouts.run import wait_for_run
@@ -111,7 +112,7 @@ def _ingest_twice(
 def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummary:
     reporter = ResultReporter(DEMO_FILE.name, None, write_error_line)
     with DEMO_FILE.open("rb") as source:
-        batches = read_batches(source, batch_size=BATCH_EVENTS_MAX, ignore_unknown_fields=False)
+        batches = read_batches(source, parse_event_line, batch_size=BATCH_EVENTS_MAX)
         EventSender(stub, reporter.add).send_all(batches)
     return reporter.summary
 

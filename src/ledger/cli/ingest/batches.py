@@ -1,18 +1,21 @@
-"""Reads a file of events into batches that fit a message, however large the file is."""
+"""Reads a file of lines into batches that fit a message, however large the file is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from typing import BinaryIO, Generic, Self, TypeVar
 
-from ledger.cli.ingest.lines import InvalidLine, parse_event_line
+from google.protobuf.message import Message
+
+from ledger.cli.ingest.fields import InvalidLine
 from ledger.errors import FieldViolation
 from ledger.limits import MESSAGE_BYTES_MAX
-from ledger.v1 import ledger_pb2
 
-# Far more than the largest event takes, however it is escaped, and far less than a message holds.
+MessageT = TypeVar("MessageT", bound=Message)
+
+# Far more than the largest line takes, however it is escaped, and far less than a message holds.
 LINE_BYTES_MAX = 1024 * 1024
-# In a message an event takes up to five bytes more than alone, for its tag and its length.
-_EVENT_OVERHEAD_BYTES = 5
+# Inside a request a message takes up to five bytes more than alone, for its tag and its length.
+_OVERHEAD_BYTES = 5
 # Leaves room for the other bytes of the message.
 _BATCH_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 
@@ -20,48 +23,54 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the file, numbered from 1, with its event or the reason why it has none."""
+class Line(Generic[MessageT]):
+    """A line of the file, numbered from 1, with its message or the reason why it has none."""
 
     number: int
-    content: ledger_pb2.ProcessorEvent | InvalidLine
+    content: MessageT | InvalidLine
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Lines in their order, their events, and `end_bytes`, the position after the last line."""
+class Batch(Generic[MessageT]):
+    """Lines in their order, their messages, and `end_bytes`, the position after the last line."""
 
-    lines: tuple[Line, ...]
-    events: tuple[ledger_pb2.ProcessorEvent, ...]
+    lines: tuple[Line[MessageT], ...]
+    messages: tuple[MessageT, ...]
     end_bytes: int
 
     @classmethod
-    def of(cls, lines: Sequence[Line], end_bytes: int) -> Self:
+    def of(cls, lines: Sequence[Line[MessageT]], end_bytes: int) -> Self:
         """The batch of these lines."""
-        events = tuple(
-            line.content for line in lines if isinstance(line.content, ledger_pb2.ProcessorEvent)
+        messages = tuple(
+            line.content for line in lines if not isinstance(line.content, InvalidLine)
         )
-        return cls(tuple(lines), events, end_bytes)
+        return cls(tuple(lines), messages, end_bytes)
 
 
 def read_batches(
-    source: BinaryIO, *, batch_size: int, ignore_unknown_fields: bool
-) -> Iterator[Batch]:
-    """The lines of `source` except blank ones, in batches that fit a message. Raises OSError."""
-    lines: list[Line] = []
+    source: BinaryIO, parse: Callable[[str], MessageT | None], *, batch_size: int
+) -> Iterator[Batch[MessageT]]:
+    """The lines of `source` except blank ones, in batches that fit a message. Raises OSError.
+
+    `parse` turns a line into a message, or raises InvalidLine; a line of which it makes None is
+    left out.
+    """
+    lines: list[Line[MessageT]] = []
     size_bytes = 0
     end_bytes = 0
     for number, raw, next_bytes in _read_lines(source):
         if raw is not None and not raw.strip():
             continue
-        line = Line(number, _parse(raw, ignore_unknown_fields))
+        content = _parse(raw, parse)
+        if content is None:
+            continue
         line_bytes = 0
-        if isinstance(line.content, ledger_pb2.ProcessorEvent):
-            line_bytes = line.content.ByteSize() + _EVENT_OVERHEAD_BYTES
+        if not isinstance(content, InvalidLine):
+            line_bytes = content.ByteSize() + _OVERHEAD_BYTES
         if len(lines) == batch_size or (lines and size_bytes + line_bytes > _BATCH_BYTES_MAX):
             yield Batch.of(lines, end_bytes)
             lines, size_bytes = [], 0
-        lines.append(line)
+        lines.append(Line(number, content))
         size_bytes += line_bytes
         end_bytes = next_bytes
     if lines:
@@ -83,12 +92,12 @@ def _read_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
 
 
 def _parse(
-    raw: bytes | None, ignore_unknown_fields: bool
-) -> ledger_pb2.ProcessorEvent | InvalidLine:
+    raw: bytes | None, parse: Callable[[str], MessageT | None]
+) -> MessageT | InvalidLine | None:
     if raw is None:
         return InvalidLine([FieldViolation("", f"is longer than {LINE_BYTES_MAX} bytes")])
     try:
-        return parse_event_line(raw.decode("utf-8"), ignore_unknown_fields=ignore_unknown_fields)
+        return parse(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return InvalidLine([FieldViolation("", f"is not UTF-8: byte {error.start + 1}")])
     except InvalidLine as error:

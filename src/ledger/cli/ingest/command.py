@@ -1,33 +1,28 @@
 """`ledger ingest`: books the events of a file."""
 
-import os
 import re
-import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from functools import partial
 
 import click
 
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
-from ledger.cli.failures import CommandFailure, ExitStatus, printable
-from ledger.cli.ingest.batches import Batch, read_batches
-from ledger.cli.ingest.lines import InvalidLine
-from ledger.cli.ingest.sender import EventSender, Pace, Results
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.ingest.batches import read_batches
+from ledger.cli.ingest.fields import InvalidLine
+from ledger.cli.ingest.lines import parse_event_line
+from ledger.cli.ingest.sender import EventBatch, EventSender, Pace, Results
+from ledger.cli.ingest.source import LineErrors, line_errors_option, open_source, progress_bar
 from ledger.cli.output import JsonValue, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.cli.refusals import refusal_of_status
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
-ERRORS_SHOWN = 20
 # From 100 to 1000 the cost is the same; smaller requests get the first response sooner.
 BATCH_EVENTS = 250
-_EVENT_ID_LENGTH_SHOWN = 128
 
 HELP = """
 Book the events of FILE, one JSON object a line; - reads standard input.
@@ -104,19 +99,17 @@ class ResultReporter:
         self, source_name: str, shown_max: int | None, write: Callable[[str], None]
     ) -> None:
         self.summary = IngestSummary()
-        self._source_name = source_name
-        self._shown_max = shown_max
-        self._write = write
+        self._errors = LineErrors(source_name, shown_max, write)
 
-    def add(self, batch: Batch, results: Results) -> None:
+    def add(self, batch: EventBatch, results: Results) -> None:
         """Counts the results of a batch."""
         results_left = iter(results)
         for line in batch.lines:
             if isinstance(line.content, InvalidLine):
                 self.summary.invalid += 1
-                self._report(
+                self._errors.add(
                     line.number,
-                    line.content.event_id,
+                    line.content.line_id,
                     f"INVALID_ARGUMENT INVALID_LINE {line.content}",
                 )
             else:
@@ -132,7 +125,7 @@ class ResultReporter:
                 self.summary.duplicates += 1
             else:
                 self.summary.unknown += 1
-                self._report(
+                self._errors.add(
                     number,
                     event.event_id,
                     f"status {result.status} is unknown to this version of the command: update it",
@@ -147,31 +140,11 @@ class ResultReporter:
             self.summary.refused_otherwise += 1
         # The position in the request means nothing to a reader of the file.
         message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
-        self._report(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
-
-    def _report(self, number: int, event_id: str, text: str) -> None:
-        if self._shown_max is None or self.summary.reported <= self._shown_max:
-            shown_id = printable(event_id[:_EVENT_ID_LENGTH_SHOWN]) or "-"
-            self._write(f"{self._source_name}:{number}: {shown_id}: {printable(text)}")
+        self._errors.add(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
 
     def close(self) -> None:
         """Writes how many refused lines were not shown."""
-        if self._shown_max is not None and self.summary.reported > self._shown_max:
-            self._write(
-                f"{self.summary.reported - self._shown_max} more refused lines;"
-                " --errors all shows them"
-            )
-
-
-class ErrorCount(click.ParamType[int | None]):
-    """How many refused lines to show; None means all."""
-
-    name = "count"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        return None if value in (None, "all") else WholeNumber().convert(value, param, ctx)
+        self._errors.close()
 
 
 @click.command(help=HELP)
@@ -183,13 +156,7 @@ class ErrorCount(click.ParamType[int | None]):
     default=BATCH_EVENTS,
     help=f"Events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
 )
-@click.option(
-    "--errors",
-    metavar="NUMBER|all",
-    type=ErrorCount(),
-    default=ERRORS_SHOWN,
-    help=f"How many refused lines to show in full.  [default: {ERRORS_SHOWN}]",
-)
+@line_errors_option
 @click.option(
     "--ignore-unknown",
     "ignore_unknown_fields",
@@ -207,19 +174,18 @@ def ingest(
     address: str | None,
 ) -> None:
     settings = load_client_settings(address)
-    with _open_source(file) as (source, name), _progress_bar(source) as progress:
+    with open_source(file) as (source, name), progress_bar(source) as progress:
         reporter = ResultReporter(name, errors, progress.write)
         pace = Pace()
 
-        def on_results(batch: Batch, results: Results) -> None:
+        def on_results(batch: EventBatch, results: Results) -> None:
             reporter.add(batch, results)
             progress.show(batch.end_bytes, reporter.summary.booked, _pace_text(pace))
 
         try:
             with connect(settings) as stub:
-                batches = read_batches(
-                    source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields
-                )
+                parse = partial(parse_event_line, ignore_unknown_fields=ignore_unknown_fields)
+                batches = read_batches(source, parse, batch_size=batch_size)
                 EventSender(stub, on_results, pace).send_all(batches)
         except CommandFailure as failure:
             raise CommandFailure(
@@ -243,65 +209,6 @@ def ingest(
         _print_summary(name, reporter.summary, pace)
     if reporter.summary.reported:
         raise click.exceptions.Exit(ExitStatus.REFUSED)
-
-
-@contextmanager
-def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
-    """Opens the file; yields it with its name for people. Raises CommandFailure if it cannot."""
-    if file == "-":
-        if sys.stdin is None:
-            raise CommandFailure("there is no standard input to read", exit_status=ExitStatus.USAGE)
-        yield sys.stdin.buffer, "<stdin>"
-        return
-    try:
-        # Not by `with`: errors of the block are not errors of opening.
-        source = Path(file).open("rb")  # noqa: SIM115
-    except OSError as error:
-        raise CommandFailure(
-            f"cannot read {file}: {error.strerror}", exit_status=ExitStatus.USAGE
-        ) from error
-    with source:
-        yield source, file
-
-
-class _Progress(Protocol):
-    """Shows the progress of reading a file."""
-
-    def show(self, bytes_read: int, booked: int, pace: str) -> None: ...
-
-    def write(self, line: str) -> None: ...
-
-
-class _NoBar:
-    """Shows no progress, for a standard error that is no terminal."""
-
-    def show(self, bytes_read: int, booked: int, pace: str) -> None:
-        pass
-
-    def write(self, line: str) -> None:
-        write_error_line(line)
-
-
-def write_error_line(line: str) -> None:
-    """Writes a line to standard error."""
-    sys.stderr.write(f"{line}\n")
-
-
-@contextmanager
-def _progress_bar(source: BinaryIO) -> Iterator[_Progress]:
-    """Shows a bar on standard error during the block, if standard error is a terminal.
-
-    Lines are written above the bar.
-    """
-    if not sys.stderr.isatty():
-        yield _NoBar()
-        return
-    # Imported only for a terminal: rich takes longer to load than the rest of a command.
-    from ledger.cli.ingest.bar import ingest_bar
-
-    status = os.fstat(source.fileno())
-    with ingest_bar(status.st_size if stat.S_ISREG(status.st_mode) else None) as bar:
-        yield bar
 
 
 def _so_far(summary: IngestSummary) -> str:

@@ -37,6 +37,7 @@ END_TIMEOUT_SECONDS = 2.0
 # that another thread receives, does not end the wait. So no wait is longer than this.
 WAIT_SECONDS = 0.25
 
+EventBatch = Batch[ledger_pb2.ProcessorEvent]
 Results = Sequence[ledger_pb2.IngestResult]
 
 
@@ -84,7 +85,7 @@ class Pace:
 class _Sent:
     """A batch, and the results of its events; None where there is no result yet."""
 
-    batch: Batch
+    batch: EventBatch
     results: list[ledger_pb2.IngestResult | None]
     # How often some of its events were sent again because the server could not book them yet.
     retries: int = 0
@@ -104,7 +105,7 @@ class _Request:
 
     @property
     def message(self) -> ledger_pb2.StreamEventsRequest:
-        events = self.sent.batch.events
+        events = self.sent.batch.messages
         return ledger_pb2.StreamEventsRequest(events=[events[place] for place in self.places])
 
 
@@ -159,7 +160,7 @@ class EventSender:
     def __init__(
         self,
         stub: "ledger_pb2_grpc.LedgerServiceStub",
-        on_results: Callable[[Batch, Results], None],
+        on_results: Callable[[EventBatch, Results], None],
         pace: Pace | None = None,
         limits: SendLimits | None = None,
     ) -> None:
@@ -178,7 +179,7 @@ class EventSender:
         self._attempt = 1
         self._has_had_response = False
 
-    def send_all(self, batches: Iterable[Batch]) -> None:
+    def send_all(self, batches: Iterable[EventBatch]) -> None:
         """Books all batches in order, and returns when all events have results.
 
         After a broken stream, sends again what has no result; events that were booked already are
@@ -198,14 +199,14 @@ class EventSender:
         finally:
             self._end_stream()
 
-    def _has_room(self, batch: Batch) -> bool:
+    def _has_room(self, batch: EventBatch) -> bool:
         return (
             self._lines_in_flight + len(batch.lines) <= self._limits.lines_in_flight_max
             and batch.end_bytes - self._done_bytes <= self._limits.bytes_in_flight_max
         )
 
-    def _send(self, batch: Batch) -> None:
-        sent = _Sent(batch, [None] * len(batch.events))
+    def _send(self, batch: EventBatch) -> None:
+        sent = _Sent(batch, [None] * len(batch.messages))
         self._in_flight.append(sent)
         self._lines_in_flight += len(batch.lines)
         self._request(sent)
