@@ -122,6 +122,7 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 
 METAVARS = {
     "--address": "HOST:PORT",
+    "--amount": "AMOUNT",
     "--as-of": "DATE",
     "--before": "DATE",
     "--kind": "KIND",
@@ -131,6 +132,9 @@ METAVARS = {
     "--errors": "NUMBER|all",
     "--etag": "ETAG",
     "--expect": "HASH",
+    "--expires-at": "INSTANT",
+    "--expires-in": "DURATION",
+    "--fee": "AMOUNT",
     "--from": "INSTANT",
     "--maturity-days": "DAYS",
     "--metadata": "KEY=VALUE",
@@ -138,6 +142,12 @@ METAVARS = {
     "--min-amount-minor": "NUMBER",
     "--name": "TEXT",
     "--occurred-at": "INSTANT",
+    "--operation-id": "ID",
+    "--overdraft": "AMOUNT|unlimited",
+    "--payee": "ACCOUNT",
+    "--payer": "ACCOUNT",
+    "--payment": "PAYMENT",
+    "--reference": "REFERENCE",
     "--remove-metadata": "KEY",
     "--request-id": "ID",
     "--restaurant": "RESTAURANT",
@@ -221,7 +231,7 @@ async def test_url_is_no_address() -> None:
 @pytest.mark.parametrize(
     ("words", "place", "completed"),
     [
-        ("ledger pay", 1, ["payouts"]),
+        ("ledger pay", 1, ["payouts", "payments"]),
         (
             "ledger payouts ",
             2,

@@ -53,6 +53,41 @@ RESTAURANTS = Branch(
     },
     "List, show, put and update the restaurants' profiles.",
 )
+ACCOUNTS = Branch(
+    {
+        "create": Leaf("accounts.profile:create", "Open an account in one currency."),
+        "list": Leaf(
+            "accounts.profile:list_accounts", "List all accounts in the order of their ids."
+        ),
+        "show": Leaf("accounts.profile:show", "Show an account."),
+        "balance": Leaf("accounts.balance:balance", "Show what an account holds."),
+        "statement": Leaf(
+            "accounts.statement:statement", "Show what moved what an account has available."
+        ),
+        "update": Leaf("accounts.profile:update", "Change the fields given of an account."),
+        "freeze": Leaf("accounts.profile:freeze", "Decline what would pay it or take from it."),
+        "unfreeze": Leaf("accounts.profile:unfreeze", "Let a frozen account pay and be paid."),
+        "close": Leaf("accounts.profile:close", "Close an empty account for ever."),
+    },
+    "Open accounts, show what they hold and what moved it, freeze and close them.",
+)
+PAYMENTS = Branch(
+    {
+        "authorize": Leaf(
+            "payments.authorize:authorize", "Pay an account or a restaurant, or hold the amount."
+        ),
+        "capture": Leaf("payments.operations:capture", "Move what is held to the payee."),
+        "void": Leaf("payments.operations:void", "Release what is held."),
+        "refund": Leaf("payments.operations:refund", "Move what was captured back to the payer."),
+        "reverse": Leaf(
+            "payments.operations:reverse", "Undo a payment: release and refund, or neither."
+        ),
+        "show": Leaf("payments.show:show", "Show a payment with its operations and entries."),
+        "list": Leaf("payments.show:list_payments", "List the payments of a payer or a payee."),
+        "import": Leaf("payments.import_file:import_file", "Carry out the transfers of a file."),
+    },
+    "Pay from accounts, hold, capture, release and refund, show payments.",
+)
 REPORT = Branch(
     {
         "q1": Leaf("report:q1", "The balances of every restaurant in a currency."),
@@ -91,6 +126,9 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,
     "payouts": PAYOUTS,
+    "accounts": ACCOUNTS,
+    "payments": PAYMENTS,
+    "transfer": Leaf("payments.authorize:transfer", "Pay from one account to another at once."),
     "doctor": Leaf(
         "doctor:doctor", "Check whether the database is fit for a server.", needs=Needs.DATABASE
     ),
@@ -140,7 +178,7 @@ Settings are environment variables that begin with LEDGER_, or lines of a file
 .env; `ledger settings` shows the settings in force.
 
 Exit status: 0 done; 1 refused, or the books are broken; 2 a bad command line,
-setting or file; 3 no response; 130 interrupted.
+setting or file; 3 no response; 4 a payment was declined; 130 interrupted.
 """
 
 

@@ -10,6 +10,7 @@ from ledger.cli.output import JsonValue, Table, print_json, print_line, print_ta
 from ledger.cli.parameters import (
     Instant,
     address_option,
+    at_option,
     currency_argument,
     json_option,
     restaurant_argument,
@@ -29,13 +30,7 @@ amount is what the restaurant owes the platform.
 @click.command(help=HELP)
 @restaurant_argument
 @currency_argument
-@click.option(
-    "--at",
-    metavar="INSTANT",
-    type=Instant(),
-    help="A past instant, such as 2025-12-01T10:00:00Z: what was recorded before it counts."
-    "  [default: now]",
-)
+@at_option
 # The old name. It takes no dates: with --as-of of a payout run a date means the end of that day,
 # and here it would mean its beginning.
 @click.option("--as-of", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)

@@ -16,35 +16,66 @@ from ledger.v1 import ledger_pb2
 if TYPE_CHECKING:
     import grpc
 
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.v1 import account_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc
 
 
-def connect(
-    settings: ClientSettings,
-) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
+@contextmanager
+def connect(settings: ClientSettings) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
     """Yields a stub for the server of the settings, with their credentials.
 
     Raises CommandFailure if a call in the block fails, or if the credentials cannot be used.
     """
-    return _client(settings.grpc_address, credentials_of(settings))
+    with _channel_of(settings) as channel:
+        from ledger.v1 import ledger_pb2_grpc
 
-
-def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
-    """The same for a server that asks for no credentials, whatever the settings say."""
-    return _client(address, None)
+        yield ledger_pb2_grpc.LedgerServiceStub(channel)
 
 
 @contextmanager
-def _client(
-    address: str, credentials: "grpc.ChannelCredentials | None"
-) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
-    import grpc
+def connect_accounts(settings: ClientSettings) -> Iterator["account_pb2_grpc.AccountServiceStub"]:
+    """The same for accounts."""
+    with _channel_of(settings) as channel:
+        from ledger.v1 import account_pb2_grpc
 
-    from ledger.v1 import ledger_pb2_grpc
+        yield account_pb2_grpc.AccountServiceStub(channel)
+
+
+@contextmanager
+def connect_payments(settings: ClientSettings) -> Iterator["payment_pb2_grpc.PaymentServiceStub"]:
+    """The same for payments."""
+    with _channel_of(settings) as channel:
+        from ledger.v1 import payment_pb2_grpc
+
+        yield payment_pb2_grpc.PaymentServiceStub(channel)
+
+
+@contextmanager
+def connect_plainly(address: str) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+    """As `connect`, for a server that asks for no credentials, whatever the settings say."""
+    with plain_channel(address) as channel:
+        from ledger.v1 import ledger_pb2_grpc
+
+        yield ledger_pb2_grpc.LedgerServiceStub(channel)
+
+
+def plain_channel(address: str) -> AbstractContextManager["grpc.Channel"]:
+    """A channel to a server that asks for no credentials, for stubs of several services."""
+    return _channel(address, None)
+
+
+def _channel_of(settings: ClientSettings) -> AbstractContextManager["grpc.Channel"]:
+    return _channel(settings.grpc_address, credentials_of(settings))
+
+
+@contextmanager
+def _channel(
+    address: str, credentials: "grpc.ChannelCredentials | None"
+) -> Iterator["grpc.Channel"]:
+    import grpc
 
     channel = open_channel(address, credentials)
     try:
-        yield ledger_pb2_grpc.LedgerServiceStub(channel)
+        yield channel
     except KeyboardInterrupt:
         # The channel stays open: a call interrupted inside gRPC may hold the lock that closing
         # waits for, and the process ends anyway.

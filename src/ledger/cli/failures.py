@@ -16,6 +16,8 @@ class ExitStatus(IntEnum):
     USAGE = 2
     # No response, or the server is busy: the same command may be run again.
     UNREACHABLE = 3
+    # A payment or an operation on it was declined: an answer, not an error.
+    DECLINED = 4
     # By Ctrl-C: 128 and the number of SIGINT, as in shells.
     INTERRUPTED = 130
 

@@ -5,13 +5,14 @@ docs/cli.md describes the kinds of values for users.
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ledger.domain.money import INT64_MAX
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.domain.money import INT64_MAX, parse_major
 
 # Imported only when a value needs it: most calls have no such value.
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DIGITS_MAX = 19
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
 
 
 class WholeNumber(click.ParamType[int]):
@@ -132,6 +139,26 @@ class Word(click.ParamType[str]):
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete.lower())]
 
 
+class Duration(click.ParamType[timedelta]):
+    """A time in whole seconds, minutes, hours or days of 24 hours."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch("([0-9]{1,7})([smhd])", value)
+        if match is None:
+            self.fail(
+                f"must be a number with s, m, h or d, such as 30m or 7d (it is {value!r})",
+                param,
+                ctx,
+            )
+        return int(match[1]) * _UNITS[match[2]]
+
+
 class FileName(click.ParamType[Path]):
     """The name of a file, which shells complete."""
 
@@ -155,6 +182,19 @@ def date_message(day: date) -> "date_pb2.Date":
     return date_pb2.Date(year=day.year, month=day.month, day=day.day)
 
 
+def minor_units(name: str, amount: str, currency: str) -> int:
+    """The amount that the parameter `name` gives in whole units, 12.50, in minor units.
+
+    Raises CommandFailure.
+    """
+    try:
+        return parse_major(amount, currency)
+    except ValueError as error:
+        raise CommandFailure(
+            f"{name} {error} (it is {amount!r})", exit_status=ExitStatus.USAGE
+        ) from None
+
+
 def restaurant_argument(function: Decorator) -> Decorator:
     """Adds RESTAURANT."""
     return click.argument("restaurant", metavar="RESTAURANT", help="The restaurant's id.")(function)
@@ -164,6 +204,63 @@ def currency_argument(function: Decorator) -> Decorator:
     """Adds CURRENCY."""
     return click.argument(
         "currency", metavar="CURRENCY", help="ISO 4217 code in upper case, such as PEN."
+    )(function)
+
+
+def account_argument(function: Decorator) -> Decorator:
+    """Adds ACCOUNT."""
+    return click.argument("account", metavar="ACCOUNT", help="The account's id.")(function)
+
+
+def payment_argument(function: Decorator) -> Decorator:
+    """Adds PAYMENT."""
+    return click.argument("payment", metavar="PAYMENT", help="The payment's id.")(function)
+
+
+def period_options(function: Decorator) -> Decorator:
+    """Adds --from and --to, the bounds of a statement."""
+    start = click.option(
+        "--from",
+        "start",
+        metavar="INSTANT",
+        type=Instant(),
+        help="Entries recorded at or after this.  [default: from the first entry]",
+    )
+    end = click.option(
+        "--to",
+        "end",
+        metavar="INSTANT",
+        type=Instant(),
+        help="Entries recorded before this; not in the future.  [default: now]",
+    )
+    return start(end(function))
+
+
+def at_option(function: Decorator) -> Decorator:
+    """Adds --at, the instant of a balance."""
+    return click.option(
+        "--at",
+        metavar="INSTANT",
+        type=Instant(),
+        help="A past instant, such as 2025-12-01T10:00:00Z: what was recorded before it counts."
+        "  [default: now]",
+    )(function)
+
+
+def metadata_option(function: Decorator) -> Decorator:
+    """Adds --metadata."""
+    return click.option(
+        "--metadata",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="A pair to store with it; may be repeated.",
+    )(function)
+
+
+def remove_metadata_option(function: Decorator) -> Decorator:
+    """Adds --remove-metadata."""
+    return click.option(
+        "--remove-metadata", metavar="KEY", multiple=True, help="A key to remove; may be repeated."
     )(function)
 
 

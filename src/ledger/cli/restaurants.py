@@ -1,6 +1,5 @@
 """`ledger restaurants`: shows and changes the restaurants' profiles."""
 
-import json as json_text
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.instants import format_instant
+from ledger.cli.metadata import add_pairs, changed_keys, json_of_pairs, pairs_of
 from ledger.cli.output import (
     JsonValue,
     Table,
@@ -25,6 +25,8 @@ from ledger.cli.parameters import (
     address_option,
     json_lines_option,
     json_option,
+    metadata_option,
+    remove_metadata_option,
     restaurant_argument,
 )
 from ledger.v1 import ledger_pb2
@@ -71,12 +73,7 @@ def _changes(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         address_option,
         json_option,
-        click.option(
-            "--metadata",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="A pair to store with it; may be repeated.",
-        ),
+        metadata_option,
         click.option(
             "--maturity-days",
             metavar="DAYS",
@@ -110,9 +107,7 @@ def put_restaurant(
 @click.command(help=UPDATE_HELP)
 @restaurant_argument
 @_changes
-@click.option(
-    "--remove-metadata", metavar="KEY", multiple=True, help="A key to remove; may be repeated."
-)
+@remove_metadata_option
 @click.option(
     "--etag",
     metavar="ETAG",
@@ -163,7 +158,7 @@ def _change_of(
     remove_metadata: Sequence[str],
 ) -> ledger_pb2.UpdateRestaurantRequest:
     """A request that changes the fields given, and nothing else. Raises CommandFailure."""
-    pairs = _pairs_of(metadata)
+    pairs = pairs_of(metadata)
     request = ledger_pb2.UpdateRestaurantRequest(
         restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant, metadata=pairs)
     )
@@ -178,9 +173,7 @@ def _change_of(
         if maturity_days != "default":
             request.restaurant.maturity_days = _days_of(maturity_days)
         paths.append("maturity_days")
-    if both := sorted(set(remove_metadata) & pairs.keys()):
-        raise CommandFailure(f"{both[0]!r} is both set and removed", exit_status=ExitStatus.USAGE)
-    paths.extend(f"metadata.{key}" for key in sorted({*pairs, *remove_metadata}))
+    paths.extend(f"metadata.{key}" for key in changed_keys(pairs, remove_metadata))
     return request
 
 
@@ -203,19 +196,6 @@ def _update(
     _print_restaurant(response.restaurant, json=json)
 
 
-def _pairs_of(metadata: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in metadata:
-        key, equals, value = text.partition("=")
-        if not equals or not key or key in pairs:
-            raise CommandFailure(
-                f"--metadata must be KEY=VALUE, each key once (it is {text!r})",
-                exit_status=ExitStatus.USAGE,
-            )
-        pairs[key] = value
-    return pairs
-
-
 def _print_restaurant(restaurant: ledger_pb2.Restaurant, *, json: bool) -> None:
     if json:
         print_json(_json_of(restaurant))
@@ -225,10 +205,7 @@ def _print_restaurant(restaurant: ledger_pb2.Restaurant, *, json: bool) -> None:
     table.add("name", restaurant.name)
     table.add("active", _yes_or_no(restaurant))
     table.add("maturity", _maturity_of(restaurant))
-    for key in sorted(restaurant.metadata):
-        # As JSON text, which escapes what could control a terminal.
-        pair = f"{json_text.dumps(key)}: {json_text.dumps(restaurant.metadata[key])}"
-        table.add("metadata", pair)
+    add_pairs(table, restaurant.metadata)
     table.add("registered", format_instant(restaurant.created_at))
     table.add("last changed", format_instant(restaurant.updated_at))
     table.add("etag", restaurant.etag)
@@ -248,15 +225,12 @@ def _maturity_of(restaurant: ledger_pb2.Restaurant) -> str:
 
 
 def _json_of(restaurant: ledger_pb2.Restaurant) -> JsonValue:
-    metadata: dict[str, JsonValue] = {
-        key: restaurant.metadata[key] for key in sorted(restaurant.metadata)
-    }
     return {
         "restaurant_id": restaurant.restaurant_id,
         "name": restaurant.name,
         "active": restaurant.active,
         "maturity_days": restaurant.maturity_days if restaurant.HasField("maturity_days") else None,
-        "metadata": metadata,
+        "metadata": json_of_pairs(restaurant.metadata),
         "created_at": format_instant(restaurant.created_at),
         "updated_at": format_instant(restaurant.updated_at),
         "etag": restaurant.etag,

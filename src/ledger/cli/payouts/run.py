@@ -22,11 +22,11 @@ from ledger.cli.parameters import (
     currency_argument,
     date_message,
     json_option,
+    minor_units,
 )
 from ledger.cli.payouts.views import is_under_way, json_of_run, run_table
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import amount_of
-from ledger.domain.money import parse_major
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -148,12 +148,7 @@ def minimum_of(
             "give one minimum: --min-amount or --min-amount-minor", exit_status=ExitStatus.USAGE
         )
     if amount is not None:
-        try:
-            return parse_major(amount, currency)
-        except ValueError as error:
-            raise CommandFailure(
-                f"--min-amount {error} (it is {amount!r})", exit_status=ExitStatus.USAGE
-            ) from None
+        return minor_units("--min-amount", amount, currency)
     if old is None:
         return amount_minor or 0
     if not re.fullmatch("[0-9]{1,18}", old):
