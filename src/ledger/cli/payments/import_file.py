@@ -122,7 +122,7 @@ def import_file(
         try:
             with connect_payments(settings) as stub:
                 for batch in read_batches(source, TransferParser(), batch_size=batch_size):
-                    _count(summary, line_errors, batch, _carry_out(stub, batch))
+                    _count(summary, line_errors, batch, carry_out(stub, batch))
                     progress.show(batch.end_bytes, summary.decided, "")
         except CommandFailure as failure:
             raise CommandFailure(
@@ -148,7 +148,7 @@ def import_file(
         raise click.exceptions.Exit(summary.exit_status)
 
 
-def _carry_out(
+def carry_out(
     stub: "payment_pb2_grpc.PaymentServiceStub",
     batch: _TransferBatch,
     pause: Callable[[float], None] = time.sleep,
