@@ -117,7 +117,7 @@ WHERE payout_run_id = $1
 # the account "a" belongs to the run. A run that a server of an earlier revision started has no row
 # of progress: all its items are written.
 _HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
-_IS_OF_THE_RUN = f"""a.currency = r.currency
+_IS_OF_THE_RUN = f"""a.currency = r.currency AND a.restaurant_id IS NOT NULL
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
        OR {is_visible("a.opened_txid", "p.accounts_snapshot")})"""
 
@@ -437,7 +437,10 @@ PLAN = f"""
 WITH terms AS (
   SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor
 ),
-claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts WHERE currency = $1),
+claimed AS MATERIALIZED (
+  SELECT balance_account_id FROM balance_accounts
+  WHERE currency = $1 AND restaurant_id IS NOT NULL
+),
 {VERDICT}
 SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
        skip_reason, count(*) AS restaurants,
