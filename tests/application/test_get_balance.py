@@ -8,11 +8,8 @@ from typing import Literal
 import pytest
 from support.fake_time import now, run_on_fake_time
 
-from ledger.application.get_balance import (
-    LONG_READS_AT_ONCE_MAX,
-    PAST_GROUP_QUERIES_MAX,
-    GetBalance,
-)
+from ledger.application.get_balance import GetBalance
+from ledger.application.grouped_balances import LONG_READS_AT_ONCE_MAX, PAST_GROUP_QUERIES_MAX
 from ledger.application.ports.balances import BalanceQuery, TailLength
 from ledger.domain.balances import Balance, BalanceAccount
 from ledger.errors import DatabaseTimeout, LedgerError, RestaurantNotFound, ShuttingDown

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 from uuid import UUID
 
+from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.unit_of_work import Restaurants
@@ -27,6 +28,7 @@ class FakeUnitOfWork:
     """
 
     restaurants: Restaurants
+    accounts: Accounts
     payments: PaymentBooks
 
     def __init__(self, ledger: "FakeEventLedger") -> None:

@@ -2,13 +2,14 @@
 
 from ledger.application.ports.pages import Page
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.domain.profiles import within
 from ledger.domain.restaurants import (
     Restaurant,
     RestaurantChange,
     RestaurantProfile,
     profile_violations,
 )
-from ledger.errors import FieldViolation, InvalidRequest, RestaurantChanged, RestaurantNotFound
+from ledger.errors import InvalidRequest, RestaurantChanged, RestaurantNotFound
 
 
 async def put_restaurant(begin: UnitOfWorkFactory, profile: RestaurantProfile) -> Restaurant:
@@ -42,12 +43,7 @@ async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) 
             if change.etag and change.etag != restaurant.etag:
                 raise RestaurantChanged(restaurant_id)
             if violations := profile_violations(changed):
-                raise InvalidRequest(
-                    [
-                        FieldViolation(f"restaurant.{found.field}", found.description)
-                        for found in violations
-                    ]
-                )
+                raise InvalidRequest(within("restaurant", violations))
             restaurant = await uow.restaurants.put(changed)
         await uow.commit()
     return restaurant

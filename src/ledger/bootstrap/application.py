@@ -7,12 +7,15 @@ from functools import partial
 
 import structlog
 
+from ledger.api.account_service import AccountService
 from ledger.api.ledger_service import LedgerService
 from ledger.api.pages import Pages
 from ledger.api.payment_service import PaymentService
 from ledger.application.call_log import CallLog
 from ledger.application.find_long_accounts import LongAccountFinder
+from ledger.application.get_account_balance import GetAccountBalance
 from ledger.application.get_balance import GetBalance
+from ledger.application.grouped_balances import LONG_READS_AT_ONCE_MAX
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
@@ -27,7 +30,9 @@ from ledger.application.take_snapshots import SnapshotWorker, past_tail_entries
 from ledger.bootstrap.database import Engines
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres.account_balances import PostgresAccountBalanceReader
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
+from ledger.infrastructure.postgres.accounts import PostgresAccountReader
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -127,11 +132,23 @@ class Application:
             on_repeated=metrics.facts_repeated,
             on_queue=metrics.queue,
         )
+        # One bound for both kinds of balances, so that their groups always have a session.
+        long_balances = asyncio.Semaphore(LONG_READS_AT_ONCE_MAX)
+        self._get_account_balance = GetAccountBalance(
+            PostgresAccountBalanceReader(
+                self._balance_connections.autocommit, self._balance_snapshot_worker
+            ),
+            PostgresAccountBalanceReader(long_reads.autocommit, self._snapshot_ladder_worker),
+            long_reads=long_balances,
+            on_group=partial(metrics.group, "balance"),
+            on_past_group=partial(metrics.group, "past_balance"),
+        )
         self._get_balance = GetBalance(
             PostgresBalanceReader(
                 self._balance_connections.autocommit, self._balance_snapshot_worker
             ),
             PostgresBalanceReader(long_reads.autocommit, self._snapshot_ladder_worker),
+            long_reads=long_balances,
             on_group=partial(metrics.group, "balance"),
             on_past_group=partial(metrics.group, "past_balance"),
         )
@@ -186,6 +203,12 @@ class Application:
             on_expired=metrics.payments_expired,
         )
         self.payments = PaymentService(pay=self._pay, payments=payments, pages=pages)
+        self.accounts = AccountService(
+            accounts=PostgresAccountReader(engine, self._fence),
+            get_account_balance=self._get_account_balance,
+            pages=pages,
+            begin=lambda: PostgresUnitOfWork(engine),
+        )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=ledger,
@@ -235,7 +258,7 @@ class Application:
             await self.call_log.close()
         await self._group_connections.close()
         await self._ingest_connections.close()
-        await self._get_balance.close()
+        await asyncio.gather(self._get_balance.close(), self._get_account_balance.close())
         await self._balance_connections.close()
         await self._fence.close()
         await self._hosts.stop()

@@ -8,7 +8,7 @@ from typing import Literal, Self, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.get_balance import GROUPS_AT_ONCE_MAX
+from ledger.application.grouped_balances import GROUPS_AT_ONCE_MAX
 from ledger.application.payments.pay import SESSIONS_MAX as PAYMENT_SESSIONS_MAX
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable
@@ -92,7 +92,8 @@ def pool_sizes(settings: Settings) -> Mapping[Pool, int]:
         "groups": settings.ingest_concurrency,
         "ingest": settings.ingest_pool_size,
         "payments": PAYMENT_SESSIONS_MAX,
-        "balances": GROUPS_AT_ONCE_MAX,
+        # Groups of balances of restaurants, and as many of balances of accounts.
+        "balances": 2 * GROUPS_AT_ONCE_MAX,
         "long_reads": settings.long_read_pool_size,
         "other": settings.database_pool_size,
         "ping": 1,

@@ -1,19 +1,17 @@
 """Accounts: holders of money beside the restaurants, each in one currency."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE, is_id, is_metadata, is_name
 from ledger.domain.money import CURRENCY_RULE, is_currency
+from ledger.domain.profiles import changed, etag_of
 from ledger.errors import FieldViolation
 
 OVERDRAFT_LIMIT_MAX_MINOR = 10**15
-ETAG_LENGTH = 32
 # The fields of an account that a change may name.
 CHANGEABLE_FIELDS = frozenset({"name", "overdraft", "state", "metadata"})
 # The fields that must be the same when the opening of an account is repeated.
@@ -32,7 +30,10 @@ class AccountState(StrEnum):
 class Overdraft(NamedTuple):
     """How far below zero an account may go, in minor units; None: without a limit."""
 
-    limit_minor: int | None = 0
+    limit_minor: int | None
+
+
+NO_OVERDRAFT = Overdraft(0)
 
 
 NO_OVERDRAFT = Overdraft()
@@ -63,14 +64,13 @@ class Account:
     def etag(self) -> str:
         """Names this state of the account; the same on every server."""
         profile = self.profile
-        state = [
+        return etag_of(
             profile.name,
             profile.overdraft.limit_minor,
             profile.state.value,
             dict(profile.metadata),
             self.updated_at.isoformat(),
-        ]
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:ETAG_LENGTH]
+        )
 
     def differing_fields(self, opening: AccountProfile) -> list[str]:
         """The fields in which `opening` is not what this account was opened with."""
@@ -101,20 +101,7 @@ class AccountChange:
 
     def applied_to(self, profile: AccountProfile) -> AccountProfile:
         """Returns `profile` with the change."""
-        values: dict[str, Any] = {name: getattr(self.profile, name) for name in self.fields}
-        if self.metadata_keys:
-            kept = {
-                key: value
-                for key, value in profile.metadata.items()
-                if key not in self.metadata_keys
-            }
-            given = {
-                key: value
-                for key, value in self.profile.metadata.items()
-                if key in self.metadata_keys
-            }
-            values["metadata"] = kept | given
-        return replace(profile, **values)
+        return changed(profile, self.profile, self.fields, self.metadata_keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,15 @@
 """Restaurants: whose money it is."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE, is_id, is_metadata, is_name
+from ledger.domain.profiles import changed, etag_of
 from ledger.errors import FieldViolation
 
 MATURITY_DAYS_MAX = 365
-ETAG_LENGTH = 32
 # The fields of a profile that a change may name.
 CHANGEABLE_FIELDS = frozenset({"name", "active", "maturity_days", "metadata"})
 
@@ -47,14 +44,13 @@ class Restaurant:
     def etag(self) -> str:
         """Names this state of the profile; the same on every server."""
         profile = self.profile
-        state = [
+        return etag_of(
             profile.name,
             profile.active,
             profile.maturity_days,
             dict(profile.metadata),
             self.updated_at.isoformat(),
-        ]
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:ETAG_LENGTH]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +69,7 @@ class RestaurantChange:
 
     def applied_to(self, profile: RestaurantProfile) -> RestaurantProfile:
         """Returns `profile` with the change."""
-        values: dict[str, Any] = {name: getattr(self.profile, name) for name in self.fields}
-        if self.metadata_keys:
-            kept = {
-                key: value
-                for key, value in profile.metadata.items()
-                if key not in self.metadata_keys
-            }
-            given = {
-                key: value
-                for key, value in self.profile.metadata.items()
-                if key in self.metadata_keys
-            }
-            values["metadata"] = kept | given
-        return replace(profile, **values)
+        return changed(profile, self.profile, self.fields, self.metadata_keys)
 
 
 def profile_violations(profile: RestaurantProfile) -> list[FieldViolation]:

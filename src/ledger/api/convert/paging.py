@@ -4,10 +4,12 @@ A list is described once, by a Listing; Paging reads a request's page size and p
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
 
 from ledger.api.convert.identifiers import parse_uuid
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
@@ -16,6 +18,8 @@ from ledger.domain.events import UNIX_EPOCH, microseconds
 from ledger.domain.fields import is_id
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.limits import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+
+Encoded = TypeVar("Encoded", bound=Message)
 
 # A page ends early rather than be larger than the 4 MiB that clients take by default.
 PAGE_BYTES_MAX = 3 * 1024 * 1024
@@ -64,6 +68,22 @@ class Paging(Generic[Place]):
         if place is None:
             return ""
         return self._tokens.encode(self._listing.described, self._listing.place_format.write(place))
+
+
+def fitting(
+    messages: Iterable[Encoded], next_place: Place | None, place_of: Callable[[Encoded], Place]
+) -> tuple[list[Encoded], Place | None]:
+    """As many messages of a page as PAGE_BYTES_MAX allows, at least one, and the place after which
+    the list goes on. Of a page that ends early, that is the place of its last message.
+    """
+    kept: list[Encoded] = []
+    size_bytes = 0
+    for message in messages:
+        size_bytes += message.ByteSize()
+        if size_bytes > PAGE_BYTES_MAX and kept:
+            return kept, place_of(kept[-1])
+        kept.append(message)
+    return kept, next_place
 
 
 def decode_page_size(page_size: int) -> int:

@@ -2,8 +2,10 @@
 
 from ledger.api.convert.identifiers import require_ids
 from ledger.api.convert.instants import encode_instant
-from ledger.api.convert.paging import ID_PLACE, PAGE_BYTES_MAX, Listing, Paging
+from ledger.api.convert.paging import ID_PLACE, Listing, Paging, fitting
+from ledger.api.convert.update_masks import decode_update_mask, update_mask_rule
 from ledger.application.ports.pages import Page
+from ledger.domain.profiles import within
 from ledger.domain.restaurants import (
     CHANGEABLE_FIELDS,
     Restaurant,
@@ -17,14 +19,9 @@ from ledger.errors import (
 )
 from ledger.v1 import ledger_pb2
 
-UPDATE_PATHS_MAX = 1000
-UPDATE_MASK_RULE = (
-    f"must have at most {UPDATE_PATHS_MAX} paths: name, active, maturity_days, and either metadata"
-    " or metadata.KEY"
-)
+UPDATE_MASK_RULE = update_mask_rule("name", "active", "maturity_days")
 # All restaurants: the list has no filters.
 RESTAURANT_LISTING = Listing(("ListRestaurants",), ID_PLACE)
-_METADATA_PREFIX = "metadata."
 
 
 def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
@@ -49,31 +46,18 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
     and that has no value is removed.
     """
     message, paths = request.restaurant, request.update_mask.paths
-    keys = frozenset(
-        path.removeprefix(_METADATA_PREFIX) for path in paths if path.startswith(_METADATA_PREFIX)
-    )
-    fields = frozenset(path for path in paths if not path.startswith(_METADATA_PREFIX))
-    metadata = dict(message.metadata)
+    mask = decode_update_mask(paths, CHANGEABLE_FIELDS)
     profile = RestaurantProfile(
         restaurant_id=message.restaurant_id,
-        name=message.name if "name" in fields else "",
+        name=message.name if "name" in mask.fields else "",
         active=message.active,
         maturity_days=message.maturity_days
-        if "maturity_days" in fields and message.HasField("maturity_days")
+        if "maturity_days" in mask.fields and message.HasField("maturity_days")
         else None,
-        metadata=metadata
-        if "metadata" in fields
-        else {key: metadata[key] for key in keys & metadata.keys()},
+        metadata=mask.metadata_of(message.metadata),
     )
-    violations = [
-        FieldViolation(f"restaurant.{found.field}", found.description)
-        for found in profile_violations(profile)
-    ]
-    if (
-        not fields <= CHANGEABLE_FIELDS
-        or ("metadata" in fields and keys)
-        or len(paths) > UPDATE_PATHS_MAX
-    ):
+    violations = within("restaurant", profile_violations(profile))
+    if not mask.is_valid:
         violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
     elif not paths and not request.allow_missing:
         violations.append(
@@ -87,7 +71,9 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
         )
     if violations:
         raise InvalidRequest(violations)
-    return RestaurantChange(profile, fields, keys, message.etag, request.allow_missing)
+    return RestaurantChange(
+        profile, mask.fields, mask.metadata_keys, message.etag, request.allow_missing
+    )
 
 
 def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
@@ -114,15 +100,9 @@ def encode_restaurant_page(
     paging: Paging[str], page: Page[Restaurant, str]
 ) -> ledger_pb2.ListRestaurantsResponse:
     """As many restaurants of the page as PAGE_BYTES_MAX allows, and at least one."""
-    response = ledger_pb2.ListRestaurantsResponse()
-    next_place = page.next_place
-    size_bytes = 0
-    for restaurant in page.items:
-        message = encode_restaurant(restaurant)
-        size_bytes += message.ByteSize()
-        if size_bytes > PAGE_BYTES_MAX and response.restaurants:
-            next_place = response.restaurants[-1].restaurant_id
-            break
-        response.restaurants.append(message)
-    response.next_page_token = paging.next_page_token(next_place)
-    return response
+    restaurants, next_place = fitting(
+        map(encode_restaurant, page.items), page.next_place, lambda message: message.restaurant_id
+    )
+    return ledger_pb2.ListRestaurantsResponse(
+        restaurants=restaurants, next_page_token=paging.next_page_token(next_place)
+    )

@@ -4,25 +4,52 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from ledger.domain.balances import Balance, BalanceAccount
+from ledger.domain.balances import BalanceAccount
+
+
+class AsksForBalance(Protocol):
+    """A query for a balance: now if `as_of` is None, or at that instant."""
+
+    @property
+    def as_of(self) -> datetime | None: ...
+
+
+class HasInstant(Protocol):
+    """A balance, and the instant at which it was that."""
+
+    @property
+    def as_of(self) -> datetime: ...
+
+
+Asked = TypeVar("Asked", bound=AsksForBalance, contravariant=True)
+# Not covariant: it is in a list.
+Found = TypeVar("Found", bound=HasInstant)
 
 
 @dataclass(frozen=True, slots=True)
 class BalanceQuery:
-    """Which balance: now if `as_of` is None, or at that instant."""
+    """Which balance of a restaurant."""
 
     account: BalanceAccount
     as_of: datetime | None
 
 
-class BalanceReader(Protocol):
-    """Reads balances, any number in one query."""
+@dataclass(frozen=True, slots=True)
+class AccountBalanceQuery:
+    """Which balance of an account."""
 
-    async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
-        """The balances, in the order of the queries: None for an unknown restaurant, zeros for an
-        unknown balance account.
+    account_id: str
+    as_of: datetime | None
+
+
+class BalanceReader(Protocol[Asked, Found]):
+    """Reads balances of restaurants or of accounts, any number in one query."""
+
+    async def read(self, queries: Sequence[Asked]) -> list[Found | None]:
+        """The balances, in the order of the queries: None for an unknown restaurant or account,
+        zeros for an unknown balance account of a restaurant.
 
         All are of one moment. If an `as_of` is not past by the database's clock, the balance is the
         present one, and its `as_of` is the instant of reading. All or none: raises
@@ -37,12 +64,12 @@ class TailLength(Enum):
     LONG = "more than a group of balance queries may read for one of them"
 
 
-class PastBalanceReader(BalanceReader, Protocol):
+class PastBalanceReader(BalanceReader[Asked, Found], Protocol[Asked, Found]):
     """Reads balances as of past instants."""
 
     async def read_short(
-        self, queries: Sequence[BalanceQuery]
-    ) -> list[Balance | Literal[TailLength.LONG] | None]:
+        self, queries: Sequence[Asked]
+    ) -> list[Found | Literal[TailLength.LONG] | None]:
         """As `read`, but reads only a few thousand entries for each balance.
 
         `LONG` takes the place of a balance that takes more: `read` returns it.

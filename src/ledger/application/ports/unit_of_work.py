@@ -1,8 +1,9 @@
-"""One database transaction, and the restaurants in it."""
+"""One database transaction, and the restaurants and accounts in it."""
 
 from types import TracebackType
 from typing import Protocol, Self
 
+from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.payouts import PayoutSettlement
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
@@ -37,6 +38,9 @@ class UnitOfWork(Protocol):
 
     @property
     def restaurants(self) -> Restaurants: ...
+
+    @property
+    def accounts(self) -> Accounts: ...
 
     @property
     def settlement(self) -> PayoutSettlement: ...

@@ -28,7 +28,11 @@ from ledger.infrastructure.postgres.sessions.horizon import (
     next_txid,
     open_txids,
 )
-from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, report_timed_out
+from ledger.infrastructure.postgres.snapshots import (
+    NO_LONG_TAILS,
+    SELECT_ACCOUNT_OF_RESTAURANT,
+    report_timed_out,
+)
 from ledger.infrastructure.postgres.statement_marks import (
     MARK_ENTRIES,
     PAYABLE_MINOR,
@@ -259,7 +263,9 @@ class PostgresStatements:
         try:
             return await self._first_page(query, limit)
         except DatabaseTimeout:
-            await report_timed_out(self._connections, self._long_tails, query.account)
+            await report_timed_out(
+                self._connections, self._long_tails, SELECT_ACCOUNT_OF_RESTAURANT, *query.account
+            )
             raise
 
     async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:

@@ -1,14 +1,23 @@
 """Balances on PostgreSQL: one query adds a snapshot and the entries beyond it.
 
-There are two such queries. The one of present balances adds every entry at or above the horizon of
-the latest snapshot. The one of past balances starts from a snapshot that counts nothing recorded at
-the instant or later, and statement marks show it where the entries recorded before the instant end.
+There are two such queries for each kind of holder, restaurants and accounts. That of present
+balances adds every entry at or above the horizon of the latest snapshot. That of past balances
+starts from a snapshot that counts nothing recorded at the instant or later, and statement marks
+show it where the entries recorded before the instant end.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import ClassVar, Generic, Literal, TypeVar
 
-from ledger.application.ports.balances import BalanceQuery, LongTails, TailLength
+from ledger.application.ports.balances import (
+    AsksForBalance,
+    BalanceQuery,
+    HasInstant,
+    LongTails,
+    TailLength,
+)
 from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.movements import signed_minor
@@ -19,6 +28,7 @@ from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
     NO_LONG_TAILS,
+    SELECT_ACCOUNT_OF_RESTAURANT,
     available_between,
     latest_snapshot,
     matured_between,
@@ -31,6 +41,9 @@ _PAYABLE = signed_minor("restaurant_payable")
 _RESERVED = signed_minor("payout_reserved")
 _DISPUTED = signed_minor("dispute_hold")
 _ACCOUNT = "a.balance_account_id"
+
+Query = TypeVar("Query", bound=AsksForBalance)
+Found = TypeVar("Found", bound=HasInstant)
 
 # The columns of a balance. An entry has matured when its available_at has passed; without
 # available_at it is available from the beginning.
@@ -125,39 +138,72 @@ _PAST_MATURED = f"""(
     LIMIT $4::bigint + 1
   ) AS e"""
 
-# The entries that the snapshot does not count, in two ranges.
-#
-# Those from the mark "above" up to the newest mark were recorded at the instant or later, so they
-# are not read. The others below the newest mark are read if they are no more than $4.
-#
-# Of the entries beyond the newest mark nothing is known. They are all read, but at most one more
-# than $4, and counted. Those recorded at the instant or later add nothing.
-_PAST_TAIL = f"""
-    SELECT false AS is_beyond, e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
-           {_RESERVED} AS reserved_minor, {_DISPUTED} AS disputed_minor
+
+def past_tail(columns: Mapping[str, str], entries_max: str) -> str:
+    """SQL: the entries that the snapshot "s" does not count, with `columns` of each by name.
+
+    Those from the mark "above" up to the newest mark were recorded at the instant or later, so they
+    are not read. The others below the newest mark are read if they are no more than `entries_max`.
+
+    Of the entries beyond the newest mark nothing is known. They are all read, but at most one more
+    than `entries_max`, and counted. The columns of those recorded at the instant or later are NULL.
+    """
+    named = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
+    if_before = ", ".join(
+        f"CASE WHEN e.recorded_at < instant.recorded_before THEN {sql} END"
+        for sql in columns.values()
+    )
+    return f"""
+    SELECT false AS is_beyond, {named}
     FROM ledger_entries AS e
     WHERE {tail(_ACCOUNT)} AND e.recorded_txid < COALESCE(above.horizon, newest.horizon)
-      AND e.recorded_at < instant.recorded_before AND marked.entries_count <= $4
+      AND e.recorded_at < instant.recorded_before AND marked.entries_count <= {entries_max}
     UNION ALL (
-      SELECT true, e.available_at,
-             CASE WHEN e.recorded_at < instant.recorded_before THEN e.occurred_at END,
-             CASE WHEN e.recorded_at < instant.recorded_before THEN {_PAYABLE} END,
-             CASE WHEN e.recorded_at < instant.recorded_before THEN {_RESERVED} END,
-             CASE WHEN e.recorded_at < instant.recorded_before THEN {_DISPUTED} END
+      SELECT true, {if_before}
       FROM ledger_entries AS e
       WHERE e.balance_account_id = {_ACCOUNT}
         AND e.recorded_txid >= GREATEST(s.horizon, newest.horizon, {FIRST_HORIZON})
-      LIMIT $4 + 1
+      LIMIT {entries_max} + 1
     )
   """
 
-# As SELECT_BALANCES, each balance as of an instant ($3, parallel to $1 and $2). It counts what was
-# recorded before the instant and had matured by it. An instant in the future, or NULL, counts as
-# now.
-#
-# A balance is wrong, and is_cut is true, if it takes more than about $4 entries.
+
+# SQL, for FROM: the instant "q.as_of" of a query. One in the future, or NULL, counts as now.
 #
 # OFFSET 0 keeps the instants from being calculated again for each entry.
+PAST_INSTANT = """(
+  SELECT LEAST(q.as_of, moment.now_at) AS as_of, (q.as_of < moment.now_at) IS TRUE AS is_past,
+         CASE WHEN q.as_of < moment.now_at THEN q.as_of ELSE 'infinity' END AS recorded_before
+  OFFSET 0
+)"""
+
+# SQL, for FROM: where the entries of a balance at "instant" begin and end. "marked" has how many
+# there are between the snapshot and the mark at which they end.
+PAST_REACH = f"""{newest_mark(_ACCOUNT)} AS newest ON true
+LEFT JOIN LATERAL {first_mark_from(_ACCOUNT, "instant.recorded_before + newest.late_by_max")}
+  AS above ON true
+LEFT JOIN LATERAL {latest_snapshot(_ACCOUNT, recorded_before="instant.recorded_before")}
+  AS s ON true
+CROSS JOIN LATERAL (
+  SELECT GREATEST(COALESCE(above.entries_count, newest.entries_count, 0)
+           - COALESCE(s.entries_count, 0), 0) AS entries_count
+) AS marked"""
+
+_PAST_TAIL = past_tail(
+    {
+        "available_at": "e.available_at",
+        "occurred_at": "e.occurred_at",
+        "payable_minor": _PAYABLE,
+        "reserved_minor": _RESERVED,
+        "disputed_minor": _DISPUTED,
+    },
+    "$4",
+)
+
+# As SELECT_BALANCES, each balance as of an instant ($3, parallel to $1 and $2). It counts what was
+# recorded before the instant and had matured by it.
+#
+# A balance is wrong, and is_cut is true, if it takes more than about $4 entries.
 SELECT_PAST_BALANCES = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
@@ -168,21 +214,9 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[])
   WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
 CROSS JOIN moment
 JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
-CROSS JOIN LATERAL (
-  SELECT LEAST(q.as_of, moment.now_at) AS as_of, (q.as_of < moment.now_at) IS TRUE AS is_past,
-         CASE WHEN q.as_of < moment.now_at THEN q.as_of ELSE 'infinity' END AS recorded_before
-  OFFSET 0
-) AS instant
+CROSS JOIN LATERAL {PAST_INSTANT} AS instant
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
-LEFT JOIN LATERAL {newest_mark(_ACCOUNT)} AS newest ON true
-LEFT JOIN LATERAL {first_mark_from(_ACCOUNT, "instant.recorded_before + newest.late_by_max")}
-  AS above ON true
-LEFT JOIN LATERAL {latest_snapshot(_ACCOUNT, recorded_before="instant.recorded_before")}
-  AS s ON true
-CROSS JOIN LATERAL (
-  SELECT GREATEST(COALESCE(above.entries_count, newest.entries_count, 0)
-           - COALESCE(s.entries_count, 0), 0) AS entries_count
-) AS marked
+LEFT JOIN LATERAL {PAST_REACH}
 CROSS JOIN LATERAL {_SETTLED} AS settled
 CROSS JOIN LATERAL {_matured_since("instant.as_of", _PAST_MATURED)} AS since
 CROSS JOIN LATERAL {
@@ -194,8 +228,15 @@ CROSS JOIN LATERAL {
 SHORT_READ_ENTRIES_MAX = 5_000
 
 
-class PostgresBalanceReader:
-    """Implements `ledger.application.ports.balances.PastBalanceReader`."""
+class GroupReader(ABC, Generic[Query, Found]):
+    """Reads balances of one kind of holder, as `ledger.application.ports.balances` describes."""
+
+    # The statement of present balances, and that of past ones, which also takes the instants and
+    # how many entries to read of each.
+    present: ClassVar[str]
+    past: ClassVar[str]
+    # Looks a balance account up by the keys of one query.
+    account: ClassVar[str]
 
     def __init__(
         self,
@@ -208,65 +249,83 @@ class PostgresBalanceReader:
         self._long_tails = long_tails
         self._short_read_entries_max = short_read_entries_max
 
-    async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
+    @abstractmethod
+    def _keys(self, query: Query) -> tuple[str, ...]:
+        """What names the balance account of a query."""
+
+    @abstractmethod
+    def _found(self, query: Query, row: Row, as_of: datetime) -> Found:
+        """The balance in a row."""
+
+    async def read(self, queries: Sequence[Query]) -> list[Found | None]:
         if any(query.as_of for query in queries):
             rows = await self._past_rows(queries, ENTRIES_MAX)
         else:
-            rows = await self._rows(queries, SELECT_BALANCES, *_accounts(queries))
-        balances: list[Balance | None] = [None] * len(queries)
+            rows = await self._rows(queries, self.present)
+        balances: list[Found | None] = [None] * len(queries)
         for row in rows:
             place = row["place"] - 1
-            balances[place] = _balance(queries[place], row)
+            balances[place] = self._balance(queries[place], row)
         return balances
 
     async def read_short(
-        self, queries: Sequence[BalanceQuery]
-    ) -> list[Balance | Literal[TailLength.LONG] | None]:
+        self, queries: Sequence[Query]
+    ) -> list[Found | Literal[TailLength.LONG] | None]:
         rows = await self._past_rows(queries, self._short_read_entries_max)
-        balances: list[Balance | Literal[TailLength.LONG] | None] = [None] * len(queries)
+        balances: list[Found | Literal[TailLength.LONG] | None] = [None] * len(queries)
         for row in rows:
             place = row["place"] - 1
-            balances[place] = TailLength.LONG if row["is_cut"] else _balance(queries[place], row)
+            balances[place] = (
+                TailLength.LONG if row["is_cut"] else self._balance(queries[place], row)
+            )
         return balances
 
-    async def _past_rows(self, queries: Sequence[BalanceQuery], entries_max: int) -> list[Row]:
+    async def _past_rows(self, queries: Sequence[Query], entries_max: int) -> list[Row]:
         instants = [query.as_of for query in queries]
-        return await self._rows(
-            queries, SELECT_PAST_BALANCES, *_accounts(queries), instants, entries_max
-        )
+        return await self._rows(queries, self.past, instants, entries_max)
 
     async def _rows(
-        self, queries: Sequence[BalanceQuery], statement: str, *arguments: object
+        self, queries: Sequence[Query], statement: str, *arguments: object
     ) -> list[Row]:
+        # Parallel arrays: one for each part of a key.
+        keys = [list(part) for part in zip(*map(self._keys, queries), strict=True)]
         try:
             with refusals():
                 async with self._autocommit() as connection:
-                    rows = await connection.fetch(statement, *arguments)
+                    rows = await connection.fetch(statement, *keys, *arguments)
         except DatabaseTimeout:
             if len(queries) == 1:
-                await report_timed_out(self._autocommit, self._long_tails, queries[0].account)
+                await report_timed_out(
+                    self._autocommit, self._long_tails, self.account, *self._keys(queries[0])
+                )
             raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         return rows
 
-
-def _accounts(queries: Sequence[BalanceQuery]) -> tuple[list[str], list[str]]:
-    """The restaurants and the currencies of balance queries."""
-    return (
-        [query.account.holder_id for query in queries],
-        [query.account.currency for query in queries],
-    )
-
-
-def _balance(query: BalanceQuery, row: Row) -> Balance:
-    return Balance(
-        account=query.account,
-        available_minor=int(row["available_minor"]),
-        pending_minor=int(row["pending_minor"]),
-        reserved_minor=int(row["reserved_minor"]),
-        disputed_minor=int(row["disputed_minor"]),
-        last_event_at=row["last_event_at"],
+    def _balance(self, query: Query, row: Row) -> Found:
         # Not the instant that the row returns: the driver reads the first instant of the year 1
         # back as minus infinity.
-        as_of=query.as_of if query.as_of is not None and row["is_past"] else row["read_at"],
-    )
+        as_of = query.as_of if query.as_of is not None and row["is_past"] else row["read_at"]
+        return self._found(query, row, as_of)
+
+
+class PostgresBalanceReader(GroupReader[BalanceQuery, Balance]):
+    """Implements `ledger.application.ports.balances.PastBalanceReader` for restaurants."""
+
+    present = SELECT_BALANCES
+    past = SELECT_PAST_BALANCES
+    account = SELECT_ACCOUNT_OF_RESTAURANT
+
+    def _keys(self, query: BalanceQuery) -> tuple[str, ...]:
+        return query.account
+
+    def _found(self, query: BalanceQuery, row: Row, as_of: datetime) -> Balance:
+        return Balance(
+            account=query.account,
+            available_minor=int(row["available_minor"]),
+            pending_minor=int(row["pending_minor"]),
+            reserved_minor=int(row["reserved_minor"]),
+            disputed_minor=int(row["disputed_minor"]),
+            last_event_at=row["last_event_at"],
+            as_of=as_of,
+        )

@@ -20,7 +20,6 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.balances import LongTails
-from ledger.domain.balances import BalanceAccount
 from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.sessions.clock import CATCH_UP_CLOCK
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, allow_seconds, autocommit
@@ -230,22 +229,24 @@ async def begin_stay_if_moved(engine: AsyncEngine) -> None:
         )
 
 
-SELECT_ACCOUNT = (
+SELECT_ACCOUNT_OF_RESTAURANT = (
     "SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2"
 )
 
 
 async def report_timed_out(
-    connections: Autocommit, long_tails: LongTails, account: BalanceAccount
+    connections: Autocommit, long_tails: LongTails, statement: str, *keys: object
 ) -> None:
     """Reports an account whose read timed out as one with a long tail, so that a snapshot is taken.
+
+    `statement` looks the account up by `keys`.
 
     A snapshot has more time than a read. Without this report every read would time out before the
     end of the tail, and none would report how long the tail is.
     """
     with suppress(LedgerError):
         async with connections() as connection:
-            balance_account_id = await connection.fetchval(SELECT_ACCOUNT, *account)
+            balance_account_id = await connection.fetchval(statement, *keys)
         long_tails.report([(balance_account_id, ENTRIES_MAX)])
 
 

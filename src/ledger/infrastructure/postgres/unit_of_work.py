@@ -9,6 +9,7 @@ from typing import Self
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.infrastructure.postgres.accounts import PostgresAccounts
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
@@ -39,6 +40,10 @@ class PostgresUnitOfWork:
     @property
     def restaurants(self) -> PostgresRestaurants:
         return PostgresRestaurants(self._in_transaction())
+
+    @property
+    def accounts(self) -> PostgresAccounts:
+        return PostgresAccounts(self._in_transaction())
 
     @property
     def settlement(self) -> PostgresPayoutSettlement:
