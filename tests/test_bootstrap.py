@@ -20,7 +20,7 @@ from ledger.settings import Settings
 
 @pytest.mark.parametrize(
     ("workers", "pool_size", "connections"),
-    [(1, 10, 200), (8, 10, 322), (16, 20, 754), (64, 200, 14386)],
+    [(1, 10, 200), (8, 10, 346), (16, 20, 802), (64, 200, 14578)],
 )
 def test_embedded_database_has_room_for_all_workers(
     workers: int, pool_size: int, connections: int

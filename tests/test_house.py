@@ -90,6 +90,11 @@ THEME_FOLDERS = ("bench", "contract", "e2e", "faults", "supply_chain")
 
 # Tests that go by a theme, each with the sources that it tests: files, or folders.
 THEMES = {
+    "api/test_accounts.py": [
+        "application/accounts.py",
+        "domain/accounts.py",
+        "infrastructure/postgres/accounts.py",
+    ],
     "api/test_backpressure.py": ["application/ingest", "application/grouping.py"],
     "api/test_call_log.py": [
         "api/access/call_records.py",

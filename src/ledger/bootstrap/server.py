@@ -110,6 +110,7 @@ async def assemble(
     shares = _memory_shares(settings)
     server = Server(
         application.service,
+        accounts=application.accounts,
         payments=application.payments,
         address=settings.grpc_address,
         health_address=settings.health_address,

@@ -9,12 +9,12 @@ from support.violations import violations_of
 
 from ledger.api.convert.restaurants import (
     UPDATE_MASK_RULE,
-    UPDATE_PATHS_MAX,
     decode_profile,
     decode_restaurant_change,
     decode_restaurant_id,
     encode_restaurant,
 )
+from ledger.api.convert.update_masks import UPDATE_PATHS_MAX
 from ledger.domain.events import UNIX_EPOCH
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE
 from ledger.domain.restaurants import Restaurant, RestaurantChange, RestaurantProfile

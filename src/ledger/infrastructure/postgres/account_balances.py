@@ -4,6 +4,7 @@ What is available is the sum on account_funds, what is held that on account_held
 account matures.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from ledger.application.ports.balances import AccountBalanceQuery
@@ -97,8 +98,8 @@ class PostgresAccountBalanceReader(GroupReader[AccountBalanceQuery, AccountBalan
     past = SELECT_PAST_ACCOUNT_BALANCES
     account = SELECT_ACCOUNT
 
-    def _keys(self, query: AccountBalanceQuery) -> tuple[str, ...]:
-        return (query.account_id,)
+    def _keys(self, queries: Sequence[AccountBalanceQuery]) -> tuple[list[str], ...]:
+        return ([query.account_id for query in queries],)
 
     def _found(self, query: AccountBalanceQuery, row: Row, as_of: datetime) -> AccountBalance:
         return AccountBalance(

@@ -250,8 +250,8 @@ class GroupReader(ABC, Generic[Query, Found]):
         self._short_read_entries_max = short_read_entries_max
 
     @abstractmethod
-    def _keys(self, query: Query) -> tuple[str, ...]:
-        """What names the balance account of a query."""
+    def _keys(self, queries: Sequence[Query]) -> tuple[list[str], ...]:
+        """What names the balance accounts of queries, as parallel lists."""
 
     @abstractmethod
     def _found(self, query: Query, row: Row, as_of: datetime) -> Found:
@@ -287,17 +287,15 @@ class GroupReader(ABC, Generic[Query, Found]):
     async def _rows(
         self, queries: Sequence[Query], statement: str, *arguments: object
     ) -> list[Row]:
-        # Parallel arrays: one for each part of a key.
-        keys = [list(part) for part in zip(*map(self._keys, queries), strict=True)]
+        keys = self._keys(queries)
         try:
             with refusals():
                 async with self._autocommit() as connection:
                     rows = await connection.fetch(statement, *keys, *arguments)
         except DatabaseTimeout:
             if len(queries) == 1:
-                await report_timed_out(
-                    self._autocommit, self._long_tails, self.account, *self._keys(queries[0])
-                )
+                only = [key for (key,) in keys]
+                await report_timed_out(self._autocommit, self._long_tails, self.account, *only)
             raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         return rows
@@ -316,8 +314,11 @@ class PostgresBalanceReader(GroupReader[BalanceQuery, Balance]):
     past = SELECT_PAST_BALANCES
     account = SELECT_ACCOUNT_OF_RESTAURANT
 
-    def _keys(self, query: BalanceQuery) -> tuple[str, ...]:
-        return query.account
+    def _keys(self, queries: Sequence[BalanceQuery]) -> tuple[list[str], ...]:
+        return (
+            [query.account.holder_id for query in queries],
+            [query.account.currency for query in queries],
+        )
 
     def _found(self, query: BalanceQuery, row: Row, as_of: datetime) -> Balance:
         return Balance(
