@@ -30,10 +30,7 @@ class AccountState(StrEnum):
 class Overdraft(NamedTuple):
     """How far below zero an account may go, in minor units; None: without a limit."""
 
-    limit_minor: int | None
-
-
-NO_OVERDRAFT = Overdraft(0)
+    limit_minor: int | None = 0
 
 
 NO_OVERDRAFT = Overdraft()
