@@ -23,13 +23,19 @@ from support.events import event_message
 from support.running import RunningLedger
 
 from ledger.cli.connection import connect_plainly
-from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import account_pb2, error_reason_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
+MODULES = (ledger_pb2, account_pb2, payment_pb2, error_reason_pb2)
 SERVICE = "ledger.v1.LedgerService"
 TIMESTAMP, DATE, STATUS = "google.protobuf.Timestamp", "google.type.Date", "google.rpc.Status"
 
+ORDER_FIELDS = (
+    "payment_id:string payer_account_id:string payee_account_id:string "
+    "payee_restaurant_id:string amount_minor:int64 currency:string capture:CaptureMode "
+    f"fee_minor:int64 expires_at:{TIMESTAMP} reference:string metadata:map<string,string>"
+)
 # The names that callers rely on, with their types. `*` stands for repeated; the type of a message
 # or an enum is its name.
 PROMISED_FIELDS = {
@@ -90,6 +96,85 @@ PROMISED_FIELDS = {
         "restaurant_id:string name:string active:bool maturity_days:int32 "
         f"metadata:map<string,string> created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
     ),
+    "LedgerEntry": (
+        "transaction_id:string position:int32 type:EntryType debit_account:LedgerAccount "
+        "credit_account:LedgerAccount amount_minor:int64 restaurant_id:string currency:string "
+        f"available_at:{TIMESTAMP} occurred_at:{TIMESTAMP} recorded_at:{TIMESTAMP} "
+        "event_id:string payout_id:string account_id:string payment_id:string"
+    ),
+    "Account": (
+        "account_id:string currency:string name:string overdraft:Overdraft state:AccountState "
+        f"metadata:map<string,string> created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
+    ),
+    "Overdraft": "limit_minor:int64 unlimited:bool",
+    "CreateAccountRequest": (
+        "account_id:string currency:string name:string overdraft:Overdraft "
+        "metadata:map<string,string>"
+    ),
+    "CreateAccountResponse": "status:CreateAccountStatus account:Account",
+    "UpdateAccountRequest": "account:Account update_mask:google.protobuf.FieldMask",
+    "UpdateAccountResponse": "account:Account",
+    "GetAccountRequest": "account_id:string",
+    "GetAccountResponse": "account:Account",
+    "ListAccountsRequest": "page_size:int32 page_token:string",
+    "ListAccountsResponse": "accounts:*Account next_page_token:string",
+    "GetAccountBalanceRequest": f"account_id:string as_of:{TIMESTAMP}",
+    "GetAccountBalanceResponse": (
+        "account_id:string currency:string available_minor:int64 held_minor:int64 "
+        f"posted_minor:int64 as_of:{TIMESTAMP}"
+    ),
+    "ListAccountEntriesRequest": (
+        f"account_id:string start_at:{TIMESTAMP} end_at:{TIMESTAMP} entry_types:*EntryType "
+        "payment_id:string page_size:int32 page_token:string"
+    ),
+    "ListAccountEntriesResponse": (
+        "entries:*AccountEntry opening_balance_minor:int64 closing_balance_minor:int64 "
+        "next_page_token:string"
+    ),
+    "AccountEntry": "entry:LedgerEntry balance_minor:int64",
+    "AuthorizePaymentRequest": ORDER_FIELDS,
+    "PaymentOrder": f"{ORDER_FIELDS} linked:bool",
+    "Transfer": (
+        "payment_id:string payer_account_id:string payee_account_id:string "
+        "payee_restaurant_id:string amount_minor:int64 currency:string fee_minor:int64 "
+        "reference:string metadata:map<string,string> linked:bool"
+    ),
+    "AuthorizePaymentResponse": "status:PaymentStatus payment:Payment",
+    "BatchAuthorizePaymentsRequest": "payments:*PaymentOrder",
+    "BatchAuthorizePaymentsResponse": "results:*PaymentResult",
+    "BatchTransfersRequest": "transfers:*Transfer",
+    "BatchTransfersResponse": "results:*PaymentResult",
+    "PaymentResult": (
+        f"status:PaymentStatus decline_reason:DeclineReason transaction_id:string error:{STATUS}"
+    ),
+    "Payment": (
+        f"{ORDER_FIELDS} state:PaymentState decline_reason:DeclineReason captured_minor:int64 "
+        f"refunded_minor:int64 held_minor:int64 transaction_id:string created_at:{TIMESTAMP}"
+    ),
+    "PaymentOperation": (
+        "operation_id:string kind:OperationKind amount_minor:int64 released_minor:int64 "
+        "is_final:bool decline_reason:DeclineReason transaction_id:string state:PaymentState "
+        f"captured_minor:int64 refunded_minor:int64 created_at:{TIMESTAMP}"
+    ),
+    "CapturePaymentRequest": (
+        "operation_id:string payment_id:string amount_minor:int64 is_final:bool"
+    ),
+    "VoidPaymentRequest": "operation_id:string payment_id:string",
+    "RefundPaymentRequest": "operation_id:string payment_id:string amount_minor:int64",
+    "ReversePaymentRequest": "operation_id:string payment_id:string",
+    **{
+        f"{operation}PaymentResponse": (
+            "status:OperationStatus operation:PaymentOperation payment:Payment"
+        )
+        for operation in ("Capture", "Void", "Refund", "Reverse")
+    },
+    "GetPaymentRequest": "payment_id:string",
+    "GetPaymentResponse": "payment:Payment operations:*PaymentOperation entries:*LedgerEntry",
+    "ListPaymentsRequest": (
+        "payer_account_id:string payee_account_id:string payee_restaurant_id:string "
+        "state:PaymentState page_size:int32 page_token:string"
+    ),
+    "ListPaymentsResponse": "payments:*Payment next_page_token:string",
 }
 PROMISED_VALUES = {
     "EventType": (
@@ -99,8 +184,21 @@ PROMISED_VALUES = {
     "IngestStatus": "CREATED DUPLICATE",
     "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",
     "PayoutState": "CREATED PAID FAILED RETURNED",
+    "AccountState": "OPEN FROZEN CLOSED",
+    "CreateAccountStatus": "CREATED DUPLICATE",
+    "CaptureMode": "IMMEDIATE MANUAL",
+    "PaymentStatus": "AUTHORIZED CAPTURED DECLINED DUPLICATE",
+    "OperationStatus": "APPLIED DECLINED DUPLICATE",
+    "PaymentState": "AUTHORIZED PARTIALLY_CAPTURED CAPTURED VOIDED EXPIRED DECLINED",
+    "OperationKind": "CAPTURE VOID REFUND REVERSE EXPIRE",
+    "DeclineReason": (
+        "INSUFFICIENT_FUNDS ACCOUNT_FROZEN ACCOUNT_CLOSED CURRENCY_MISMATCH "
+        "PAYMENT_NOT_CAPTURABLE AMOUNT_EXCEEDS_AUTHORIZED PAYMENT_NOT_VOIDABLE "
+        "PAYMENT_NOT_REFUNDABLE AMOUNT_EXCEEDS_CAPTURED PAYMENT_NOT_REVERSIBLE EXPIRED "
+        "LINKED_PAYMENT_DECLINED"
+    ),
 }
-PROMISED_METHODS = {
+PROMISED_LEDGER_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
     *(
         "RunPayouts",
@@ -112,6 +210,18 @@ PROMISED_METHODS = {
         "ListPayouts",
     ),
     *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
+}
+PROMISED_METHODS = {
+    "LedgerService": PROMISED_LEDGER_METHODS,
+    "AccountService": {
+        *("CreateAccount", "UpdateAccount", "GetAccount", "ListAccounts"),
+        *("GetAccountBalance", "ListAccountEntries"),
+    },
+    "PaymentService": {
+        *("AuthorizePayment", "BatchAuthorizePayments", "BatchTransfers"),
+        *("CapturePayment", "VoidPayment", "RefundPayment", "ReversePayment"),
+        *("GetPayment", "ListPayments"),
+    },
 }
 
 
@@ -126,8 +236,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pb2.FileDes
         f"-I{Path(next(iter(google.rpc.__path__))).parent.parent}",
         "--include_source_info",
         f"--descriptor_set_out={target}",
-        "ledger/v1/ledger.proto",
-        "ledger/v1/error_reason.proto",
+        *(module.DESCRIPTOR.name for module in MODULES),
     ]
     assert protoc.main(arguments) == 0
     return descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
@@ -161,6 +270,17 @@ def _message_elements(
         yield from _message_elements(nested, (*path, 3, place))
 
 
+def files_with_comments(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> Iterator[tuple[descriptor_pb2.FileDescriptorProto, dict[tuple[int, ...], str]]]:
+    """Every file with the comments before its elements, by their paths."""
+    for file in contract.file:
+        yield (
+            file,
+            {tuple(place.path): place.leading_comments for place in file.source_code_info.location},
+        )
+
+
 def fields_of(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> Iterator[tuple[str, FieldDescriptorProto]]:
@@ -186,15 +306,11 @@ def test_everything_in_the_contract_has_a_comment(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
     """Every message, field, enum, value, service and method is explained in a sentence."""
-    for file in contract.file:
-        comments = {
-            tuple(place.path): place.leading_comments.strip()
-            for place in file.source_code_info.location
-        }
+    for file, comments in files_with_comments(contract):
         without_comment = [
             name
             for name, path in elements(file)
-            if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, ""), re.DOTALL)
+            if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, "").strip(), re.DOTALL)
         ]
         assert without_comment == []
 
@@ -203,44 +319,39 @@ def test_comments_of_methods_name_statuses_and_the_effect_of_a_repeat(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
     """At least INVALID_ARGUMENT. A method that only reads has no effect to describe."""
-    (file,) = [file for file in contract.file if file.service]
-    comments = {
-        tuple(place.path): place.leading_comments for place in file.source_code_info.location
-    }
-    (service,) = file.service
-    for number, method in enumerate(service.method):
-        comment = comments[(6, 0, 2, number)]
-        if not method.client_streaming:
-            assert "INVALID_ARGUMENT" in comment, f"say when {method.name} returns it"
-        if not method.name.startswith(("Get", "List")):
-            assert "On repeat:" in comment, f"say what a repeat of {method.name} does"
+    for file, comments in files_with_comments(contract):
+        for place, service in enumerate(file.service):
+            for number, method in enumerate(service.method):
+                comment = comments[(6, place, 2, number)]
+                if not method.client_streaming:
+                    assert "INVALID_ARGUMENT" in comment, f"say when {method.name} returns it"
+                if not method.name.startswith(("Get", "List")):
+                    assert "On repeat:" in comment, f"say what a repeat of {method.name} does"
 
 
 def test_comments_of_amounts_name_the_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:
     """The comment of the field does, or that of its message."""
-    (file,) = [file for file in contract.file if file.service]
-    comments = {
-        tuple(place.path): place.leading_comments for place in file.source_code_info.location
-    }
-    for place, message in enumerate(file.message_type):
-        for number, field in enumerate(message.field):
-            if field.name.endswith("_minor"):
-                comment = comments[(4, place, 2, number)] + comments[(4, place)]
-                assert "minor units" in comment or "amount" in comment.lower(), (
-                    f"{message.name}.{field.name}"
-                )
+    for file, comments in files_with_comments(contract):
+        for place, message in enumerate(file.message_type):
+            for number, field in enumerate(message.field):
+                if field.name.endswith("_minor"):
+                    comment = comments[(4, place, 2, number)] + comments[(4, place)]
+                    assert "minor units" in comment or "amount" in comment.lower(), (
+                        f"{message.name}.{field.name}"
+                    )
 
 
 def test_every_method_has_its_own_request_and_response(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
     """They are named after it. So each message can grow without the others."""
-    (service,) = [service for file in contract.file for service in file.service]
-    methods = {method.name for method in service.method}
+    services = [service for file in contract.file for service in file.service]
+    methods = {service.name: {method.name for method in service.method} for service in services}
     assert methods == PROMISED_METHODS, "add a new method to PROMISED_METHODS; remove none"
-    used = [name for method in service.method for name in (method.input_type, method.output_type)]
+    all_methods = [method for service in services for method in service.method]
+    used = [name for method in all_methods for name in (method.input_type, method.output_type)]
     assert len(used) == len(set(used))
-    for method in service.method:
+    for method in all_methods:
         assert method.input_type == f".ledger.v1.{method.name}Request"
         assert method.output_type == f".ledger.v1.{method.name}Response"
         streaming = method.name == "StreamEvents"
@@ -261,7 +372,11 @@ def test_promised_fields_exist(contract: descriptor_pb2.FileDescriptorSet, messa
 def test_promised_values_exist(enum: str) -> None:
     """Callers rely on these names, which have the prefix of their enum."""
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum).upper()
-    names = ledger_pb2.DESCRIPTOR.enum_types_by_name[enum].values_by_name
+    (names,) = [
+        module.DESCRIPTOR.enum_types_by_name[enum].values_by_name
+        for module in MODULES
+        if enum in module.DESCRIPTOR.enum_types_by_name
+    ]
     assert {f"{prefix}_{name}" for name in PROMISED_VALUES[enum].split()} <= set(names)
 
 
@@ -269,23 +384,20 @@ def test_comment_of_every_enum_says_that_it_grows(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
     """A client may receive values that a later version of the server has added."""
-    for file in contract.file:
-        comments = {
-            tuple(place.path): " ".join(place.leading_comments.split())
-            for place in file.source_code_info.location
-        }
+    for file, comments in files_with_comments(contract):
         missing = [
             enum.name
             for place, enum in enumerate(file.enum_type)
-            if "This enum grows: expect values that you do not know" not in comments[(5, place)]
+            if "This enum grows: expect values that you do not know"
+            not in " ".join(comments[(5, place)].split())
         ]
         assert missing == []
 
 
 def test_every_enum_begins_with_unspecified() -> None:
     """0 is what an unset field has, and means nothing else. Every value has its enum's prefix."""
-    for file in (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR):
-        for name, enum in file.enum_types_by_name.items():
+    for module in MODULES:
+        for name, enum in module.DESCRIPTOR.enum_types_by_name.items():
             prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
             assert enum.values_by_number[0].name == f"{prefix}_UNSPECIFIED"
             assert all(value.name.startswith(f"{prefix}_") for value in enum.values)
@@ -381,10 +493,10 @@ def test_service_config_names_methods_that_exist() -> None:
     text = shipped.read_text()
     assert text == (PROTO / "ledger" / "v1" / "service_config.json").read_text()
     settings = json.loads(text)
-    service = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
     named = [name for entry in settings["methodConfig"] for name in entry["name"]]
-    assert {name["service"] for name in named} == {SERVICE}
-    assert {name["method"] for name in named if "method" in name} <= set(service.methods_by_name)
+    services = {f"ledger.v1.{name}": methods for name, methods in PROMISED_METHODS.items()}
+    assert {name["service"] for name in named} == set(services)
+    assert all(name["method"] in services[name["service"]] for name in named if "method" in name)
     assert len({json.dumps(name, sort_keys=True) for name in named}) == len(named)
     policies = [
         entry["retryPolicy"] for entry in settings["methodConfig"] if "retryPolicy" in entry

@@ -15,19 +15,24 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bad_requests import INTERNALS, UUID_TEXT
+from support.bad_requests import INTERNALS, UUID_TEXT, path_of
 from support.events import event_message
-from support.fuzzing import INTEGERS, METHODS, VALID
+from support.fuzzing import (
+    BATCH_RESPONSES,
+    INTEGERS,
+    KNOWN_ACCOUNTS,
+    KNOWN_PAYMENT,
+    METHODS,
+    VALID,
+)
+from support.health import until_serving
 from support.running import RunningLedger
-from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
-SERVICE = "ledger.v1.LedgerService"
 # Streams are fuzzed in test_fuzz_calls.py.
 UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
 
@@ -44,6 +49,8 @@ REASONS = {
     for name in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
 }
 
+NEVER = {"UNSPECIFIED", "INTERNAL", "EVENT_REJECTED", "PAYMENT_REJECTED"}
+
 EXAMPLES = int(os.environ.get("LEDGER_FUZZ_EXAMPLES", "0"))
 RULES = settings(
     max_examples=EXAMPLES or 250,
@@ -54,6 +61,16 @@ RULES = settings(
     # The server is shared by all cases on purpose.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def _known(shared_ledger: RunningLedger) -> None:
+    """What the valid requests are about."""
+    await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
+    for account in KNOWN_ACCOUNTS:
+        await shared_ledger.accounts.CreateAccount(account)
+    await shared_ledger.payments.AuthorizePayment(KNOWN_PAYMENT)
+
 
 TEXTS = st.one_of(
     st.sampled_from(
@@ -69,6 +86,7 @@ TEXTS = st.one_of(
             "evt_1",
             "res_1",
             "known",
+            "known_2",
             "a" * 128,
             "a" * 129,
             "\0",
@@ -143,7 +161,7 @@ def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes | aio.AioRpcError:
     """The response or the error of a call with raw bytes."""
     call: Any = ledger.channel.unary_unary(
-        f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
+        path_of(method), request_serializer=None, response_deserializer=None
     )
     try:
         response: bytes = await call(request, timeout=60)
@@ -162,11 +180,10 @@ async def assert_ends_as_promised(ledger: RunningLedger, method: str, request: b
         assert status is not None, "there is no ErrorInfo"
         assert_explained(status)
         return
-    if method == "BatchIngestEvents":
-        for result in ledger_pb2.BatchIngestEventsResponse.FromString(ended).results:
-            assert result.HasField("error") == (
-                result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED
-            )
+    if method in BATCH_RESPONSES:
+        for result in BATCH_RESPONSES[method].FromString(ended).results:
+            # The status UNSPECIFIED.
+            assert result.HasField("error") == (result.status == 0)
             if result.HasField("error"):
                 assert_explained(result.error)
 
@@ -177,7 +194,7 @@ def assert_explained(status: status_pb2.Status) -> None:
     """
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert status.details[0].Unpack(info)
-    assert info.reason in REASONS - {"UNSPECIFIED", "INTERNAL", "EVENT_REJECTED"}, info.reason
+    assert info.reason in REASONS - NEVER, info.reason
     if info.reason == "INVALID_REQUEST":
         assert status.details[1].Unpack(bad_request)
         assert bad_request.field_violations
@@ -188,13 +205,7 @@ async def assert_healthy(ledger: RunningLedger) -> None:
     """Asserts that the server becomes ready, and that every event has entries and every entry its
     event.
     """
-    health: Any = health_pb2_grpc.HealthStub(ledger.channel)
-
-    async def serving() -> bool:
-        response = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-    await until(serving, DEADLINE_SECONDS)
+    await until_serving(ledger)
     orphans = await ledger.query(
         "SELECT e.event_id FROM ledger_entries AS e WHERE e.event_id IS NOT NULL "
         "AND NOT EXISTS (SELECT FROM processor_events AS v WHERE v.event_id = e.event_id) "
@@ -275,7 +286,6 @@ async def test_nearly_valid_request_ends_with_a_status_of_the_contract(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
     """One or two fields of a valid request are replaced."""
-    await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     await assert_ends_as_promised(shared_ledger, *case)
 
 

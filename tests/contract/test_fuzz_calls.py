@@ -23,16 +23,31 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
-from support.bad_requests import INTERNALS
+from support.bad_requests import INTERNALS, path_of
 from support.dates import date_message
 from support.events import event_message
-from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
-from support.processes import SERVICE, server_process
+from support.fuzzing import (
+    BATCH_RESPONSES,
+    KNOWN_ACCOUNTS,
+    KNOWN_PAYMENT,
+    METHODS,
+    VALID,
+    FuzzCase,
+    fuzz_cases,
+    valid_requests,
+)
+from support.processes import server_process
 from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.limits import MESSAGE_BYTES_MAX
-from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import (
+    account_pb2_grpc,
+    error_reason_pb2,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    payment_pb2_grpc,
+)
 
 CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))
 SEED = int(
@@ -64,6 +79,21 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "UpdateRestaurant": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "GetRestaurant": {C.NOT_FOUND},
     "ListRestaurants": set(),
+    "CreateAccount": {C.ALREADY_EXISTS},
+    "UpdateAccount": {C.NOT_FOUND, C.FAILED_PRECONDITION},
+    "GetAccount": {C.NOT_FOUND},
+    "ListAccounts": set(),
+    "GetAccountBalance": {C.NOT_FOUND, C.OUT_OF_RANGE},
+    "ListAccountEntries": {C.NOT_FOUND, C.OUT_OF_RANGE},
+    "AuthorizePayment": {C.NOT_FOUND, C.ALREADY_EXISTS},
+    "BatchAuthorizePayments": set(),
+    "BatchTransfers": set(),
+    "CapturePayment": {C.NOT_FOUND, C.ALREADY_EXISTS},
+    "VoidPayment": {C.NOT_FOUND, C.ALREADY_EXISTS},
+    "RefundPayment": {C.NOT_FOUND, C.ALREADY_EXISTS},
+    "ReversePayment": {C.NOT_FOUND, C.ALREADY_EXISTS},
+    "GetPayment": {C.NOT_FOUND},
+    "ListPayments": {C.NOT_FOUND},
 }
 REASONS = {
     name.removeprefix("ERROR_REASON_")
@@ -90,13 +120,13 @@ def _error_info(detail: Any) -> error_details_pb2.ErrorInfo | None:
     return info if detail.Unpack(info) else None
 
 
-def results_of(method: str, responses: list[bytes]) -> list[ledger_pb2.IngestResult]:
-    """The results of single events."""
-    if method == "BatchIngestEvents":
+def results_of(method: str, responses: list[bytes]) -> list[Any]:
+    """The results of single events or payments."""
+    if method in BATCH_RESPONSES:
         return [
             result
             for raw in responses
-            for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results
+            for result in BATCH_RESPONSES[method].FromString(raw).results
         ]
     if method == "StreamEvents":
         streamed = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in responses]
@@ -125,7 +155,7 @@ def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
 
 async def judge(channel: aio.Channel, case: FuzzCase) -> str:
     """Makes the call, checks its outcome against the contract, and returns the outcome."""
-    path = f"/{SERVICE}/{case.method}"
+    path = path_of(case.method)
     responses: list[bytes] = []
     try:
         if case.method == "StreamEvents":
@@ -154,14 +184,19 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
         return judge_refusal(case, error)
     assert len(responses) == len(case.requests)
     for result in results_of(case.method, responses):
-        assert result.HasField("error") == (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED)
+        # The status UNSPECIFIED.
+        assert result.HasField("error") == (result.status == 0)
         if result.HasField("error"):
             reason_of(result.error)
     return "OK"
 
 
 async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]:
-    """Valid requests about a run that exists, and about its payout."""
+    """Valid requests about a run that exists, its payout, and accounts and a payment that exist."""
+    accounts = account_pb2_grpc.AccountServiceStub(channel)
+    for account in KNOWN_ACCOUNTS:
+        await accounts.CreateAccount(account)
+    await payment_pb2_grpc.PaymentServiceStub(channel).AuthorizePayment(KNOWN_PAYMENT)
     stub = ledger_pb2_grpc.LedgerServiceStub(channel)
     charge = event_message(
         restaurant_id="known", currency="USD", occurred_at=datetime.now(UTC) - timedelta(days=30)

@@ -15,14 +15,15 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from ledger.api.methods import METHODS
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 from support.events import event_message
+from support.health import SERVICE, SERVICES
 from support.page_tokens import checksummed_token
 from support.running import COUNT_EVERYTHING, RunningLedger
 from support.waiting import DEADLINE_SECONDS, until
 
-SERVICE = "ledger.v1.LedgerService"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
 OK = grpc.StatusCode.OK
@@ -121,10 +122,15 @@ def assert_nothing_internal(text: str) -> None:
     assert [word for word in INTERNALS if word in text.lower()] == [], text
 
 
+def path_of(method: str) -> str:
+    """The path of a method of any service, or of one that does not exist."""
+    return METHODS[method].path if method in METHODS else f"/{SERVICE}/{method}"
+
+
 async def send(ledger: RunningLedger, method: str, request: bytes, **options: Any) -> bytes:
     """Sends raw bytes and returns raw bytes."""
     call: Any = ledger.channel.unary_unary(
-        f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
+        path_of(method), request_serializer=None, response_deserializer=None
     )
     response: bytes = await call(request, **options)
     return response
@@ -143,9 +149,12 @@ async def assert_serving(ledger: RunningLedger) -> None:
         response = await health.Check(health_pb2.HealthCheckRequest(service=service))
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
+    async def is_ready() -> bool:
+        return all([await is_serving(service) for service in SERVICES])
+
     assert await is_serving("")
     # Ready once its database has responded in time, which may be a moment after the start.
-    await until(lambda: is_serving(SERVICE), DEADLINE_SECONDS)
+    await until(is_ready, DEADLINE_SECONDS)
 
 
 def varint(number: int) -> bytes:

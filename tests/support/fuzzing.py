@@ -11,13 +11,21 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.type import date_pb2
 
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 from support.bad_requests import AMOUNT_CAP, UUID_TEXT, field
 from support.events import event_message
 
 METHODS = {
     method.name: method.input_type
-    for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
+    for file in (ledger_pb2, account_pb2, payment_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+# The responses that have a result for each item of a batch.
+BATCH_RESPONSES: dict[str, Any] = {
+    "BatchIngestEvents": ledger_pb2.BatchIngestEventsResponse,
+    "BatchAuthorizePayments": payment_pb2.BatchAuthorizePaymentsResponse,
+    "BatchTransfers": payment_pb2.BatchTransfersResponse,
 }
 
 SECONDS = (
@@ -65,7 +73,8 @@ INTEGERS = {
 }
 ENUMS = (-(2**31), -1, *range(12), 77, 2**31 - 1)
 NASTY_TEXTS = (
-    *("", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", UUID_TEXT, UUID_TEXT.upper()),
+    *("", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", "known_2"),
+    *(UUID_TEXT, UUID_TEXT.upper()),
     *(
         "a" * 128,
         "a" * 129,
@@ -100,13 +109,100 @@ NASTY_TEXTS = (
 _EVENT = event_message(
     event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"}
 )
+# The accounts, restaurant and payment of the valid requests.
+KNOWN_ACCOUNTS = [
+    account_pb2.CreateAccountRequest(
+        account_id=account_id,
+        currency="PEN",
+        name="n",
+        overdraft=account_pb2.Overdraft(unlimited=True),
+        metadata={"a": "b"},
+    )
+    for account_id in ("known", "known_2")
+]
+KNOWN_PAYMENT = payment_pb2.AuthorizePaymentRequest(
+    payment_id="known",
+    payer_account_id="known",
+    payee_account_id="known_2",
+    amount_minor=AMOUNT_CAP,
+    currency="PEN",
+    capture=payment_pb2.CAPTURE_MODE_MANUAL,
+    reference="ref",
+    metadata={"a": "b"},
+)
+
+
+def _valid_requests_about_accounts() -> dict[str, Message]:
+    return {
+        "CreateAccount": KNOWN_ACCOUNTS[0],
+        "UpdateAccount": account_pb2.UpdateAccountRequest(
+            account=account_pb2.Account(
+                account_id="known",
+                name="n",
+                overdraft=account_pb2.Overdraft(unlimited=True),
+                state=account_pb2.ACCOUNT_STATE_OPEN,
+                metadata={"a": "b"},
+            ),
+            update_mask=field_mask_pb2.FieldMask(
+                paths=["name", "overdraft", "state", "metadata.a"]
+            ),
+        ),
+        "GetAccount": account_pb2.GetAccountRequest(account_id="known"),
+        "ListAccounts": account_pb2.ListAccountsRequest(page_size=1),
+        "GetAccountBalance": account_pb2.GetAccountBalanceRequest(
+            account_id="known", as_of=_EVENT.occurred_at
+        ),
+        "ListAccountEntries": account_pb2.ListAccountEntriesRequest(
+            account_id="known",
+            start_at=_EVENT.occurred_at,
+            entry_types=[ledger_pb2.ENTRY_TYPE_PAYMENT_HOLD, ledger_pb2.ENTRY_TYPE_TRANSFER_OUT],
+            payment_id="known",
+        ),
+    }
+
+
+def _valid_requests_about_payments() -> dict[str, Message]:
+    operation = {"operation_id": "known", "payment_id": "known"}
+    order = {
+        "payer_account_id": "known",
+        "payee_restaurant_id": "known",
+        "amount_minor": 1250,
+        "currency": "PEN",
+        "fee_minor": 1,
+        "reference": "ref",
+        "metadata": {"a": "b"},
+    }
+    held = {**order, "capture": payment_pb2.CAPTURE_MODE_MANUAL}
+    made: Any = payment_pb2
+    return {
+        "AuthorizePayment": made.AuthorizePaymentRequest(payment_id="known_2", **held),
+        "BatchAuthorizePayments": made.BatchAuthorizePaymentsRequest(
+            payments=[
+                {"payment_id": "known_3", "linked": True, **held},
+                {"payment_id": "known_4", **held},
+            ]
+        ),
+        "BatchTransfers": made.BatchTransfersRequest(
+            transfers=[{"payment_id": "known_5", **order}, {"payment_id": "known_6", **order}]
+        ),
+        "CapturePayment": made.CapturePaymentRequest(amount_minor=1, **operation),
+        "VoidPayment": made.VoidPaymentRequest(**operation),
+        "RefundPayment": made.RefundPaymentRequest(amount_minor=1, **operation),
+        "ReversePayment": made.ReversePaymentRequest(**operation),
+        "GetPayment": made.GetPaymentRequest(payment_id="known"),
+        "ListPayments": made.ListPaymentsRequest(
+            payer_account_id="known", state=payment_pb2.PAYMENT_STATE_AUTHORIZED
+        ),
+    }
 
 
 def valid_requests(
     *, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
 ) -> dict[str, Message]:
-    """A valid request of each method."""
+    """A valid request of each method, about KNOWN_ACCOUNTS, KNOWN_PAYMENT and the like."""
     return {
+        **_valid_requests_about_accounts(),
+        **_valid_requests_about_payments(),
         "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
@@ -204,20 +300,46 @@ def _changed(chance: random.Random, method: str, valid: Message, number: int) ->
     message = type(valid)()
     message.CopyFrom(valid)
     touched: Any = message
-    has_one = method == "IngestEvent" or (method == "StreamEvents" and message.HasField("event"))
-    events = [touched.event] if has_one else []
-    if method == "BatchIngestEvents":
-        events = list(touched.events)
-    for event in events:
+    for item in _items(method, touched):
         if chance.random() < 0.7:
-            event.event_id = f"fuzz_{number}_{chance.randrange(3)}"
-        touched = event
+            setattr(item, _ID_FIELDS[method], f"fuzz_{number}_{chance.randrange(3)}")
+        touched = item
     fields = touched.DESCRIPTOR.fields
     for _ in range(chance.choice((0, 1, 1, 2)) if fields else 0):
         field = chance.choice(fields)
         touched.ClearField(field.name)
         touched.MergeFrom(type(touched)(**{field.name: _value(chance, field)}))
     return message
+
+
+# The id under which a method stores something: with a new one it does so.
+_ID_FIELDS = {
+    "IngestEvent": "event_id",
+    "BatchIngestEvents": "event_id",
+    "StreamEvents": "event_id",
+    "CreateAccount": "account_id",
+    "AuthorizePayment": "payment_id",
+    "BatchAuthorizePayments": "payment_id",
+    "BatchTransfers": "payment_id",
+    "CapturePayment": "operation_id",
+    "VoidPayment": "operation_id",
+    "RefundPayment": "operation_id",
+    "ReversePayment": "operation_id",
+}
+_ITEMS = {
+    "BatchIngestEvents": "events",
+    "BatchAuthorizePayments": "payments",
+    "BatchTransfers": "transfers",
+}
+
+
+def _items(method: str, message: Any) -> list[Any]:
+    """What a request stores under an id each: the request itself, or the messages in it."""
+    if method in _ITEMS:
+        return list(getattr(message, _ITEMS[method]))
+    if method in ("IngestEvent", "StreamEvents"):
+        return [message.event] if message.HasField("event") else []
+    return [message] if method in _ID_FIELDS else []
 
 
 def any_message(chance: random.Random, descriptor: Descriptor) -> Message:

@@ -13,7 +13,6 @@ from support.bad_requests import (
     INVALID,
     MEBIBYTE,
     OK,
-    SERVICE,
     TOO_LARGE,
     Case,
     assert_nothing_internal,
@@ -24,6 +23,7 @@ from support.bad_requests import (
     ingest,
     malformed,
     params,
+    path_of,
     refusal,
     send,
     varint,
@@ -201,7 +201,7 @@ async def test_too_many_headers_are_refused(
     before = await counts(shared_ledger)
     async with aio.insecure_channel(shared_ledger.address) as channel:
         call: Any = channel.unary_unary(
-            f"/{SERVICE}/IngestEvent", request_serializer=None, response_deserializer=None
+            path_of("IngestEvent"), request_serializer=None, response_deserializer=None
         )
         with pytest.raises(aio.AioRpcError) as caught:
             await call(ingest(event_message()), metadata=aio.Metadata(*headers))
@@ -274,7 +274,7 @@ def call_by_hand(body: bytes, **changed: str) -> bytes:
     headers = {
         ":method": "POST",
         ":scheme": "http",
-        ":path": f"/{SERVICE}/IngestEvent",
+        ":path": path_of("IngestEvent"),
         ":authority": "localhost",
         "te": "trailers",
         "content-type": "application/grpc",
