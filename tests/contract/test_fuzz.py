@@ -18,14 +18,13 @@ from grpc import aio
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bad_requests import INTERNALS, UUID_TEXT, path_of
+from support.bad_requests import INTERNALS, REQUEST_TYPES, UUID_TEXT, path_of
 from support.events import event_message
 from support.fuzzing import (
     BATCH_RESPONSES,
     INTEGERS,
     KNOWN_ACCOUNTS,
     KNOWN_PAYMENT,
-    METHODS,
     VALID,
 )
 from support.health import until_serving
@@ -34,7 +33,7 @@ from support.running import RunningLedger
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
 # Streams are fuzzed in test_fuzz_calls.py.
-UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
+UNARY_METHODS = sorted(set(REQUEST_TYPES) - {"StreamEvents"})
 
 ALLOWED = {
     grpc.StatusCode.OK,
@@ -134,7 +133,7 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
 def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A method and a request of its type."""
     method = draw(st.sampled_from(UNARY_METHODS))
-    return method, draw(messages(METHODS[method])).SerializeToString()
+    return method, draw(messages(REQUEST_TYPES[method])).SerializeToString()
 
 
 @st.composite
@@ -268,10 +267,10 @@ METHODS_WITHOUT_EVENTS = sorted(set(UNARY_METHODS) - {"IngestEvent", "BatchInges
 def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A valid request with one or two of its fields replaced. It passes most of the checks."""
     method = draw(st.sampled_from(METHODS_WITHOUT_EVENTS))
-    kind = GetMessageClass(METHODS[method])
+    kind = GetMessageClass(REQUEST_TYPES[method])
     merged, replaced = (
         kind.FromString(VALID[method].SerializeToString()),
-        draw(messages(METHODS[method])),
+        draw(messages(REQUEST_TYPES[method])),
     )
     fields = replaced.ListFields()
     for field, value in draw(st.permutations(fields))[: draw(st.integers(1, 2))] if fields else []:

@@ -23,14 +23,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
-from support.bad_requests import INTERNALS, path_of
+from support.bad_requests import INTERNALS, REQUEST_TYPES, path_of
 from support.dates import date_message
 from support.events import event_message
 from support.fuzzing import (
     BATCH_RESPONSES,
     KNOWN_ACCOUNTS,
     KNOWN_PAYMENT,
-    METHODS,
     VALID,
     FuzzCase,
     fuzz_cases,
@@ -222,8 +221,8 @@ async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]
 
 def test_every_method_is_fuzzed() -> None:
     """A method that is added needs a valid request and its statuses."""
-    assert set(VALID) == set(METHODS), "change valid_requests in tests/support/fuzzing.py"
-    assert set(ALSO_ALLOWED) == set(METHODS), "change ALSO_ALLOWED"
+    assert set(VALID) == set(REQUEST_TYPES), "change valid_requests in tests/support/fuzzing.py"
+    assert set(ALSO_ALLOWED) == set(REQUEST_TYPES), "change ALSO_ALLOWED"
 
 
 async def test_random_calls_end_with_statuses_of_the_contract(database: Database) -> None:
@@ -258,7 +257,7 @@ async def test_random_calls_end_with_statuses_of_the_contract(database: Database
             log = server.log.read_text()
             assert "unexpected exception" not in log, log[-4096:]
     assert sum(seen.values()) == CASES
-    for method in METHODS:
+    for method in REQUEST_TYPES:
         if CASES < 1000:
             break
         # There is one run, and it has ended.

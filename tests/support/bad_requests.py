@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import field_mask_pb2
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from google.type import date_pb2
@@ -17,13 +18,20 @@ from grpc_status import rpc_status
 
 from ledger.api.methods import METHODS
 from ledger.infrastructure.postgres.sessions.driver import Connection
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 from support.events import event_message
 from support.health import SERVICE, SERVICES
 from support.page_tokens import checksummed_token
 from support.running import COUNT_EVERYTHING, RunningLedger
 from support.waiting import DEADLINE_SECONDS, until
 
+# The type of each method's request.
+REQUEST_TYPES = {
+    method.name: method.input_type
+    for file in (ledger_pb2, account_pb2, payment_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
 OK = grpc.StatusCode.OK
@@ -224,6 +232,18 @@ def balance_request(**fields: Any) -> bytes:
     ).SerializeToString()
 
 
+# Seconds and nanoseconds of instants that do not exist, or at which nothing can have happened.
+BAD_INSTANTS = {
+    "before-year-1": (YEAR_1 - 1, 0),
+    "year-10000": (YEAR_9999 + 1, 0),
+    "seconds-min": (INT64_MIN, 0),
+    "seconds-max": (INT64_MAX, 0),
+    "nanos-below-0": (0, -1),
+    "nanos-a-second": (0, 10**9),
+    "nanos-max": (0, 2**31 - 1),
+    "end-of-year-9999": (YEAR_9999, 999_999_999),
+}
+
 UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 
 
@@ -292,6 +312,38 @@ def run_case(*fields: str, **changes: Any) -> Case:
     return Case("RunPayouts", run_request(**changes).SerializeToString(), fields=fields)
 
 
+def case_of(method: str, *fields: str, **contents: Any) -> Case:
+    """A request of any method, refused for `fields`. A mapping stands for a message in it."""
+    kind = GetMessageClass(REQUEST_TYPES[method])
+    return Case(method, kind(**contents).SerializeToString(), fields=fields)
+
+
+def account_case(*fields: str, **changes: Any) -> Case:
+    """An account with some fields changed, refused for `fields`."""
+    account = {"account_id": "acc_bad", "currency": "PEN"}
+    return case_of("CreateAccount", *fields, **account | changes)
+
+
+def order_of(**changes: Any) -> dict[str, Any]:
+    """A transfer between two accounts that exist, with some fields changed; None: left out."""
+    order: dict[str, Any] = {
+        "payment_id": "pay_bad",
+        "payer_account_id": "known",
+        "payee_account_id": "known_2",
+        "amount_minor": 10_000,
+        "currency": "PEN",
+    }
+    if "payee_restaurant_id" in changes:
+        del order["payee_account_id"]
+    return {name: value for name, value in (order | changes).items() if value is not None}
+
+
+def payment_case(*fields: str, **changes: Any) -> Case:
+    """A payment with some fields changed, refused for `fields`."""
+    order = order_of(**{"capture": payment_pb2.CAPTURE_MODE_MANUAL} | changes)
+    return case_of("AuthorizePayment", *fields, **order)
+
+
 def bad_metadata() -> Iterator[tuple[str, dict[str, str]]]:
     """Metadata that is too large, as counted in bytes, or that cannot be stored as text."""
     yield "value-of-8193", {"": "a" * 8193}
@@ -345,6 +397,23 @@ def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
 def params(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
     """The cases with their names."""
     return [pytest.param(case, id=name) for some in cases for name, case in some]
+
+
+async def assert_conflict(
+    ledger: RunningLedger, case: Case, reason: str, id_field: str, differing_fields: str
+) -> None:
+    """Asserts that a case is ALREADY_EXISTS, and that the error names the id and the fields that
+    differ, and no values.
+    """
+    before = await counts(ledger)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await send(ledger, case.method, case.sent())
+    refused = refusal(caught.value)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, reason)
+    assert set(refused.metadata) == {id_field, "differing_fields"}
+    assert refused.metadata["differing_fields"] == differing_fields
+    assert_nothing_internal(refused.everything)
+    assert await counts(ledger) == before
 
 
 async def assert_refused(ledger: RunningLedger, connection: Connection, case: Case) -> None:

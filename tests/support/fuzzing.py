@@ -12,15 +12,9 @@ from google.protobuf.message_factory import GetMessageClass
 from google.type import date_pb2
 
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
-from support.bad_requests import AMOUNT_CAP, UUID_TEXT, field
+from support.bad_requests import AMOUNT_CAP, REQUEST_TYPES, UUID_TEXT, field
 from support.events import event_message
 
-METHODS = {
-    method.name: method.input_type
-    for file in (ledger_pb2, account_pb2, payment_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
 # The responses that have a result for each item of a batch.
 BATCH_RESPONSES: dict[str, Any] = {
     "BatchIngestEvents": ledger_pb2.BatchIngestEventsResponse,
@@ -282,7 +276,7 @@ def fuzz_cases(seed: int, cases: int, valid: Mapping[str, Message] = VALID) -> I
 def _request(chance: random.Random, method: str, valid: Message, number: int) -> bytes:
     match chance.choice(("any", "changed", "changed", "changed", "damaged", "damaged", "noise")):
         case "any":
-            raw = any_message(chance, METHODS[method]).SerializeToString()
+            raw = any_message(chance, REQUEST_TYPES[method]).SerializeToString()
         case "changed":
             raw = _changed(chance, method, valid, number).SerializeToString()
         case "damaged":

@@ -8,10 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from support.bad_requests import (
     AMOUNT_CAP,
-    INT64_MAX,
-    INT64_MIN,
+    BAD_INSTANTS,
     YEAR_1,
-    YEAR_9999,
     Case,
     assert_nothing_internal,
     assert_refused,
@@ -30,17 +28,7 @@ from ledger.v1 import ledger_pb2
 
 def bad_balance_queries() -> Iterator[tuple[str, Case]]:
     """Requests for balances that the server refuses."""
-    instants = {
-        "before-year-1": (YEAR_1 - 1, 0),
-        "year-10000": (YEAR_9999 + 1, 0),
-        "seconds-min": (INT64_MIN, 0),
-        "seconds-max": (INT64_MAX, 0),
-        "nanos-below-0": (0, -1),
-        "nanos-a-second": (0, 10**9),
-        "nanos-max": (0, 2**31 - 1),
-        "end-of-year-9999": (YEAR_9999, 999_999_999),
-    }
-    for name, (seconds, nanos) in instants.items():
+    for name, (seconds, nanos) in BAD_INSTANTS.items():
         yield (
             name,
             Case(

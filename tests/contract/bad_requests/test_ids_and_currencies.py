@@ -1,17 +1,21 @@
 """Bad ids and bad currencies, in every field of every request that takes one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.bad_requests import (
     OF_NAME,
     PAYOUT_PAID,
     Case,
+    account_case,
     assert_refused,
     balance_request,
+    case_of,
     entries_case,
     event_case,
     params,
+    payment_case,
     run_case,
 )
 from support.running import RunningLedger
@@ -104,6 +108,31 @@ def bad_ids() -> Iterator[tuple[str, Case]]:
             yield f"{name}-ListPayouts", Case("ListPayouts", payouts, fields=("restaurant_id",))
 
 
+def bad_ids_of_accounts_and_payments() -> Iterator[tuple[str, Case]]:
+    """Every bad id in every field of both services that is an id. Filters may be empty."""
+    operation = {"operation_id": "op_1", "payment_id": "pay_1"}
+    for name, value in BAD_IDS.items():
+        for path in ("payment_id", "payer_account_id", "payee_account_id", "payee_restaurant_id"):
+            yield f"{name}-AuthorizePayment-{path}", payment_case(path, **{path: value})
+        for method in ("CapturePayment", "VoidPayment", "RefundPayment", "ReversePayment"):
+            for path in operation:
+                yield f"{name}-{method}-{path}", case_of(method, path, **operation | {path: value})
+        yield f"{name}-GetPayment", case_of("GetPayment", "payment_id", payment_id=value)
+        for path in ("payer_account_id", "payee_account_id", "payee_restaurant_id"):
+            yield f"{name}-ListPayments-{path}", case_of("ListPayments", path, **{path: value})
+        yield f"{name}-CreateAccount", account_case("account_id", account_id=value)
+        change: dict[str, Any] = {"account": {"account_id": value}, "update_mask": OF_NAME}
+        yield f"{name}-UpdateAccount", case_of("UpdateAccount", "account.account_id", **change)
+        for method in ("GetAccount", "GetAccountBalance", "ListAccountEntries"):
+            yield f"{name}-{method}", case_of(method, "account_id", account_id=value)
+        if value:
+            entries = {"account_id": "known", "payment_id": value}
+            yield (
+                f"{name}-ListAccountEntries-payment_id",
+                case_of("ListAccountEntries", "payment_id", **entries),
+            )
+
+
 def bad_currencies() -> Iterator[tuple[str, Case]]:
     """Every bad currency in every field that is a currency."""
     for name, value in BAD_CURRENCIES.items():
@@ -114,9 +143,13 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
         )
         yield f"{name}-entries", entries_case("currency", currency=value)
         yield f"{name}-payouts", run_case("currency", currency=value)
+        yield f"{name}-account", account_case("currency", currency=value)
+        yield f"{name}-payment", payment_case("currency", currency=value)
 
 
-@pytest.mark.parametrize("case", params(bad_ids(), bad_currencies()))
+@pytest.mark.parametrize(
+    "case", params(bad_ids(), bad_ids_of_accounts_and_payments(), bad_currencies())
+)
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:

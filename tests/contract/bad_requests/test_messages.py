@@ -7,12 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from grpc import aio
-from support import fuzzing
 from support.bad_requests import (
     INVALID,
     MEBIBYTE,
     OK,
+    REQUEST_TYPES,
     TOO_LARGE,
     Case,
     assert_nothing_internal,
@@ -68,8 +69,28 @@ NOT_MESSAGES = {
     "deep-groups": b"\xa3\x06" * 10_000 + b"\xa4\x06" * 10_000,
 }
 
+OF_LEDGER_SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
 # All methods that take one request.
-METHODS = [name for name in fuzzing.METHODS if name != "StreamEvents"]
+METHODS = [name for name in REQUEST_TYPES if name != "StreamEvents"]
+
+
+def texts_of_accounts_and_payments(name: str, text: bytes) -> Iterator[tuple[str, Case]]:
+    """The text in every field of a request about accounts or payments that is a text."""
+    for method, descriptor in REQUEST_TYPES.items():
+        if method in OF_LEDGER_SERVICE:
+            continue
+        for path in descriptor.fields:
+            if path.type == FieldDescriptor.TYPE_STRING:
+                yield f"{name}-{method}-{path.name}", malformed(method, field(path.number, text))
+    for method, metadata in {
+        "CreateAccount": 5,
+        "AuthorizePayment": 11,
+    }.items():
+        entry = field(1, text) + field(2, b"x")
+        yield f"{name}-{method}-metadata", malformed(method, field(metadata, entry))
+    # In the second item of a batch.
+    for method in ("BatchAuthorizePayments", "BatchTransfers"):
+        yield f"{name}-{method}", malformed(method, field(1, b"") + field(1, field(1, text)))
 
 
 def malformed_messages() -> Iterator[tuple[str, Case]]:
@@ -110,6 +131,7 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
             "ListPayouts",
         ):
             yield f"{name}-{method}", malformed(method, field(1, text))
+        yield from texts_of_accounts_and_payments(name, text)
     for name, request in NOT_MESSAGES.items():
         for method in METHODS:
             if name == "truncated" and method != "IngestEvent":
@@ -128,6 +150,19 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
         "batch-of-1001-empty-events",
         Case("BatchIngestEvents", b"\x0a\x00" * 1001, fields=("events",)),
     )
+    for method, path in {
+        "BatchAuthorizePayments": "payments",
+        "BatchTransfers": "transfers",
+    }.items():
+        yield f"{path}-empty", Case(method, b"", fields=(path,))
+        yield f"{path}-of-1001", Case(method, field(1, b"") * 1001, fields=(path,))
+        # Counted before it is parsed.
+        yield f"{path}-of-1000000", Case(method, field(1, b"") * 1_000_000, fields=(path,))
+        entries = b"".join(
+            field(11 if path == "payments" else 9, field(1, b"%d" % number))
+            for number in range(65_000)
+        )
+        yield f"{path}-with-65000-entries", Case(method, field(1, entries), fields=(path,))
     yield (
         "batch-of-64-KiB-events",
         Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 70, TOO_LARGE, None),
@@ -149,6 +184,10 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
         "RunPayouts",
         "ListEntries",
         "PutRestaurant",
+        "CreateAccount",
+        "GetAccountBalance",
+        "AuthorizePayment",
+        "CapturePayment",
     ):
         for size in (256 * 1024 + 1, 4 * MEBIBYTE):
             request = field(99, b"a" * (size - len(field(99, b"a" * size)) + size))
