@@ -18,8 +18,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 -- check: entries_follow_posting_rules
 -- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
 -- entry of the fee exists if and only if the fee is above 0; the fee of a refund posts nothing. The
--- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules.
--- A test compares the two.
+-- entries of payouts and payments have checks further below. The rules are those of
+-- ledger.domain.posting_rules. A test compares the two.
 WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
@@ -70,12 +70,19 @@ WHERE (p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
       IS DISTINCT FROM (x.entry_type, x.debit_account, x.credit_account, x.amount_minor);
 
 -- check: entries_are_posted_once
--- No position of an event is posted twice.
+-- No position of an event is posted twice, nor one of a transaction id of a payment.
 SELECT 'entries_are_posted_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
        format('%s entries have the position %s', count(*), position) AS detail
 FROM ledger_entries
 WHERE event_id IS NOT NULL
 GROUP BY event_id, position
+HAVING count(*) > 1
+UNION ALL
+SELECT 'entries_are_posted_once', 'ERROR', 'transaction ' || transaction_id,
+       format('%s entries have the position %s', count(*), position)
+FROM ledger_entries
+WHERE payment_id IS NOT NULL
+GROUP BY transaction_id, position
 HAVING count(*) > 1;
 
 -- check: entries_agree_with_their_event
@@ -97,7 +104,8 @@ WHERE (e.transaction_id, e.recorded_txid, e.occurred_at, e.recorded_at)
 -- An entry stands in the balance account of its event's restaurant and currency.
 SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
-       format('stands in %s/%s; event %s is of %s/%s', a.restaurant_id, a.currency, v.event_id,
+       format('stands in %s; event %s is of %s/%s',
+              COALESCE(a.restaurant_id || '/' || a.currency, a.account_id), v.event_id,
               v.restaurant_id, v.currency)
          AS detail
 FROM ledger_entries AS e
@@ -106,15 +114,16 @@ JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (v.restaurant_id, v.currency);
 
 -- check: entries_have_an_event
--- An entry names the event that posted it, and that event is stored. Only a payout's reserve names
--- no event: none posted it.
+-- An entry names the event or the payment that posted it, and that event is stored. Only a payout's
+-- reserve names neither: none posted it. The entries of payments have checks further below.
 SELECT 'entries_have_an_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
-       CASE WHEN e.event_id IS NULL THEN format('a %s names no event', e.entry_type)
+       CASE WHEN e.event_id IS NULL THEN format('a %s names no event and no payment', e.entry_type)
             ELSE format('event %s is not stored', e.event_id) END AS detail
 FROM ledger_entries AS e
 LEFT JOIN processor_events AS v ON v.event_id = e.event_id
-WHERE v.event_id IS NULL AND (e.event_id IS NOT NULL OR e.entry_type <> 'PAYOUT_RESERVE');
+WHERE v.event_id IS NULL
+  AND (e.event_id IS NOT NULL OR (e.payment_id IS NULL AND e.entry_type <> 'PAYOUT_RESERVE'));
 
 -- check: entries_have_a_balance_account
 -- An entry's balance account exists.
@@ -348,19 +357,21 @@ WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= cr
        AND state IN ('CREATED', 'PAID', 'FAILED', 'RETURNED')) IS NOT TRUE;
 
 -- check: payouts_have_a_balance_account
--- A payout's balance account exists.
+-- A payout's balance account exists, and is a restaurant's.
 SELECT 'payouts_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
-       format('balance account %s does not exist', p.balance_account_id) AS detail
+       format('balance account %s %s', p.balance_account_id,
+              COALESCE('is that of account ' || a.account_id, 'does not exist')) AS detail
 FROM payouts AS p
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE a.balance_account_id IS NULL;
+WHERE a.restaurant_id IS NULL;
 
 -- check: payouts_are_numbered_without_gaps
 -- The payouts of a balance account are numbered 1, 2, 3 and so on. An item counts from the payout
 -- with the number before.
 SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              s.balance_account_id::text)
          AS entity,
        format('has %s payouts, numbered %s', s.payouts_count, s.sequences) AS detail
 FROM (
@@ -376,7 +387,8 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 -- A balance account has at most one payout in flight, and at most one in flight or paid for each
 -- date.
 SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              s.balance_account_id::text)
          AS entity,
        CASE WHEN s.as_of IS NULL THEN format('%s payouts are in flight', s.payouts_count)
             ELSE format('%s payouts as of %s are in flight or paid', s.payouts_count, s.as_of) END
@@ -461,7 +473,7 @@ WHERE i.amount_minor::numeric
   IS DISTINCT FROM i.counted_minor::numeric - COALESCE(f.counted_minor, 0)
    OR i.payout_id IS NULL
    OR CASE WHEN i.entry_type IN ('FEE', 'REFUND', 'ADJUSTMENT_DEBIT', 'DISPUTE_HOLD',
-                                 'DISPUTE_FEE') THEN i.amount_minor > 0
+                                 'DISPUTE_FEE', 'REFUND_OUT') THEN i.amount_minor > 0
            ELSE i.amount_minor < 0 END;
 
 -- check: payouts_count_what_is_booked
@@ -587,9 +599,10 @@ WHERE r.state NOT IN ('RUNNING', 'CANCELED')
   AND p.reached_balance_account_id < p.last_balance_account_id;
 
 -- check: runs_have_an_item_for_each_account_they_reached
--- A run has reached the balance accounts up to an id. Of these, each account in the run's currency
--- that existed when the run started has an item. No other account has one. Runs with archived items
--- are left out, and runs without progress: a server of an earlier revision wrote all items at once.
+-- A run has reached the balance accounts up to an id. Of these, each restaurant's in the run's
+-- currency that existed when the run started has an item. No other one has. Runs with archived
+-- items are left out, and runs without progress: a server of an earlier revision wrote all items at
+-- once.
 SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' AS severity,
        'run ' || p.payout_run_id || ', restaurant ' || a.restaurant_id AS entity,
        format('balance account %s has %s, the run has reached %s of %s', a.balance_account_id,
@@ -597,7 +610,7 @@ SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' 
               p.reached_balance_account_id, p.last_balance_account_id) AS detail
 FROM payout_run_progress AS p
 JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
-JOIN balance_accounts AS a ON a.currency = r.currency
+JOIN balance_accounts AS a ON a.currency = r.currency AND a.restaurant_id IS NOT NULL
 LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id
   AND i.restaurant_id = a.restaurant_id
 WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = p.payout_run_id)
@@ -651,7 +664,7 @@ WHERE COALESCE(z.items_count, 0)
 
 -- check: ended_runs_have_their_items
 -- The items of a run that has succeeded are in the table or in an archive. A run without items is
--- right only if there was no balance account to judge; a minute is tolerated for accounts that were
+-- right only if there was no restaurant to judge; a minute is tolerated for accounts that were
 -- opened just before the run began.
 SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
@@ -661,7 +674,458 @@ WHERE r.state = 'SUCCEEDED'
   AND NOT EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = r.payout_run_id)
   AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
   AND r.created_at - interval '1 minute'
-      > (SELECT min(a.created_at) FROM balance_accounts AS a WHERE a.currency = r.currency);
+      > (SELECT min(a.created_at) FROM balance_accounts AS a
+         WHERE a.currency = r.currency AND a.restaurant_id IS NOT NULL);
+
+-- check: payments_follow_posting_rules
+-- Every payment and every operation on one has exactly the entries of the posting rules, in the
+-- books of the payer and of the payee: types, accounts, amounts, and positions, which run through
+-- the payer's entries and then the payee's. A declined one has none. Each capture bears its share
+-- of the fee: what all captures so far bear, in proportion and rounded down, less what those before
+-- bear. The rules are those of ledger.domain.posting_rules. A test compares the two.
+WITH rule (step, books, place, entry_type, debit_account, credit_account, amount) AS (
+  VALUES
+    ('hold', 'payer', 1, 'PAYMENT_HOLD', 'account_funds', 'account_held', 'amount'),
+    ('capture', 'payer', 1, 'PAYMENT_CAPTURE', 'account_held', 'interaccount', 'amount'),
+    ('capture', 'account', 1, 'PAYMENT', 'interaccount', 'account_funds', 'amount'),
+    ('capture', 'restaurant', 1, 'PAYMENT', 'interaccount', 'restaurant_payable', 'amount'),
+    ('capture', 'restaurant', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('transfer', 'payer', 1, 'TRANSFER_OUT', 'account_funds', 'interaccount', 'amount'),
+    ('transfer', 'account', 1, 'TRANSFER_IN', 'interaccount', 'account_funds', 'amount'),
+    ('transfer', 'restaurant', 1, 'TRANSFER_IN', 'interaccount', 'restaurant_payable', 'amount'),
+    ('transfer', 'restaurant', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('release', 'payer', 1, 'PAYMENT_RELEASE', 'account_held', 'account_funds', 'amount'),
+    ('refund', 'payer', 1, 'REFUND_IN', 'interaccount', 'account_funds', 'amount'),
+    ('refund', 'account', 1, 'REFUND_OUT', 'account_funds', 'interaccount', 'amount'),
+    ('refund', 'restaurant', 1, 'REFUND_OUT', 'restaurant_payable', 'interaccount', 'amount')
+),
+-- The steps of an operation. One that moves nothing is left out, and the next has its place.
+step_of (kind, place, step) AS (
+  VALUES
+    ('CAPTURE', 1, 'capture'),
+    ('CAPTURE', 2, 'release'),
+    ('VOID', 1, 'release'),
+    ('EXPIRE', 1, 'release'),
+    ('REFUND', 1, 'refund'),
+    ('REVERSE', 1, 'release'),
+    ('REVERSE', 2, 'refund')
+),
+taken AS (
+  SELECT p.payment_id, p.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
+         CASE p.capture WHEN 'MANUAL' THEN 'hold' ELSE 'transfer' END AS step, p.amount_minor,
+         p.fee_minor::numeric AS fee_minor, 1 AS place, 1 AS steps_count
+  FROM payments AS p
+  WHERE p.decline_reason IS NULL
+  UNION ALL
+  SELECT o.payment_id, o.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
+         s.step, m.amount_minor,
+         div(p.fee_minor::numeric * o.captured_minor, NULLIF(p.amount_minor, 0))
+           - div(p.fee_minor::numeric * (o.captured_minor - o.amount_minor),
+                 NULLIF(p.amount_minor, 0)),
+         LEAST(s.place, m.steps_count), m.steps_count
+  FROM payment_operations AS o
+  JOIN payments AS p ON p.payment_id = o.payment_id
+  JOIN step_of AS s ON s.kind = o.kind
+  CROSS JOIN LATERAL (
+    SELECT CASE s.step WHEN 'release' THEN o.released_minor ELSE o.amount_minor END AS amount_minor,
+           (o.amount_minor > 0)::integer + (o.released_minor > 0)::integer AS steps_count) AS m
+  WHERE o.decline_reason IS NULL AND m.amount_minor > 0
+),
+expected AS (
+  SELECT t.payment_id, t.transaction_id,
+         CASE r.books WHEN 'payer' THEN t.place ELSE t.steps_count + r.place END AS position,
+         CASE r.books WHEN 'payer' THEN t.payer_balance_account_id
+                      ELSE t.payee_balance_account_id END AS balance_account_id,
+         r.entry_type, r.debit_account, r.credit_account,
+         CASE r.amount WHEN 'fee' THEN t.fee_minor ELSE t.amount_minor END AS amount_minor
+  FROM taken AS t
+  LEFT JOIN balance_accounts AS a ON a.balance_account_id = t.payee_balance_account_id
+  JOIN rule AS r ON r.step = t.step
+    AND (r.books = 'payer'
+         OR r.books = CASE WHEN a.restaurant_id IS NULL THEN 'account' ELSE 'restaurant' END)
+  WHERE r.amount = 'amount' OR t.fee_minor > 0
+),
+posted AS (
+  SELECT payment_id, transaction_id, position, balance_account_id, entry_type, debit_account,
+         credit_account, amount_minor
+  FROM ledger_entries
+  WHERE payment_id IS NOT NULL
+)
+SELECT 'payments_follow_posting_rules' AS check_name, 'ERROR' AS severity,
+       'payment ' || COALESCE(x.payment_id, p.payment_id) AS entity,
+       CASE
+         WHEN p.payment_id IS NULL THEN
+           format('lacks the entry %s/%s: %s, debit %s, credit %s, %s, in balance account %s',
+                  x.transaction_id, x.position, x.entry_type, x.debit_account, x.credit_account,
+                  x.amount_minor, x.balance_account_id)
+         WHEN x.payment_id IS NULL THEN
+           format('has an entry %s/%s that no rule posts: %s, debit %s, credit %s, %s',
+                  p.transaction_id, p.position, p.entry_type, p.debit_account, p.credit_account,
+                  p.amount_minor)
+         ELSE
+           format('entry %s/%s is %s, debit %s, credit %s, %s, in balance account %s;'
+                  ' the rules say %s, debit %s, credit %s, %s, in balance account %s',
+                  p.transaction_id, p.position, p.entry_type, p.debit_account, p.credit_account,
+                  p.amount_minor, p.balance_account_id, x.entry_type, x.debit_account,
+                  x.credit_account, x.amount_minor, x.balance_account_id)
+       END AS detail
+FROM expected AS x
+FULL JOIN posted AS p ON p.payment_id = x.payment_id AND p.transaction_id = x.transaction_id
+  AND p.position = x.position
+WHERE (p.balance_account_id, p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
+      IS DISTINCT FROM (x.balance_account_id, x.entry_type, x.debit_account, x.credit_account,
+                        x.amount_minor);
+
+-- check: entries_of_payments_have_a_payment
+-- The payment of an entry is stored. The payment, or an operation on it, has the entry's
+-- transaction id, recorded_txid and recorded_at: one database transaction stored both.
+WITH cause AS (
+  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payments
+  UNION ALL
+  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payment_operations
+)
+SELECT 'entries_of_payments_have_a_payment' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       CASE WHEN c.payment_id IS NULL THEN
+              format('a %s of payment %s, of which nothing has the transaction id', e.entry_type,
+                     e.payment_id)
+            ELSE format('differs from payment %s in %s', e.payment_id, concat_ws(', ',
+              CASE WHEN e.recorded_txid <> c.recorded_txid THEN 'recorded_txid' END,
+              CASE WHEN e.recorded_at <> c.recorded_at THEN 'recorded_at' END)) END AS detail
+FROM ledger_entries AS e
+LEFT JOIN cause AS c ON c.payment_id = e.payment_id AND c.transaction_id = e.transaction_id
+WHERE e.payment_id IS NOT NULL
+  AND (e.recorded_txid, e.recorded_at) IS DISTINCT FROM (c.recorded_txid, c.recorded_at);
+
+-- check: interaccount_nets_to_zero
+-- What the entries of a transaction id take out of one balance account's books, they put into
+-- another's: interaccount is zero over both.
+SELECT 'interaccount_nets_to_zero' AS check_name, 'ERROR' AS severity,
+       'transaction ' || transaction_id AS entity,
+       format('leaves %s on interaccount', sum(signed_minor)) AS detail
+FROM ledger_movements
+WHERE ledger_account = 'interaccount'
+GROUP BY transaction_id
+HAVING sum(signed_minor) <> 0;
+
+-- check: operations_do_what_was_asked
+-- An operation on a payment that was applied moves what was asked of what was held or captured
+-- then, and leaves the payment accordingly; a declined one moves nothing and changes nothing. Only
+-- a payment with an expires_at expires, and not before it; a minute is tolerated, because
+-- recorded_at is when the transaction began.
+WITH before AS (
+  SELECT o.payment_id, o.sequence, o.kind, o.requested_minor, o.is_final, o.amount_minor,
+         o.released_minor, o.decline_reason, o.state, o.captured_minor, o.refunded_minor,
+         o.kind <> 'EXPIRE' OR p.expires_at <= o.recorded_at + interval '1 minute' AS is_in_time,
+         p.amount_minor::numeric AS authorised_minor,
+         lag(o.state, 1, CASE WHEN p.decline_reason IS NOT NULL THEN 'DECLINED'
+                              WHEN p.capture = 'MANUAL' THEN 'AUTHORIZED'
+                              ELSE 'CAPTURED' END) OVER of_payment AS state_before,
+         lag(o.captured_minor, 1,
+             CASE WHEN p.decline_reason IS NULL AND p.capture = 'IMMEDIATE' THEN p.amount_minor
+                  ELSE 0 END) OVER of_payment::numeric AS captured_before_minor,
+         lag(o.refunded_minor, 1, 0::bigint) OVER of_payment::numeric AS refunded_before_minor
+  FROM payment_operations AS o
+  JOIN payments AS p ON p.payment_id = o.payment_id
+  WINDOW of_payment AS (PARTITION BY o.payment_id ORDER BY o.sequence)
+),
+standing AS (
+  SELECT before.*, captured_before_minor - refunded_before_minor AS refundable_minor,
+         CASE WHEN state_before IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')
+              THEN authorised_minor - captured_before_minor ELSE 0 END AS held_minor
+  FROM before
+),
+expected AS (
+  SELECT standing.*,
+         CASE kind WHEN 'CAPTURE' THEN COALESCE(NULLIF(requested_minor, 0), held_minor)
+                   WHEN 'REFUND' THEN COALESCE(NULLIF(requested_minor, 0), refundable_minor)
+                   WHEN 'REVERSE' THEN refundable_minor
+                   ELSE 0 END AS moves_minor,
+         CASE WHEN kind IN ('VOID', 'EXPIRE', 'REVERSE') THEN held_minor
+              WHEN is_final THEN held_minor - amount_minor
+              ELSE 0 END AS releases_minor,
+         captured_before_minor
+           + CASE kind WHEN 'CAPTURE' THEN amount_minor ELSE 0 END AS captured_after_minor,
+         refunded_before_minor
+           + CASE WHEN kind IN ('REFUND', 'REVERSE') THEN amount_minor ELSE 0 END
+           AS refunded_after_minor,
+         CASE WHEN kind = 'REFUND' THEN state_before
+              WHEN kind = 'CAPTURE' AND NOT is_final AND amount_minor < held_minor
+                THEN 'PARTIALLY_CAPTURED'
+              WHEN kind = 'CAPTURE' OR captured_before_minor > 0 THEN 'CAPTURED'
+              WHEN kind = 'EXPIRE' THEN 'EXPIRED'
+              ELSE 'VOIDED' END AS state_after
+  FROM standing
+)
+SELECT 'operations_do_what_was_asked' AS check_name, 'ERROR' AS severity,
+       'payment ' || payment_id AS entity,
+       format('operation %s is a %s of %s%s%s that moved %s and released %s; before it %s were held'
+              ' and %s could be refunded; it left the payment %s with %s captured and %s refunded',
+              sequence, kind, COALESCE(NULLIF(requested_minor, 0)::text, 'all'),
+              CASE WHEN is_final THEN ', final,' ELSE '' END,
+              COALESCE(', declined for ' || decline_reason || ',', ''), amount_minor,
+              released_minor, held_minor, refundable_minor, state, captured_minor, refunded_minor)
+         AS detail
+FROM expected
+WHERE CASE WHEN decline_reason IS NULL THEN
+        (amount_minor, released_minor, state, captured_minor, refunded_minor)
+          IS DISTINCT FROM (moves_minor, releases_minor, state_after, captured_after_minor,
+                            refunded_after_minor)
+        OR amount_minor + released_minor = 0
+        OR CASE kind WHEN 'CAPTURE' THEN amount_minor > held_minor
+                     WHEN 'REFUND' THEN amount_minor > refundable_minor
+                     ELSE false END
+        OR is_in_time IS NOT TRUE
+      ELSE
+        (amount_minor, released_minor, state, captured_minor, refunded_minor)
+          IS DISTINCT FROM (0, 0, state_before, captured_before_minor, refunded_before_minor)
+        OR kind = 'EXPIRE'
+      END;
+
+-- check: payments_are_where_their_operations_lead
+-- The operations on a payment are numbered 1, 2, 3 and so on. The payment has the state and the
+-- sums of the last one; without operations, those of its authorisation.
+WITH counted AS (
+  SELECT payment_id, count(*) AS operations_count, max(sequence) AS last_sequence,
+         min(sequence) = 1 AND max(sequence) = count(*) AND count(DISTINCT sequence) = count(*)
+           AS is_numbered
+  FROM payment_operations
+  GROUP BY payment_id
+),
+last AS (
+  SELECT c.payment_id, c.operations_count, c.last_sequence, c.is_numbered, o.state,
+         o.captured_minor, o.refunded_minor
+  FROM counted AS c
+  JOIN payment_operations AS o ON o.payment_id = c.payment_id AND o.sequence = c.last_sequence
+),
+standing AS (
+  SELECT COALESCE(p.payment_id, l.payment_id) AS payment_id, p.state, p.captured_minor,
+         p.refunded_minor, l.operations_count, l.last_sequence, l.is_numbered,
+         COALESCE(l.state, CASE WHEN p.decline_reason IS NOT NULL THEN 'DECLINED'
+                                WHEN p.capture = 'MANUAL' THEN 'AUTHORIZED'
+                                ELSE 'CAPTURED' END) AS last_state,
+         COALESCE(l.captured_minor,
+                  CASE WHEN p.decline_reason IS NULL AND p.capture = 'IMMEDIATE'
+                       THEN p.amount_minor ELSE 0 END) AS last_captured_minor,
+         COALESCE(l.refunded_minor, 0) AS last_refunded_minor
+  FROM payments AS p
+  FULL JOIN last AS l ON l.payment_id = p.payment_id
+)
+SELECT 'payments_are_where_their_operations_lead' AS check_name, 'ERROR' AS severity,
+       'payment ' || payment_id AS entity,
+       CASE WHEN state IS NULL THEN
+              format('does not exist and has %s operations', operations_count)
+            WHEN NOT is_numbered THEN
+              format('has %s operations, numbered up to %s', operations_count, last_sequence)
+            ELSE format('is %s, %s captured, %s refunded; its %s operations lead to %s, %s, %s',
+                        state, captured_minor, refunded_minor, COALESCE(operations_count, 0),
+                        last_state, last_captured_minor, last_refunded_minor) END AS detail
+FROM standing
+WHERE NOT is_numbered
+   OR (state, captured_minor, refunded_minor)
+      IS DISTINCT FROM (last_state, last_captured_minor, last_refunded_minor);
+
+-- check: payments_are_within_limits
+-- Ids, amounts, fees and words of payments and of operations on them are as the contract promises.
+-- CHECK constraints guard inserts; this check reads what is stored.
+WITH reason (name) AS (
+  VALUES ('INSUFFICIENT_FUNDS'), ('ACCOUNT_FROZEN'), ('ACCOUNT_CLOSED'), ('CURRENCY_MISMATCH'),
+         ('PAYMENT_NOT_CAPTURABLE'), ('AMOUNT_EXCEEDS_AUTHORIZED'), ('PAYMENT_NOT_VOIDABLE'),
+         ('PAYMENT_NOT_REFUNDABLE'), ('AMOUNT_EXCEEDS_CAPTURED'), ('PAYMENT_NOT_REVERSIBLE'),
+         ('EXPIRED'), ('LINKED_PAYMENT_DECLINED')
+)
+SELECT 'payments_are_within_limits' AS check_name, 'ERROR' AS severity,
+       'payment ' || p.payment_id AS entity,
+       format('%s %s of %s minor units, fee %s, captured %s, refunded %s, expires at %s,'
+              ' declined for %s, reference "%s"', p.capture, p.state, p.amount_minor, p.fee_minor,
+              p.captured_minor, p.refunded_minor, COALESCE(p.expires_at::text, 'no time'),
+              COALESCE(p.decline_reason, 'no reason'), p.reference) AS detail
+FROM payments AS p
+LEFT JOIN reason AS r ON r.name = p.decline_reason
+WHERE (p.payment_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(p.payment_id) <= 128
+       AND p.reference ~ '^[ -~]*$' AND octet_length(p.reference) <= 255
+       AND p.amount_minor BETWEEN 1 AND 1000000000000
+       AND p.fee_minor BETWEEN 0 AND p.amount_minor
+       AND p.capture IN ('IMMEDIATE', 'MANUAL')
+       AND (p.expires_at IS NULL OR p.capture = 'MANUAL')
+       AND p.state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED', 'CAPTURED', 'VOIDED', 'EXPIRED',
+                       'DECLINED')
+       AND (p.state = 'DECLINED') = (r.name IS NOT NULL)
+       AND (p.decline_reason IS NULL) = (r.name IS NULL)
+       AND p.captured_minor BETWEEN 0 AND p.amount_minor
+       AND p.refunded_minor BETWEEN 0 AND p.captured_minor) IS NOT TRUE
+UNION ALL
+SELECT 'payments_are_within_limits', 'ERROR', 'payment ' || o.payment_id,
+       format('operation %s, %s, is a %s of %s minor units, declined for %s', o.sequence,
+              COALESCE(o.operation_id, '(no id)'), o.kind, o.requested_minor,
+              COALESCE(o.decline_reason, 'no reason'))
+FROM payment_operations AS o
+LEFT JOIN reason AS r ON r.name = o.decline_reason
+WHERE (o.kind IN ('CAPTURE', 'VOID', 'REFUND', 'REVERSE', 'EXPIRE')
+       AND (o.operation_id IS NULL) = (o.kind = 'EXPIRE')
+       AND (o.operation_id IS NULL
+            OR o.operation_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(o.operation_id) <= 128)
+       AND o.requested_minor BETWEEN 0 AND 1000000000000
+       AND (o.requested_minor = 0 OR o.kind IN ('CAPTURE', 'REFUND'))
+       AND (NOT o.is_final OR o.kind = 'CAPTURE')
+       AND (o.decline_reason IS NULL) = (r.name IS NULL)) IS NOT TRUE;
+
+-- check: payments_have_two_parties
+-- An account pays another account or a restaurant, in the currency of both; only a restaurant bears
+-- a fee. A payment in another currency was declined for that, or because another one of its chain
+-- was declined.
+SELECT 'payments_have_two_parties' AS check_name, 'ERROR' AS severity,
+       'payment ' || p.payment_id AS entity,
+       format('%s in %s, fee %s, %s, from balance account %s (%s) to %s (%s)', p.amount_minor,
+              p.currency, p.fee_minor,
+              COALESCE('declined for ' || p.decline_reason, 'not declined'),
+              p.payer_balance_account_id,
+              COALESCE(payer.restaurant_id || '/' || payer.currency,
+                       payer.account_id || ' in ' || payer.currency, 'not there'),
+              p.payee_balance_account_id,
+              COALESCE(payee.restaurant_id || '/' || payee.currency,
+                       payee.account_id || ' in ' || payee.currency, 'not there')) AS detail
+FROM payments AS p
+LEFT JOIN balance_accounts AS payer ON payer.balance_account_id = p.payer_balance_account_id
+LEFT JOIN balance_accounts AS payee ON payee.balance_account_id = p.payee_balance_account_id
+WHERE payer.account_id IS NULL OR payee.balance_account_id IS NULL
+   OR payer.balance_account_id = payee.balance_account_id
+   OR (p.fee_minor > 0 AND payee.restaurant_id IS NULL)
+   OR (p.decline_reason IS DISTINCT FROM 'LINKED_PAYMENT_DECLINED'
+       AND ((payer.currency, payee.currency) IS DISTINCT FROM (p.currency, p.currency))
+           <> COALESCE(p.decline_reason = 'CURRENCY_MISMATCH', false));
+
+-- check: payments_mature_after_whole_days
+-- Of the entries without an event, only those that pay a restaurant, and their fee, have
+-- available_at, and it is 1 to 365 times 24 hours after recorded_at. For 0 days it is NULL.
+SELECT 'payments_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('a %s of payment %s is available at %s, having been recorded at %s', e.entry_type,
+              COALESCE(e.payment_id, '(none)'), e.available_at, e.recorded_at) AS detail
+FROM ledger_entries AS e
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
+CROSS JOIN LATERAL (
+  SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.recorded_at)
+           AS maturity_seconds) AS m
+WHERE e.available_at IS NOT NULL AND e.event_id IS NULL
+  AND (e.payment_id IS NOT NULL AND a.restaurant_id IS NOT NULL
+       AND e.entry_type IN ('PAYMENT', 'TRANSFER_IN', 'FEE')
+       AND m.maturity_seconds % 86400 = 0
+       AND m.maturity_seconds BETWEEN 86400 AND 365 * 86400) IS NOT TRUE;
+
+-- check: fees_mature_with_their_payment
+-- The fee of a payment has the available_at of what it was taken of, so that what matures is always
+-- the net amount.
+SELECT 'fees_mature_with_their_payment' AS check_name, 'ERROR' AS severity,
+       'payment ' || c.payment_id AS entity,
+       format('a %s is available at %s, its fee at %s', c.entry_type,
+              COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once'))
+         AS detail
+FROM ledger_entries AS c
+JOIN ledger_entries AS f ON f.payment_id = c.payment_id AND f.transaction_id = c.transaction_id
+WHERE c.entry_type IN ('PAYMENT', 'TRANSFER_IN') AND f.entry_type = 'FEE'
+  AND f.available_at IS DISTINCT FROM c.available_at;
+
+-- check: payments_are_stored_once
+-- The payment id and the operation id are the idempotency keys. Keys guard inserts; this check
+-- reads what is stored.
+SELECT 'payments_are_stored_once' AS check_name, 'ERROR' AS severity,
+       'payment ' || payment_id AS entity, format('is stored %s times', count(*)) AS detail
+FROM payments
+GROUP BY payment_id
+HAVING count(*) > 1
+UNION ALL
+SELECT 'payments_are_stored_once', 'ERROR', 'operation ' || operation_id,
+       format('is stored %s times', count(*))
+FROM payment_operations
+WHERE operation_id IS NOT NULL
+GROUP BY operation_id
+HAVING count(*) > 1;
+
+-- check: accounts_have_a_balance_account
+-- An account has exactly one balance account, in its currency.
+SELECT 'accounts_have_a_balance_account' AS check_name, 'ERROR' AS severity,
+       'account ' || h.account_id AS entity,
+       format('is in %s and has %s balance accounts, in %s', h.currency,
+              count(a.balance_account_id), COALESCE(string_agg(a.currency, ', '), 'none'))
+         AS detail
+FROM accounts AS h
+LEFT JOIN balance_accounts AS a ON a.account_id = h.account_id
+GROUP BY h.account_id, h.currency
+HAVING count(a.balance_account_id) <> 1 OR min(a.currency) <> h.currency;
+
+-- check: accounts_are_within_limits
+-- Ids, overdrafts and states of accounts are as the contract promises. CHECK constraints guard
+-- writes; this check reads what is stored.
+SELECT 'accounts_are_within_limits' AS check_name, 'ERROR' AS severity,
+       'account ' || account_id AS entity,
+       format('is %s, its overdraft %s', state, COALESCE(overdraft_limit_minor::text, 'unlimited'))
+         AS detail
+FROM accounts
+WHERE (account_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(account_id) <= 128
+       AND state IN ('OPEN', 'FROZEN', 'CLOSED')
+       AND (overdraft_limit_minor IS NULL OR overdraft_limit_minor BETWEEN 0 AND 1000000000000000)
+       AND updated_at >= created_at) IS NOT TRUE;
+
+-- check: held_is_in_payments
+-- What is held in an account is the sum of what its payments hold.
+SELECT 'held_is_in_payments' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              COALESCE(s.balance_account_id, p.balance_account_id)::text)
+         AS entity,
+       format('account_held is %s, its payments hold %s', COALESCE(s.balance_minor, 0),
+              COALESCE(p.held_minor, 0)) AS detail
+FROM (
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'account_held'
+  GROUP BY balance_account_id
+) AS s
+FULL JOIN (
+  SELECT payer_balance_account_id AS balance_account_id,
+         sum(amount_minor::numeric - captured_minor) AS held_minor
+  FROM payments
+  WHERE state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')
+  GROUP BY payer_balance_account_id
+) AS p ON p.balance_account_id = s.balance_account_id
+LEFT JOIN balance_accounts AS a
+  ON a.balance_account_id = COALESCE(s.balance_account_id, p.balance_account_id)
+WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.held_minor, 0);
+
+-- check: closed_accounts_are_empty
+-- A closed account has nothing available and nothing held: it was empty when it was closed, and
+-- nothing moves in it since.
+SELECT 'closed_accounts_are_empty' AS check_name, 'ERROR' AS severity,
+       'account ' || h.account_id AS entity,
+       format('is closed, and its %s is %s', s.ledger_account, s.balance_minor) AS detail
+FROM (
+  SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account IN ('account_funds', 'account_held')
+  GROUP BY balance_account_id, ledger_account
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+JOIN accounts AS h ON h.account_id = a.account_id
+WHERE h.state = 'CLOSED' AND s.balance_minor <> 0;
+
+-- check: accounts_stay_within_their_overdraft
+-- What is available in an account is below zero by no more than its overdraft. A lower limit may
+-- have been set since: that is an error only in an account that was never changed.
+SELECT 'accounts_stay_within_their_overdraft' AS check_name,
+       CASE WHEN h.updated_at = h.created_at THEN 'ERROR' ELSE 'WARNING' END AS severity,
+       'account ' || h.account_id AS entity,
+       format('%s are available, its overdraft is %s%s', s.balance_minor, h.overdraft_limit_minor,
+              CASE WHEN h.updated_at = h.created_at THEN ''
+                   ELSE ', if it was not lowered by a change up to ' || h.updated_at END) AS detail
+FROM (
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'account_funds'
+  GROUP BY balance_account_id
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+JOIN accounts AS h ON h.account_id = a.account_id
+WHERE s.balance_minor < -h.overdraft_limit_minor;
 
 -- check: events_are_stored_once
 -- The event id is the idempotency key. The primary key guards inserts; this check reads what is
@@ -673,7 +1137,8 @@ GROUP BY event_id
 HAVING count(*) > 1;
 
 -- check: transaction_ids_belong_to_one_event
--- No two events share a transaction id, nor do an event and a payout's creation, or two payouts.
+-- No two of these share a transaction id: events, creations of payouts, payments and operations on
+-- payments.
 SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity,
        'transaction ' || transaction_id AS entity,
        format('is shared by %s, among them %s and %s', count(*), min(owner), max(owner)) AS detail
@@ -681,6 +1146,10 @@ FROM (
   SELECT transaction_id, event_id AS owner FROM processor_events
   UNION ALL
   SELECT transaction_id, payout_id::text FROM payouts
+  UNION ALL
+  SELECT transaction_id, payment_id FROM payments
+  UNION ALL
+  SELECT transaction_id, payment_id || '/' || sequence FROM payment_operations
 ) AS given
 GROUP BY transaction_id
 HAVING count(*) > 1;
@@ -736,6 +1205,10 @@ WITH used AS (
   SELECT currency, 'balance accounts' FROM balance_accounts GROUP BY currency
   UNION ALL
   SELECT currency, 'payout runs' FROM payout_runs GROUP BY currency
+  UNION ALL
+  SELECT currency, 'accounts' FROM accounts GROUP BY currency
+  UNION ALL
+  SELECT currency, 'payments' FROM payments GROUP BY currency
 )
 SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity,
        'currency ' || COALESCE(currency, '(none)') AS entity,
@@ -760,24 +1233,34 @@ FROM processor_events AS v
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
 WHERE a.balance_account_id IS NULL;
 
--- check: balance_accounts_have_a_restaurant
--- A balance account is of a registered restaurant.
-SELECT 'balance_accounts_have_a_restaurant' AS check_name, 'ERROR' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
-       format('restaurant %s is not registered', a.restaurant_id) AS detail
+-- check: balance_accounts_have_a_holder
+-- A balance account is of one registered restaurant, or of one account that exists.
+SELECT 'balance_accounts_have_a_holder' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              a.balance_account_id::text) AS entity,
+       CASE WHEN num_nonnulls(a.restaurant_id, a.account_id) <> 1 THEN
+              format('is of restaurant %s and of account %s', COALESCE(a.restaurant_id, '(none)'),
+                     COALESCE(a.account_id, '(none)'))
+            WHEN a.account_id IS NULL THEN
+              format('restaurant %s is not registered', a.restaurant_id)
+            ELSE format('account %s does not exist', a.account_id) END AS detail
 FROM balance_accounts AS a
 LEFT JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
-WHERE r.restaurant_id IS NULL;
+LEFT JOIN accounts AS h ON h.account_id = a.account_id
+WHERE num_nonnulls(a.restaurant_id, a.account_id) <> 1
+   OR num_nonnulls(r.restaurant_id, h.account_id) <> 1;
 
 -- check: balance_accounts_are_unique
--- A restaurant has one balance account in each currency: two would split its balance.
+-- A restaurant has one balance account in each currency: two would split its balance. So would two
+-- of an account.
 SELECT 'balance_accounts_are_unique' AS check_name, 'ERROR' AS severity,
-       'account ' || restaurant_id || '/' || currency AS entity,
+       'account ' || COALESCE(restaurant_id || '/' || currency, account_id) AS entity,
        format('there are %s of it: %s', count(*),
               string_agg(balance_account_id::text, ', ' ORDER BY balance_account_id))
          AS detail
 FROM balance_accounts
-GROUP BY restaurant_id, currency
+WHERE restaurant_id IS NOT NULL OR account_id IS NOT NULL
+GROUP BY restaurant_id, account_id, currency
 HAVING count(*) > 1;
 
 -- check: debits_equal_credits
@@ -785,8 +1268,9 @@ HAVING count(*) > 1;
 -- entry has both sides in one row and one amount, so this holds by construction. It is the first
 -- thing that an auditor asks for.
 SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
-       CASE WHEN GROUPING(a.restaurant_id) = 1 THEN 'currency ' || a.currency
-            ELSE 'account ' || a.restaurant_id || '/' || a.currency END AS entity,
+       CASE WHEN GROUPING(a.account_id) = 1 THEN 'currency ' || a.currency
+            ELSE 'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) END
+         AS entity,
        format('debits are %s, credits %s', sum(s.debit_minor), sum(s.credit_minor)) AS detail
 FROM (
   SELECT balance_account_id,
@@ -797,7 +1281,7 @@ FROM (
   GROUP BY balance_account_id
 ) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
-GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.currency))
+GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.account_id, a.currency))
 HAVING sum(s.debit_minor) <> sum(s.credit_minor);
 
 -- check: balance_sheets_close
@@ -834,7 +1318,7 @@ sheet AS (
   GROUP BY b.balance_account_id
 )
 SELECT 'balance_sheets_close' AS check_name, 'ERROR' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
        format('debit accounts hold %s, credit accounts %s; not in the chart: %s',
               s.assets_minor, s.liabilities_minor, COALESCE(s.unknown, 'none')) AS detail
 FROM sheet AS s
@@ -844,7 +1328,7 @@ WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
 -- check: balances_fit_int64
 -- The balance of every account fits the int64 in which the service returns it.
 SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
        format('the balance of %s is %s', m.ledger_account, abs(m.balance_minor)) AS detail
 FROM (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
@@ -857,7 +1341,7 @@ WHERE abs(m.balance_minor) > 9223372036854775807;
 -- check: reserved_is_not_negative
 -- A restaurant's payouts release no more than was reserved for them.
 SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
        format('payout_reserved is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -871,7 +1355,7 @@ WHERE s.balance_minor < 0;
 -- check: reserved_is_in_payouts
 -- The reserve of a balance account is the sum of its payouts in flight.
 SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
                               COALESCE(s.balance_account_id, p.balance_account_id)::text)
          AS entity,
        format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0),
@@ -917,7 +1401,8 @@ counted AS (
   GROUP BY payout_id
 )
 SELECT 'payouts_leave_nothing_negative' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, b.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              b.balance_account_id::text)
          AS entity,
        format('restaurant_payable is %s, the debits since the latest payout explain %s',
               b.payable_minor, COALESCE(c.debits_minor, 0) - b.debits_minor) AS detail
@@ -1015,7 +1500,8 @@ recomputed AS (
   GROUP BY balance_account_id, horizon
 )
 SELECT 'snapshots_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              s.balance_account_id::text)
        || ', snapshot ' || s.horizon
          AS entity,
        CASE WHEN (r.entries_count, r.last_recorded_at, r.last_event_at)
@@ -1045,7 +1531,8 @@ WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
 -- horizon above the cluster's txids means that the row was inserted by hand, or that the cluster
 -- went back in time; servers do not read such a snapshot.
 SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              s.balance_account_id::text)
        || ', snapshot ' || s.horizon
          AS entity,
        CASE WHEN a.balance_account_id IS NULL THEN 'the balance account does not exist'
@@ -1062,11 +1549,13 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid
 -- check: statement_marks_agree_with_the_entries
 -- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: it has
 -- how many they are, their latest recorded_at, the longest time by which the recorded_at of one
--- lies before that of an entry with a lower txid, and their sum. All those transactions have ended.
+-- lies before that of an entry with a lower txid, and their sums on restaurant_payable and, unless
+-- a server of before 0027 made the mark, on account_funds. All those transactions have ended.
 -- The check goes through the entries of each account with marks once, in the order of the txids,
 -- with the marks in between.
 WITH mark AS MATERIALIZED (
-  SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor
+  SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor,
+         funds_minor
   FROM statement_marks
   WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
 ),
@@ -1074,15 +1563,16 @@ WITH mark AS MATERIALIZED (
 place AS (
   SELECT balance_account_id, horizon AS txid, 0 AS kind, 0 AS entries_count,
          NULL::timestamptz AS first_recorded_at, NULL::timestamptz AS last_recorded_at,
-         0 AS payable_minor, entries_count AS mark_entries_count,
+         0 AS payable_minor, 0 AS funds_minor, entries_count AS mark_entries_count,
          last_recorded_at AS mark_last_recorded_at, late_by_max AS mark_late_by_max,
-         payable_minor AS mark_payable_minor
+         payable_minor AS mark_payable_minor, funds_minor AS mark_funds_minor
   FROM mark
   UNION ALL
   SELECT m.balance_account_id, m.recorded_txid, 1, count(*) FILTER (WHERE m.side = 'credit'),
          min(m.recorded_at), max(m.recorded_at),
          COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable'), 0),
-         NULL, NULL, NULL, NULL
+         COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'account_funds'), 0),
+         NULL, NULL, NULL, NULL, NULL
   FROM ledger_movements AS m
   WHERE m.balance_account_id IN (SELECT balance_account_id FROM mark)
   GROUP BY m.balance_account_id, m.recorded_txid
@@ -1096,33 +1586,37 @@ late AS (
 recomputed AS (
   SELECT l.balance_account_id, l.txid AS horizon, l.kind, l.mark_entries_count,
          l.mark_last_recorded_at, l.mark_late_by_max,
-         l.mark_payable_minor, sum(l.entries_count) OVER so_far AS entries_count,
+         l.mark_payable_minor, l.mark_funds_minor,
+         sum(l.entries_count) OVER so_far AS entries_count,
          max(l.last_recorded_at) OVER so_far AS last_recorded_at,
          GREATEST(interval '0', max(l.late_by) OVER so_far) AS late_by_max,
-         sum(l.payable_minor) OVER so_far AS payable_minor
+         sum(l.payable_minor) OVER so_far AS payable_minor,
+         sum(l.funds_minor) OVER so_far AS funds_minor
   FROM late AS l
   WINDOW so_far AS (
     PARTITION BY l.balance_account_id ORDER BY l.txid, l.kind ROWS UNBOUNDED PRECEDING)
 )
 SELECT 'statement_marks_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, r.balance_account_id::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              r.balance_account_id::text)
        || ', mark ' || r.horizon
          AS entity,
        CASE WHEN r.horizon > pg_snapshot_xmin(pg_current_snapshot()) THEN
               format('all transactions below %s have ended, no more',
                      pg_snapshot_xmin(pg_current_snapshot()))
-            ELSE format('counts %s entries up to %s, late by %s, worth %s;'
-                        ' there are %s up to %s, late by %s, worth %s',
+            ELSE format('counts %s entries up to %s, late by %s, worth %s and %s;'
+                        ' there are %s up to %s, late by %s, worth %s and %s',
                         r.mark_entries_count, r.mark_last_recorded_at, r.mark_late_by_max,
-                        r.mark_payable_minor,
-                        r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor) END
-                          AS detail
+                        r.mark_payable_minor, COALESCE(r.mark_funds_minor::text, 'nothing said'),
+                        r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor,
+                        r.funds_minor) END AS detail
 FROM recomputed AS r
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = r.balance_account_id
 WHERE r.kind = 0
   AND (r.horizon > pg_snapshot_xmin(pg_current_snapshot())
        OR (r.mark_entries_count, r.mark_last_recorded_at, r.mark_late_by_max, r.mark_payable_minor)
-          IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor));
+          IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor)
+       OR r.mark_funds_minor <> r.funds_minor);
 
 -- check: nothing_is_recorded_in_the_future
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is
@@ -1137,16 +1631,22 @@ FROM (
   SELECT 'payout ' || payout_id, created_at FROM payouts
   UNION ALL
   SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs
+  UNION ALL
+  SELECT 'account ' || account_id, GREATEST(created_at, updated_at) FROM accounts
+  UNION ALL
+  SELECT 'payment ' || payment_id, recorded_at FROM payments
+  UNION ALL
+  SELECT 'payment ' || payment_id, recorded_at FROM payment_operations
 ) AS r
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
--- The triggers that deny changes, and those that check a payment's moves and a payout's moves, items
--- and run, are as the migrations made them: of the same type, in every session where the migrations said so (ENABLE
--- ALWAYS), with the same condition or none. Their functions still raise or drop the change, and
--- look up tables in the schema of the books alone. `ledger migrate` mends what dump, restore and
--- replication do to them. A migration that adds a trigger adds it here; a test compares the list
--- with the schema.
+-- The triggers that deny changes, and those that check a payment's moves and a payout's moves,
+-- items and run, are as the migrations made them: of the same type, in every session where the
+-- migrations said so (ENABLE ALWAYS), with the same condition or none. Their functions still raise
+-- or drop the change, and look up tables in the schema of the books alone. `ledger migrate` mends
+-- what dump, restore and replication do to them. A migration that adds a trigger adds it here; a
+-- test compares the list with the schema.
 --
 -- The type is a sum, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after),
 -- INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
@@ -1246,8 +1746,8 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
 -- Every constraint of a table or a domain exists, is validated and has the definition of the
 -- migrations, and domains have no others. Only the columns listed below may be NULL, every foreign
 -- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
--- other and give an account one balance account. No rule rewrites statements, and row security hides
--- no rows. A migration that adds or changes a constraint, a unique index or a nullable column
+-- other and give an account one balance account. No rule rewrites statements, and row security
+-- hides no rows. A migration that adds or changes a constraint, a unique index or a nullable column
 -- changes these lists. Tests compare them with the schema.
 --
 -- A digest is the beginning of the SHA-256 of pg_get_constraintdef(), which sql/schema.sql shows,
@@ -1629,9 +2129,9 @@ WHERE f.digest IS DISTINCT FROM w.digest;
 
 -- check: roles_hold_no_more_than_they_need
 -- The application adds to the books, changes profiles and moves payments, payouts and runs, and no
--- more; the reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or a
--- membership. Nor do they own the domains and functions that refuse what is wrong. A migration that
--- grants something adds it here.
+-- more; the reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or
+-- a membership. Nor do they own the domains and functions that refuse what is wrong. A migration
+-- that grants something adds it here.
 WITH role AS (
   SELECT w.role_name, r.oid,
          r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
@@ -1944,6 +2444,10 @@ FROM (
   SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events
   UNION ALL
   SELECT 'ledger_entries', recorded_txid FROM ledger_entries
+  UNION ALL
+  SELECT 'payments', recorded_txid FROM payments
+  UNION ALL
+  SELECT 'payment_operations', recorded_txid FROM payment_operations
 ) AS r
 WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
 GROUP BY r.table_name;
@@ -1987,6 +2491,18 @@ CROSS JOIN (SELECT COALESCE(NULLIF(current_setting('ledger.payout_answer_days', 
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.state = 'CREATED' AND p.created_at < now() - make_interval(days => given.days)
 GROUP BY a.currency;
+
+-- check: expired_holds_are_released
+-- What a payment held was released when it expired. Servers release it within seconds; ten minutes
+-- later, none of them runs or none can.
+SELECT 'expired_holds_are_released' AS check_name, 'WARNING' AS severity,
+       'currency ' || COALESCE(currency, '(none)') AS entity,
+       format('%s payments expired more than ten minutes ago and hold %s; the oldest is %s, which'
+              ' expired at %s', count(*), sum(amount_minor - captured_minor),
+              (array_agg(payment_id ORDER BY expires_at, payment_id))[1], min(expires_at)) AS detail
+FROM payments
+WHERE state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED') AND expires_at < now() - interval '10 minutes'
+GROUP BY currency;
 
 -- check: facts_are_booked_once
 -- No two events of one type, restaurant, currency and amount have the same reference within seven
@@ -2057,7 +2573,7 @@ WHERE ended_minor > COALESCE(opened_minor, 0);
 -- check: payable_is_not_negative
 -- The restaurant does not owe the platform: available and pending together are not below zero.
 SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
        format('available and pending are %s together', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -2071,7 +2587,7 @@ WHERE s.balance_minor < 0;
 -- check: dispute_hold_is_not_negative
 -- No more is taken out of a restaurant's disputed money than was put in.
 SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
-       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
        format('dispute_hold is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
