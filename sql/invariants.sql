@@ -680,60 +680,66 @@ WHERE r.state = 'SUCCEEDED'
 -- check: payments_follow_posting_rules
 -- Every payment and every operation on one has exactly the entries of the posting rules, in the
 -- books of the payer and of the payee: types, accounts, amounts, and positions, which run through
--- the payer's entries and then the payee's. A declined one has none. Each capture bears its share
--- of the fee: what all captures so far bear, in proportion and rounded down, less what those before
--- bear. The rules are those of ledger.domain.posting_rules. A test compares the two.
+-- the steps of an operation and in each through the payer's entry and then the payee's. A declined
+-- one has none. Each capture bears its share of the fee: what all captures so far bear, in
+-- proportion and rounded down, less what those before bear. The rules are those of
+-- ledger.domain.posting_rules. A test compares the two.
 WITH rule (step, books, place, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('hold', 'payer', 1, 'PAYMENT_HOLD', 'account_funds', 'account_held', 'amount'),
     ('capture', 'payer', 1, 'PAYMENT_CAPTURE', 'account_held', 'interaccount', 'amount'),
-    ('capture', 'account', 1, 'PAYMENT', 'interaccount', 'account_funds', 'amount'),
-    ('capture', 'restaurant', 1, 'PAYMENT', 'interaccount', 'restaurant_payable', 'amount'),
-    ('capture', 'restaurant', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('capture', 'account', 2, 'PAYMENT', 'interaccount', 'account_funds', 'amount'),
+    ('capture', 'restaurant', 2, 'PAYMENT', 'interaccount', 'restaurant_payable', 'amount'),
+    ('capture', 'restaurant', 3, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
     ('transfer', 'payer', 1, 'TRANSFER_OUT', 'account_funds', 'interaccount', 'amount'),
-    ('transfer', 'account', 1, 'TRANSFER_IN', 'interaccount', 'account_funds', 'amount'),
-    ('transfer', 'restaurant', 1, 'TRANSFER_IN', 'interaccount', 'restaurant_payable', 'amount'),
-    ('transfer', 'restaurant', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('transfer', 'account', 2, 'TRANSFER_IN', 'interaccount', 'account_funds', 'amount'),
+    ('transfer', 'restaurant', 2, 'TRANSFER_IN', 'interaccount', 'restaurant_payable', 'amount'),
+    ('transfer', 'restaurant', 3, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
     ('release', 'payer', 1, 'PAYMENT_RELEASE', 'account_held', 'account_funds', 'amount'),
     ('refund', 'payer', 1, 'REFUND_IN', 'interaccount', 'account_funds', 'amount'),
-    ('refund', 'account', 1, 'REFUND_OUT', 'account_funds', 'interaccount', 'amount'),
-    ('refund', 'restaurant', 1, 'REFUND_OUT', 'restaurant_payable', 'interaccount', 'amount')
+    ('refund', 'account', 2, 'REFUND_OUT', 'account_funds', 'interaccount', 'amount'),
+    ('refund', 'restaurant', 2, 'REFUND_OUT', 'restaurant_payable', 'interaccount', 'amount')
 ),
--- The steps of an operation. One that moves nothing is left out, and the next has its place.
-step_of (kind, place, step) AS (
+step_of (kind, step) AS (
   VALUES
-    ('CAPTURE', 1, 'capture'),
-    ('CAPTURE', 2, 'release'),
-    ('VOID', 1, 'release'),
-    ('EXPIRE', 1, 'release'),
-    ('REFUND', 1, 'refund'),
-    ('REVERSE', 1, 'release'),
-    ('REVERSE', 2, 'refund')
+    ('CAPTURE', 'capture'),
+    ('CAPTURE', 'release'),
+    ('VOID', 'release'),
+    ('EXPIRE', 'release'),
+    ('REFUND', 'refund'),
+    ('REVERSE', 'release'),
+    ('REVERSE', 'refund')
 ),
+-- What each step moves, and the entries of the step before it: the captures of a final capture, the
+-- release of a reversal. A step that moves nothing posts nothing.
 taken AS (
   SELECT p.payment_id, p.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
          CASE p.capture WHEN 'MANUAL' THEN 'hold' ELSE 'transfer' END AS step, p.amount_minor,
-         p.fee_minor::numeric AS fee_minor, 1 AS place, 1 AS steps_count
+         p.fee_minor::numeric AS fee_minor, 0 AS entries_before
   FROM payments AS p
   WHERE p.decline_reason IS NULL
   UNION ALL
-  SELECT o.payment_id, o.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
-         s.step, m.amount_minor,
-         div(p.fee_minor::numeric * o.captured_minor, NULLIF(p.amount_minor, 0))
-           - div(p.fee_minor::numeric * (o.captured_minor - o.amount_minor),
-                 NULLIF(p.amount_minor, 0)),
-         LEAST(s.place, m.steps_count), m.steps_count
-  FROM payment_operations AS o
-  JOIN payments AS p ON p.payment_id = o.payment_id
+  SELECT o.payment_id, o.transaction_id, o.payer_balance_account_id, o.payee_balance_account_id,
+         s.step, CASE s.step WHEN 'release' THEN o.released_minor ELSE o.amount_minor END,
+         o.fee_minor,
+         CASE WHEN o.kind = 'CAPTURE' AND s.step = 'release' THEN 2 + (o.fee_minor > 0)::integer
+              WHEN o.kind = 'REVERSE' AND s.step = 'refund' THEN (o.released_minor > 0)::integer
+              ELSE 0 END
+  FROM (
+    SELECT o.payment_id, o.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
+           o.kind, o.amount_minor, o.released_minor,
+           div(p.fee_minor::numeric * o.captured_minor, NULLIF(p.amount_minor, 0))
+             - div(p.fee_minor::numeric * (o.captured_minor - o.amount_minor),
+                   NULLIF(p.amount_minor, 0)) AS fee_minor
+    FROM payment_operations AS o
+    JOIN payments AS p ON p.payment_id = o.payment_id
+    WHERE o.decline_reason IS NULL
+  ) AS o
   JOIN step_of AS s ON s.kind = o.kind
-  CROSS JOIN LATERAL (
-    SELECT CASE s.step WHEN 'release' THEN o.released_minor ELSE o.amount_minor END AS amount_minor,
-           (o.amount_minor > 0)::integer + (o.released_minor > 0)::integer AS steps_count) AS m
-  WHERE o.decline_reason IS NULL AND m.amount_minor > 0
+  WHERE CASE s.step WHEN 'release' THEN o.released_minor ELSE o.amount_minor END > 0
 ),
 expected AS (
-  SELECT t.payment_id, t.transaction_id,
-         CASE r.books WHEN 'payer' THEN t.place ELSE t.steps_count + r.place END AS position,
+  SELECT t.payment_id, t.transaction_id, t.entries_before + r.place AS position,
          CASE r.books WHEN 'payer' THEN t.payer_balance_account_id
                       ELSE t.payee_balance_account_id END AS balance_account_id,
          r.entry_type, r.debit_account, r.credit_account,

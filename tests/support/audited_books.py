@@ -1,6 +1,7 @@
-"""Books with every type of event and payouts in every state."""
+"""Books with every type of event, payouts in every state, and payments of every kind."""
 
 from ledger.v1 import ledger_pb2
+from support.audited_payments import pay_between_accounts
 from support.dates import days_ago
 from support.events import event_message, unique
 from support.payout_runs import answer, finished_run
@@ -113,6 +114,9 @@ async def book_everything(ledger: RunningLedger) -> None:
     assert await take_snapshots(ledger.engine) == 3
     await ledger.query(EARLIER_SNAPSHOTS)
     await pay_everything(ledger)
+    await pay_between_accounts(ledger)
+    await take_snapshots(ledger.engine)
+    await make_marks(ledger.engine)
 
 
 async def pay_everything(ledger: RunningLedger) -> None:

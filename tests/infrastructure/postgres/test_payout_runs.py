@@ -19,6 +19,7 @@ import uuid_utils.compat
 from support.audit import assert_books_in_order
 from support.books import superuser
 from support.events import event_message
+from support.paying import INSERT_ACCOUNT
 from support.running import query, running_ledger
 from support.sessions import locked, waiting_sessions
 
@@ -287,6 +288,40 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
             ("res_3", SkipReason.CANCELED),
         ]
         assert await runs.items(canceled, PayoutRunItemOutcome.OPEN, "", 10) == []
+    await assert_books_in_order(database)
+
+
+async def test_accounts_are_of_no_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts in the currency of a run are not counted, listed, judged or paid, in a plan either.
+
+    They are between its restaurants and after the last one.
+    """
+    monkeypatch.setattr(payout_runs, "ITEMS_MAX", 1)
+    for number in (1, 2):
+        await charge(database, f"res_{number}")
+        for name in ("a", "b"):
+            await query(
+                database.migration_url,
+                INSERT_ACCOUNT,
+                account_id=f"acc_{number}{name}",
+                currency="PEN",
+                limit_minor=0,
+            )
+    async with runs_of(database) as runs:
+        key = PayoutRunKey("PEN", date(2026, 1, 1), 0, "new")
+        planned = await runs.plan(key)
+        assert (planned.restaurants_total, planned.payouts_created) == (2, 2)
+        run = await new_run(runs)
+        assert await progress_of(runs, run) == (2, 0, 0)
+        items = await runs.items(run, None, "", 10)
+        assert [item.restaurant_id for item in items] == ["res_1", "res_2"]
+        while await runs.pay(run, 1):
+            pass
+        assert await runs.finish(run)
+        assert await progress_of(runs, run) == (2, 2, 2)
+        assert len(await runs.items(run, None, "", 10)) == 2
     await assert_books_in_order(database)
 
 
