@@ -178,7 +178,7 @@ DAMAGE_TO_DATA = (
     event("events_have_a_balance_account", "evt_charge", "restaurant_id = 'res_x'"),
     event("events_have_a_balance_account", "evt_charge", "currency = 'USD'"),
     Damage(
-        "balance_accounts_have_a_restaurant",
+        "balance_accounts_have_a_holder",
         "DELETE FROM restaurants WHERE restaurant_id = 'res_b'",
         ("account res_b/USD",),
     ),

@@ -178,6 +178,27 @@ DAMAGE_TO_GUARDS = (
         ("table payout_items",),
     ),
     Damage(
+        TRIGGERS, "ALTER TABLE payments ENABLE TRIGGER payments_check_move", ("table payments",)
+    ),
+    Damage(TRIGGERS, "DROP TRIGGER accounts_deny_move ON accounts", ("table accounts",)),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION check_payment_move() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RETURN NEW; END'",
+        ("table payments",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER DOMAIN interaccount_rest DROP CONSTRAINT interaccount_rest_check",
+        ("domain interaccount_rest",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE payment_operations DROP CONSTRAINT payment_operations_operation_id_key",
+        ("table payment_operations",),
+    ),
+    Damage(CONSTRAINTS, "DROP INDEX balance_accounts_account_id_key", ("table balance_accounts",)),
+    Damage(
         CONSTRAINTS,
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
         ("table ledger_entries",),
@@ -274,6 +295,9 @@ DAMAGE_TO_GUARDS = (
         CONSTRAINTS, "ALTER TABLE payout_run_items DISABLE TRIGGER ALL", ("table payout_run_items",)
     ),
     Damage(ROLES, "GRANT UPDATE (amount_minor) ON payouts TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE (fee_minor) ON payments TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE (currency) ON accounts TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT DELETE ON payment_operations TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE ON payout_items TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT DELETE ON balance_snapshots TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT DELETE ON payout_run_items TO ledger_app", ("role ledger_app",)),
@@ -302,6 +326,9 @@ DAMAGE_TO_GUARDS = (
         ("role ledger_app",),
     ),
     Damage(NEEDS, "REVOKE INSERT ON payout_items FROM ledger_app", ("role ledger_app",)),
+    Damage(
+        NEEDS, "REVOKE INSERT (kind) ON payment_operations FROM ledger_app", ("role ledger_app",)
+    ),
     Damage(
         NEEDS,
         "REVOKE SELECT ON restaurants FROM ledger_app, ledger_read",

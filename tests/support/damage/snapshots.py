@@ -38,6 +38,13 @@ def mark(change: str) -> Damage:
 
 DAMAGE_TO_MARKS = (
     mark("payable_minor = payable_minor + 1"),
+    mark("funds_minor = COALESCE(funds_minor, 0) + 1"),
+    Damage(
+        MARKS,
+        f"UPDATE statement_marks SET funds_minor = 1, {BELIEVED} WHERE horizon = '{{acc_a.mark.1}}'"
+        " AND balance_account_id = {acc_a}",
+        ("account acc_a, mark {acc_a.mark.1}",),
+    ),
     mark("entries_count = entries_count + 1"),
     mark("last_recorded_at = last_recorded_at - interval '1 microsecond'"),
     mark("late_by_max = late_by_max + interval '1 microsecond'"),
@@ -59,6 +66,12 @@ DAMAGE_TO_MARKS = (
 # res_p has two snapshots, the second with more entries than the first; res_a has two, of the same
 # entries: one was taken before some of them had matured.
 DAMAGE_TO_SNAPSHOTS = (
+    Damage(
+        AGREES,
+        f"UPDATE balance_snapshots SET total_minors[1] = total_minors[1] + 1, {BELIEVED}"
+        " WHERE horizon = '{acc_a.snapshot.1}' AND balance_account_id = {acc_a}",
+        ("account acc_a, snapshot {acc_a.snapshot.1}",),
+    ),
     snapshot(AGREES, "total_minors[1] = total_minors[1] + 1"),
     snapshot(AGREES, "matured_minors[1] = matured_minors[1] - 1"),
     snapshot(AGREES, "matured_minors[1] = matured_minors[1] - 1", of="res_a"),

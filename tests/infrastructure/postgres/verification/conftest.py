@@ -46,7 +46,15 @@ async def names(booked: Database) -> dict[str, str]:
     url = booked.migration_url
     names = {
         row[0]: str(row[1])
-        for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")
+        for row in await query(
+            url,
+            "SELECT event_id, transaction_id::text FROM processor_events"
+            " UNION ALL SELECT payment_id, transaction_id::text FROM payments"
+            " UNION ALL SELECT operation_id, transaction_id::text FROM payment_operations"
+            " WHERE operation_id IS NOT NULL"
+            " UNION ALL SELECT account_id, balance_account_id::text FROM balance_accounts"
+            " WHERE account_id IS NOT NULL",
+        )
     }
     rows = await query(
         url,
@@ -66,15 +74,15 @@ async def names(booked: Database) -> dict[str, str]:
             names[name + suffix] = str(value)
     rows = await query(
         url,
-        "SELECT a.restaurant_id || '.snapshot.' || row_number() OVER (PARTITION BY "
-        "a.balance_account_id ORDER BY s.horizon),"
+        "SELECT COALESCE(a.restaurant_id, a.account_id) || '.snapshot.' || row_number() OVER"
+        " (PARTITION BY a.balance_account_id ORDER BY s.horizon),"
         " s.horizon::text FROM balance_snapshots AS s JOIN balance_accounts AS a USING "
         "(balance_account_id)",
     )
     rows += await query(
         url,
-        "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY "
-        "a.balance_account_id ORDER BY m.horizon),"
+        "SELECT COALESCE(a.restaurant_id, a.account_id) || '.mark.' || row_number() OVER"
+        " (PARTITION BY a.balance_account_id ORDER BY m.horizon),"
         " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING "
         "(balance_account_id)",
     )

@@ -17,6 +17,11 @@ from support.damage.guards import (
     DAMAGE_TO_SEALING,
     ROLES,
 )
+from support.damage.payments import (
+    DAMAGE_TO_ACCOUNTS,
+    DAMAGE_TO_ENTRIES,
+    DAMAGE_TO_PAYMENTS,
+)
 from support.damage.payouts import AGREED, DAMAGE_TO_PAYOUTS, OF_RUN, RUN_ITEMS
 from support.damage.snapshots import DAMAGE_TO_MARKS, DAMAGE_TO_SNAPSHOTS
 from support.events import event_message
@@ -38,6 +43,9 @@ DAMAGE = (
     + DAMAGE_TO_SEALING
     + DAMAGE_TO_DATA
     + DAMAGE_TO_PAYOUTS
+    + DAMAGE_TO_ENTRIES
+    + DAMAGE_TO_PAYMENTS
+    + DAMAGE_TO_ACCOUNTS
     + DAMAGE_TO_SNAPSHOTS
     + DAMAGE_TO_MARKS
     + DAMAGE_TO_GUARDS
@@ -84,8 +92,8 @@ async def audit_of(url: str) -> AuditReport:
 
 
 async def test_audit_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
-    """Every type of event booked through the service: no error and no warning, and every check of
-    the file was made.
+    """Every type of event, and payments of every kind, booked through the service: no error and no
+    warning, and every check of the file was made.
     """
     await book_everything(ledger)
     report = await audit(ledger.engine)
@@ -169,7 +177,7 @@ async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]])
     found = [
         finding
         for finding in (await audit_of(url)).findings
-        if finding.check == "balance_accounts_have_a_restaurant"
+        if finding.check == "balance_accounts_have_a_holder"
     ]
     names = [f"account res_lost_{number:04}/PEN" for number in range(1, FINDINGS_PER_CHECK_MAX + 1)]
     assert [finding.entity for finding in found[:-1]] == names

@@ -8,6 +8,8 @@ import pytest
 from support.damage.case import CHECKS
 from support.damage.events import RULES
 from support.damage.guards import CONSTRAINTS, FUNCTIONS, NEEDS, ROLES, TRIGGERS, VIEWS
+from support.damage.payments import LIMITS as PAYMENT_LIMITS
+from support.damage.payments import RULES as PAYMENT_RULES
 from support.damage.payouts import STATES
 from support.running import query
 
@@ -15,8 +17,14 @@ from ledger.bootstrap.database import Database
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
 from ledger.domain.events import EventType
 from ledger.domain.money import EXPONENT_BY_CURRENCY
+from ledger.domain.payments import CaptureMode, DeclineReason, OperationKind, PaymentState
 from ledger.domain.payout_states import MOVES, PayoutState
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount
+from ledger.domain.posting_rules import (
+    EVENT_POSTING_RULES,
+    PAYMENT_POSTING_RULES,
+    PAYOUT_POSTING_RULES,
+    Amount,
+)
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.schema.newest_schema import privileges
 from ledger.infrastructure.postgres.verification.audit import load_checks
@@ -81,6 +89,52 @@ def test_payout_posting_rules_are_those_of_the_code() -> None:
             passed.insert(0, before[passed[0]])
         lines += [f"    ('{state}', '{earlier}')" for earlier in passed]
     assert values_of(STATES, "path") == ",\n".join(lines)
+
+
+def test_payment_posting_rules_are_those_of_the_code() -> None:
+    """The VALUES list of the check is what each step posts in the books of the payer, of an account
+    that is paid, and of a restaurant that is.
+    """
+    lines = [
+        f"    ('{step}', '{books}', {place}, '{rule.entry_type}', '{rule.debit}', '{rule.credit}', "
+        f"'{rule.amount.value}')"
+        for step, rules in PAYMENT_POSTING_RULES.items()
+        for books, posted, first in (
+            ("payer", (rules.payer,), 1),
+            ("account", rules.payee_account, 2),
+            ("restaurant", rules.payee_restaurant, 2),
+        )
+        for place, rule in enumerate(posted, first)
+    ]
+    assert values_of(PAYMENT_RULES, "rule") == ",\n".join(lines)
+
+
+def test_only_the_last_rule_of_a_step_is_of_its_fee() -> None:
+    """The check takes two entries for those of a step between two parties, and a fee for a third
+    one that may be missing.
+    """
+    for rules in PAYMENT_POSTING_RULES.values():
+        assert len(rules.payee_account) <= 1
+        assert [rule.amount for rule in rules.payee_restaurant] in (
+            [],
+            [Amount.AMOUNT],
+            [Amount.AMOUNT, Amount.FEE],
+        )
+
+
+def test_states_and_reasons_of_payments_are_those_of_the_code() -> None:
+    """The lists in the check are the states, the kinds and the reasons of the domain."""
+    statement = CHECKS[PAYMENT_LIMITS]
+    reasons = re.findall(r"\('(\w+)'\)", statement.partition("SELECT")[0])
+    assert reasons == [reason.value for reason in DeclineReason]
+    for column, words in (
+        ("p.state", PaymentState),
+        ("p.capture", CaptureMode),
+        ("o.kind", OperationKind),
+    ):
+        listed = re.search(rf"{column} IN \((.*?)\)", statement, re.DOTALL)
+        assert listed is not None
+        assert re.findall(r"'(\w+)'", listed[1]) == [word.value for word in words]
 
 
 def test_only_the_last_rule_of_an_event_is_of_its_fee() -> None:
