@@ -237,7 +237,7 @@ def bad_items() -> Iterator[Any]:
             yield pytest.param("transfers", changes, fields, id=f"transfers-{name}")
 
 
-@pytest.mark.parametrize(("items", "changes", "fields"), bad_items())
+@pytest.mark.parametrize(("items", "changes", "fields"), list(bad_items()))
 async def test_bad_payment_of_a_batch_is_refused_alone(
     shared_ledger: RunningLedger, items: str, changes: dict[str, Any], fields: tuple[str, ...]
 ) -> None:
