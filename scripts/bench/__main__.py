@@ -16,6 +16,7 @@ from scripts.bench import (
     books,
     growth,
     past_rows,
+    payment_rows,
     payout_rows,
     report,
     rows,
@@ -25,21 +26,26 @@ from scripts.bench import (
     statement_rows,
 )
 from scripts.bench.bench import Bench, Sizes
+from scripts.bench.books import Booked
 from scripts.bench.checkouts import NoCheckout
 from scripts.bench.servers import serving, serving_empty, uses_uvloop
 
 FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000, 100_000)
 SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000, 2_000)
 PROCESSES = 2
-ROWS = rows.CALL_ROWS | {
-    "statement": statement_rows.statement,
-    "seals": seal_rows.seals,
-    "payouts": payout_rows.payouts,
-    "payouts-spread": payout_rows.payouts_spread,
-    "size": size_rows.size,
-    # Last, as its account makes the database larger.
-    "balance-past": past_rows.balance_past,
-}
+ROWS = (
+    rows.CALL_ROWS
+    | payment_rows.PAYMENT_ROWS
+    | {
+        "statement": statement_rows.statement,
+        "seals": seal_rows.seals,
+        "payouts": payout_rows.payouts,
+        "payouts-spread": payout_rows.payouts_spread,
+        "size": size_rows.size,
+        # Last, as its account makes the database larger.
+        "balance-past": past_rows.balance_past,
+    }
+)
 
 
 async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
@@ -68,7 +74,8 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
     for line in left_out:
         print(line)
     print(
-        f"all {bench.acknowledged:,} acknowledged events are in the books with their entries;"
+        f"all {bench.acknowledged[Booked.EVENTS]:,} acknowledged events and"
+        f" {bench.acknowledged[Booked.PAYMENTS]:,} payments are in the books with their entries;"
         f" written to {path}"
     )
 

@@ -7,18 +7,23 @@ import subprocess
 import sys
 import time
 from array import array
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from scripts.bench import bare_statement, books, load_generator
+from scripts.bench.books import Booked
 from scripts.bench.jobs import READY, Interval, Outcome
 from scripts.bench.measured import Measured
 from scripts.bench.process_costs import cpu_seconds, resident_bytes
 from scripts.bench.servers import ROOT, Server
+from scripts.bench.wire import PAYMENT_METHODS
 
-BOOKED = ("IngestEvent", "BatchIngestEvents", "StreamEvents")
+# What the methods book.
+BOOKED = dict.fromkeys(("IngestEvent", "BatchIngestEvents", "StreamEvents"), Booked.EVENTS)
+BOOKED |= dict.fromkeys(PAYMENT_METHODS, Booked.PAYMENTS)
 # The restaurants of the events, named after their currency; they begin without entries.
 INGEST_CURRENCY = "BRL"
 # Restaurants with 20 entries each, whose balances are read.
@@ -30,7 +35,10 @@ LEAD_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Calls of one method by `callers` at once; `field` is the request's field of `events`."""
+    """Calls of one method by `callers` at once; `field` is the request's field of `events`.
+
+    For payments the accounts are as many as `restaurants`.
+    """
 
     method: str
     callers: int
@@ -41,6 +49,8 @@ class Load:
     restaurants: int = RESTAURANTS
     # The only restaurant of the load; empty for all.
     restaurant: str = ""
+    # The only payer of the load; empty for all accounts.
+    payer: str = ""
     available_minor: int = 0
     # Instants in microseconds since 1970, each with what was available then; empty for now.
     moments: tuple[tuple[int, int], ...] = ()
@@ -142,7 +152,7 @@ class Bench:
     sizes: Sizes
     generators: list[Worker]
     statement: Worker
-    acknowledged: int = 0
+    acknowledged: Counter[Booked] = field(default_factory=Counter)
     prefixes: int = 0
     loaded: set[str] = field(default_factory=set)
 
@@ -167,9 +177,9 @@ class Bench:
         return cls(cluster, connection, service, empty, sizes, workers[:-1], workers[-1])
 
     async def run(self, load: Load, server: Server, seconds: float | None = None) -> Measured:
-        """Makes load for one slice, and checks that the books have every acknowledged event.
+        """Makes load for one slice, and checks that the books have what was acknowledged.
 
-        Events that the empty handler acknowledged must not be there. Raises WrongBooks.
+        What the empty handler acknowledged must not be there. Raises WrongBooks.
         """
         running = await self.begin(load, server, seconds)
         return await self.end(running)
@@ -201,7 +211,7 @@ class Bench:
             for place, share in enumerate(callers)
         ]
         return await self._begin(
-            workers, jobs, prefix, load.events, server, load.method in BOOKED, seconds
+            workers, jobs, prefix, load.events, server, BOOKED.get(load.method), seconds
         )
 
     async def run_statement(self, events: int, connections: int) -> Measured:
@@ -217,7 +227,7 @@ class Bench:
             "seconds": self.sizes.slice_seconds + self.sizes.warm_up_seconds,
         }
         return await self.end(
-            await self._begin([self.statement], [job], prefix, events, None, True, None)
+            await self._begin([self.statement], [job], prefix, events, None, Booked.EVENTS, None)
         )
 
     async def end(self, running: "Running") -> Measured:
@@ -225,11 +235,11 @@ class Bench:
         outcomes = [await worker.outcome() for worker in running.workers]
         cpu_s, resident_before, resident_after = await running.costs
         acknowledged = sum(outcome.acknowledged for outcome in outcomes)
-        if running.books_events:
+        if running.booked is not None:
             is_stored = running.server is None or running.server.books_events
             stored = acknowledged if is_stored else 0
-            await books.check_events(self.connection, running.prefix, stored)
-            self.acknowledged += stored
+            await books.check_stored(self.connection, running.booked, running.prefix, stored)
+            self.acknowledged[running.booked] += stored
         counts_from = running.interval.counts_from
         counts_to = min(
             [
@@ -270,7 +280,7 @@ class Bench:
         prefix: str,
         events: int,
         server: Server | None,
-        booked: bool,
+        booked: Booked | None,
         seconds: float | None,
     ) -> "Running":
         async with asyncio.TaskGroup() as preparing:
@@ -321,8 +331,8 @@ class Running:
     prefix: str
     events: int
     server: Server | None
-    # Whether its method books events, on a server that does.
-    books_events: bool
+    # What its method books, on a server that does.
+    booked: Booked | None
     costs: asyncio.Task[tuple[dict[str, float | None], int | None, int | None]]
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +37,7 @@ SHOWN_SETTINGS = (
     "max_wal_size",
     "checkpoint_timeout",
 )
-# The start of every event id that the bench books.
+# The start of every id of an event or a payment of the load.
 EVENT_PREFIX = "bench."
 
 INSERT_RESTAURANTS = """
@@ -103,6 +104,16 @@ FROM generate_series($2::integer, $3::integer) AS n
 """
 LONG_ACCOUNT_ENTRY_MINOR = 1000
 
+# Accounts with the ids $1 in the currency $2, which may go $3 below zero; NULL: without a limit.
+OPEN_ACCOUNTS = """
+WITH opened AS (
+  INSERT INTO accounts (account_id, currency, overdraft_limit_minor, opened_with)
+  SELECT account_id, $2, $3::bigint, '{}' FROM unnest($1::text[]) AS q (account_id)
+  RETURNING account_id, currency
+)
+INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened
+"""
+
 # Ten charges with fees a transaction, as a group of calls books them. They mature while the account
 # grows. A block with COMMIT takes no parameters.
 BOOK_HISTORY = """
@@ -126,9 +137,28 @@ END $$
 """
 HISTORY_ENTRIES_A_TRANSACTION = 20
 
-COUNT_EVENTS = """
+
+class Booked(StrEnum):
+    """What a load books."""
+
+    EVENTS = "events"
+    PAYMENTS = "payments"
+
+
+# How many have ids that begin with $1.
+COUNT_STORED = {
+    Booked.EVENTS: """
 SELECT count(*) FROM processor_events
 WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
+""",
+    Booked.PAYMENTS: """
+SELECT count(*) FROM payments
+WHERE payment_id >= $1::text || '.' COLLATE "C" AND payment_id < $1 || '/' COLLATE "C"
+""",
+}
+COUNT_PAYMENT_ENTRIES = """
+SELECT count(*) AS entries, COALESCE(sum(amount_minor), 0)::bigint AS amount_minor
+FROM ledger_entries WHERE starts_with(payment_id, $1)
 """
 COUNT_ENTRIES = """
 SELECT count(*) AS entries, COALESCE(sum(amount_minor), 0)::bigint AS amount_minor
@@ -278,21 +308,26 @@ async def load_history(connection: Any, restaurant_id: str, currency: str, entri
     await asyncio.sleep(1)
 
 
-async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
-    """Raises WrongBooks unless the events whose ids begin with `prefix` are those acknowledged."""
-    stored = await connection.fetchval(COUNT_EVENTS, prefix)
+async def check_stored(connection: Any, booked: Booked, prefix: str, acknowledged: int) -> None:
+    """Raises WrongBooks unless what has ids that begin with `prefix` is what was acknowledged."""
+    stored = await connection.fetchval(COUNT_STORED[booked], prefix)
     if stored != acknowledged:
         raise WrongBooks(
-            f"{acknowledged} events of {prefix} were acknowledged and {stored} are in the books"
+            f"{acknowledged} {booked} of {prefix} were acknowledged and {stored} are in the books"
         )
 
 
-async def check_entries(connection: Any, acknowledged: int) -> None:
-    """Raises WrongBooks unless each acknowledged event of the run has its two entries."""
-    booked = await connection.fetchrow(COUNT_ENTRIES, EVENT_PREFIX)
-    expected = 2 * acknowledged, acknowledged * (AMOUNT_MINOR + FEE_MINOR)
-    if (booked["entries"], booked["amount_minor"]) != expected:
-        raise WrongBooks(
-            f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books,"
-            f" not {expected}"
-        )
+async def check_entries(connection: Any, acknowledged: Mapping[Booked, int]) -> None:
+    """Raises WrongBooks unless each event and payment of the run has its two entries."""
+    for booked, statement, amount_minor in (
+        (Booked.EVENTS, COUNT_ENTRIES, AMOUNT_MINOR + FEE_MINOR),
+        (Booked.PAYMENTS, COUNT_PAYMENT_ENTRIES, 2 * AMOUNT_MINOR),
+    ):
+        number = acknowledged.get(booked, 0)
+        found = await connection.fetchrow(statement, EVENT_PREFIX)
+        expected = 2 * number, number * amount_minor
+        if (found["entries"], found["amount_minor"]) != expected:
+            raise WrongBooks(
+                f"{found['entries']} entries of {booked}, of {found['amount_minor']} in all, are"
+                f" in the books, not {expected}"
+            )

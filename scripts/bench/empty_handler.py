@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc, payment_pb2, payment_pb2_grpc
 from scripts.bench.jobs import loop_factory
 
 READY_PREFIX = "the empty handler is on "
@@ -39,12 +39,41 @@ class EmptyHandler(ledger_pb2_grpc.LedgerServiceServicer):
         return self._balance
 
 
+class EmptyPayments(payment_pb2_grpc.PaymentServiceServicer):
+    """The same for payments."""
+
+    def __init__(self) -> None:
+        self._paid = payment_pb2.AuthorizePaymentResponse(
+            status=payment_pb2.PAYMENT_STATUS_CAPTURED,
+            payment=payment_pb2.Payment(
+                payment_id="bench.1.0.000000001",
+                payer_account_id="PEN.1",
+                payee_account_id="PEN.501",
+                currency="PEN",
+                amount_minor=1_000,
+                capture=payment_pb2.CAPTURE_MODE_IMMEDIATE,
+                state=payment_pb2.PAYMENT_STATE_CAPTURED,
+                captured_minor=1_000,
+                transaction_id="01890a5d-ac96-774b-bcce-b302099a8057",
+            ),
+        )
+        self._paid.payment.created_at.GetCurrentTime()
+
+    async def AuthorizePayment(
+        self,
+        _request: payment_pb2.AuthorizePaymentRequest,
+        _context: aio.ServicerContext[Any, Any],
+    ) -> payment_pb2.AuthorizePaymentResponse:
+        return self._paid
+
+
 async def serve(available_minor: int) -> None:
     """Serves until standard input ends, which it does with the parent."""
     server = aio.server(options=(("grpc.so_reuseport", 0),))
     # The other methods are not called.
     handler = EmptyHandler(available_minor)  # type: ignore[abstract]
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(handler, server)
+    payment_pb2_grpc.add_PaymentServiceServicer_to_server(EmptyPayments(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"{READY_PREFIX}127.0.0.1:{port}", flush=True)

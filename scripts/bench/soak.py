@@ -146,7 +146,8 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
     path = report.write("soak.json", content)
     shown = ", ".join(f"{method} {rate:,}/s" for method, rate in rates.items())
     print(f"{shown}, {paying.result():,} payouts")
-    print(f"all {bench.acknowledged:,} acknowledged events are in the books with their entries")
+    events = bench.acknowledged[books.Booked.EVENTS]
+    print(f"all {events:,} acknowledged events are in the books with their entries")
     print(
         f"memory grew by {growth} % after the first {settled_seconds:.0f} s"
         f" (wanted: < {GROWTH_PERCENT_WANTED} %); {path}"

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, payment_pb2
 
-_SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+_SERVICES = [
+    ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
+    payment_pb2.DESCRIPTOR.services_by_name["PaymentService"],
+]
 AMOUNT_MINOR = 1_000
 FEE_MINOR = 50
+PAYMENT_METHODS = ("AuthorizePayment", "BatchTransfers")
 _NUMBER = b"%09d"
 _CREATED = ledger_pb2.INGEST_STATUS_CREATED
 _CREATED_BYTES = ledger_pb2.IngestEventResponse(status=_CREATED).SerializeToString()
+_CAPTURED = payment_pb2.PAYMENT_STATUS_CAPTURED
+_CAPTURED_BYTES = payment_pb2.AuthorizePaymentResponse(status=_CAPTURED).SerializeToString()
 
 
 class UnexpectedResponse(Exception):
@@ -25,6 +31,11 @@ class UnexpectedResponse(Exception):
 def restaurants(currency: str, number: int) -> list[str]:
     """The ids of the load's restaurants."""
     return [f"{currency}_{place}" for place in range(1, number + 1)]
+
+
+def account_ids(currency: str, number: int) -> list[str]:
+    """The ids of the load's accounts."""
+    return [f"{currency}.{place}" for place in range(1, number + 1)]
 
 
 def has_field(message: str, field: str) -> bool:
@@ -166,12 +177,75 @@ class StatementRequests:
             raise UnexpectedResponse("an empty statement")
 
 
-Requests = EventRequests | BalanceRequests | StatementRequests
+class PaymentRequests:
+    """Requests with new payments between accounts. A response other than CAPTURED ends the
+    measure.
+    """
+
+    def __init__(
+        self, method: str, prefix: str, accounts: Sequence[str], currency: str, payer: str
+    ) -> None:
+        """`payer` pays every payment; empty: all accounts pay in turn. Ids are as for events."""
+        self._is_batch = method == "BatchTransfers"
+        self._sent = 0
+        # Neighbours pay accounts that are far from them: a group has other payees than payers.
+        far = len(accounts) // 2
+        payees = [*accounts[far:], *accounts[:far]]
+        self._templates = [
+            self._template(prefix, payer or account, payee, currency)
+            for account, payee in zip(accounts, payees, strict=True)
+            if payee != payer
+        ]
+
+    def _template(self, prefix: str, payer: str, payee: str, currency: str) -> tuple[bytes, bytes]:
+        """A request with one payment, cut at the number in its id."""
+        number = (_NUMBER % 0).decode()
+        fields: dict[str, Any] = {
+            "payment_id": f"{prefix}.{number}",
+            "payer_account_id": payer,
+            "payee_account_id": payee,
+            "currency": currency,
+            "amount_minor": AMOUNT_MINOR,
+        }
+        request = (
+            payment_pb2.BatchTransfersRequest(transfers=[payment_pb2.Transfer(**fields)])
+            if self._is_batch
+            else payment_pb2.AuthorizePaymentRequest(
+                **fields, capture=payment_pb2.CAPTURE_MODE_IMMEDIATE
+            )
+        )
+        head, _, tail = request.SerializeToString().partition(f".{number}".encode())
+        return head + b".", tail
+
+    def take(self, payments: int) -> bytes:
+        """The next request, as for events."""
+        return b"".join([self._next() for _ in range(payments)])
+
+    def _next(self) -> bytes:
+        self._sent += 1
+        head, tail = self._templates[self._sent % len(self._templates)]
+        return head + _NUMBER % self._sent + tail
+
+    def check(self, content: bytes, payments: int) -> None:
+        """Raises UnexpectedResponse unless every payment that was sent is CAPTURED."""
+        if not self._is_batch:
+            if not content.startswith(_CAPTURED_BYTES):
+                raise UnexpectedResponse(payment_pb2.AuthorizePaymentResponse.FromString(content))
+            return
+        results = payment_pb2.BatchTransfersResponse.FromString(content).results
+        if len(results) != payments or any(result.status != _CAPTURED for result in results):
+            raise UnexpectedResponse(
+                next((result for result in results if result.status != _CAPTURED), results)
+            )
+
+
+Requests = EventRequests | BalanceRequests | StatementRequests | PaymentRequests
 
 
 def path_of(job: dict[str, Any]) -> str:
     """The path of a job's method."""
-    return f"/{_SERVICE.full_name}/{job['method']}"
+    service = next(each for each in _SERVICES if job["method"] in each.methods_by_name)
+    return f"/{service.full_name}/{job['method']}"
 
 
 def requests_of(job: dict[str, Any]) -> Requests:
@@ -186,6 +260,11 @@ def requests_of(job: dict[str, Any]) -> Requests:
         )
     if job["method"] == "ListEntries":
         return StatementRequests(restaurant_ids, job["currency"])
+    if job["method"] in PAYMENT_METHODS:
+        accounts = account_ids(job["currency"], job["restaurants"])
+        return PaymentRequests(
+            job["method"], job["prefix"], accounts, job["currency"], job["payer"]
+        )
     return EventRequests(
         job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"]
     )
