@@ -2,21 +2,23 @@
 
 from typing import Any
 
-from ledger.v1 import ledger_pb2, payment_pb2
-from support.paying import INSERT_ACCOUNT, MANUAL, order
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
+from support.paying import MANUAL, order
 from support.payout_runs import finished_run
 from support.running import RunningLedger
 
-# Each account with its overdraft, in minor units; None: unlimited. All but the last are in CHF.
-ACCOUNTS: dict[str, int | None] = {
-    "acc_bank": None,
-    "acc_a": 0,
-    "acc_b": 500,
-    "acc_empty": 0,
-    "acc_frozen": 0,
-    "acc_closed": 0,
-    "acc_lowered": 400,
-    "acc_usd": 0,
+# Each account with its overdraft. All but the last are in CHF.
+ACCOUNTS = {
+    "acc_bank": account_pb2.Overdraft(unlimited=True),
+    "acc_a": None,
+    "acc_b": account_pb2.Overdraft(limit_minor=500),
+    "acc_empty": None,
+    "acc_frozen": None,
+    "acc_closed": None,
+    "acc_lowered": account_pb2.Overdraft(limit_minor=400),
+    "acc_usd": None,
 }
 TO_LATER: dict[str, Any] = {"payee_restaurant_id": "res_later"}
 TO_AT_ONCE: dict[str, Any] = {"payee_restaurant_id": "res_at_once"}
@@ -76,12 +78,13 @@ async def pay_between_accounts(ledger: RunningLedger) -> None:
     """Every payment of PAYMENTS, a chain that is declined, a payment that expires, and a payout
     of what accounts paid.
     """
-    for account_id, limit_minor in ACCOUNTS.items():
-        await ledger.query(
-            INSERT_ACCOUNT,
-            account_id=account_id,
-            currency="USD" if account_id == "acc_usd" else "CHF",
-            limit_minor=limit_minor,
+    for account_id, overdraft in ACCOUNTS.items():
+        await ledger.accounts.CreateAccount(
+            account_pb2.CreateAccountRequest(
+                account_id=account_id,
+                currency="USD" if account_id == "acc_usd" else "CHF",
+                overdraft=overdraft,
+            )
         )
     await ledger.stub.PutRestaurant(
         ledger_pb2.PutRestaurantRequest(restaurant_id="res_at_once", maturity_days=0)
@@ -94,9 +97,10 @@ async def pay_between_accounts(ledger: RunningLedger) -> None:
         else:
             await _operate(ledger, payment_id, *each)
         if payment_id == "pay_in_frozen":
-            await _update(ledger, "acc_frozen", "state = 'FROZEN'")
-    await _update(ledger, "acc_closed", "state = 'CLOSED'")
-    await _update(ledger, "acc_lowered", "overdraft_limit_minor = 300")
+            await _update(ledger, "state", "acc_frozen", state=account_pb2.ACCOUNT_STATE_FROZEN)
+    await _update(ledger, "state", "acc_closed", state=account_pb2.ACCOUNT_STATE_CLOSED)
+    lowered = account_pb2.Overdraft(limit_minor=300)
+    await _update(ledger, "overdraft", "acc_lowered", overdraft=lowered)
     chain = [
         payment_pb2.PaymentOrder(
             payment_id=f"pay_chain_{number}",
@@ -140,8 +144,10 @@ async def _operate(
     await getattr(ledger.payments, f"{kind}Payment")(request)
 
 
-async def _update(ledger: RunningLedger, account_id: str, change: str) -> None:
-    await ledger.query(
-        f"UPDATE accounts SET {change}, updated_at = recorded_now() WHERE account_id = :account_id",
-        account_id=account_id,
+async def _update(ledger: RunningLedger, path: str, account_id: str, **fields: Any) -> None:
+    await ledger.accounts.UpdateAccount(
+        account_pb2.UpdateAccountRequest(
+            account=account_pb2.Account(account_id=account_id, **fields),
+            update_mask=FieldMask(paths=[path]),
+        )
     )
