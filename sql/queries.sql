@@ -5,7 +5,7 @@
 --
 --   psql -X -v ON_ERROR_STOP=1 -v currency=PEN -v restaurant_id=res_001 -f sql/queries.sql
 --
---   currency             q1_balances, q3_payout_eligibility: an ISO 4217 code
+--   currency             q1_balances, q3_payout_eligibility, account_balances: an ISO 4217 code
 --   until_at             q2_top_restaurants: the instant at which the seven days end,
 --                        exclusive; default: now
 --   as_of                q3_payout_eligibility: the date to pay out by, in the settlement time
@@ -78,7 +78,7 @@ WITH sums AS (
          max(m.occurred_at) AS last_event_at
   FROM balance_accounts AS a
   JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
-  WHERE a.currency = :'currency'::text
+  WHERE a.currency = :'currency'::text AND a.restaurant_id IS NOT NULL
   GROUP BY m.balance_account_id
 )
 SELECT r.restaurant_id, r.name, COALESCE(sums.available_minor, 0) AS available_minor,
@@ -93,25 +93,32 @@ ORDER BY r.restaurant_id;
 
 -- query: q2_top_restaurants
 -- The ten restaurants of each currency with the highest net revenue of seven days: charges less
--- fees less refunds, by the time at which they happened. Fees are those of charges and those
--- assessed alone, not those of disputes. The share is in percent of the net revenue of all
--- restaurants of the currency, rounded half away from zero to two digits; NULL where that sum is
--- not positive. Equal revenues have equal ranks. If more than ten qualify, the first ids are shown.
+-- fees less refunds, by the time at which they happened. What accounts paid to restaurants counts
+-- as charged, and what went back to them as refunded, by the time at which it was recorded. Fees
+-- are those of charges and payments and those assessed alone, not those of disputes. The share is
+-- in percent of the net revenue of all restaurants of the currency, rounded half away from zero to
+-- two digits; NULL where that sum is not positive. Equal revenues have equal ranks. If more than
+-- ten qualify, the first ids are shown.
 WITH movement AS (
   SELECT e.balance_account_id,
-         count(*) FILTER (WHERE e.entry_type = 'CHARGE') AS charges_count,
-         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'CHARGE'), 0) AS charged_minor,
+         count(*) FILTER (WHERE e.entry_type IN ('CHARGE', 'PAYMENT', 'TRANSFER_IN'))
+           AS charges_count,
+         COALESCE(sum(e.amount_minor) FILTER (
+           WHERE e.entry_type IN ('CHARGE', 'PAYMENT', 'TRANSFER_IN')), 0) AS charged_minor,
          count(*) FILTER (WHERE e.entry_type = 'FEE') AS fees_count,
          COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'FEE'), 0) AS fees_minor,
-         count(*) FILTER (WHERE e.entry_type = 'REFUND') AS refunds_count,
-         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'REFUND'), 0) AS refunded_minor
+         count(*) FILTER (WHERE e.entry_type IN ('REFUND', 'REFUND_OUT')) AS refunds_count,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type IN ('REFUND', 'REFUND_OUT')), 0)
+           AS refunded_minor
   FROM ledger_entries AS e
-  WHERE e.occurred_at >= :'until_at'::timestamptz - interval '168 hours'
-    AND e.occurred_at < :'until_at'::timestamptz
+  WHERE COALESCE(e.occurred_at, e.recorded_at) >= :'until_at'::timestamptz - interval '168 hours'
+    AND COALESCE(e.occurred_at, e.recorded_at) < :'until_at'::timestamptz
     -- An event is recorded at most five minutes before it occurs, so this line leaves out nothing
     -- that the lines above let in. It is here for an index on recorded_at, if there is one.
     AND e.recorded_at >= :'until_at'::timestamptz - interval '168 hours' - interval '6 minutes'
-    AND e.entry_type IN ('CHARGE', 'FEE', 'REFUND')
+    AND e.entry_type IN ('CHARGE', 'PAYMENT', 'TRANSFER_IN', 'FEE', 'REFUND', 'REFUND_OUT')
+    -- Not what one account pays another.
+    AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
   GROUP BY e.balance_account_id
 ),
 revenue AS (
@@ -154,7 +161,7 @@ terms AS (
 payable AS (
   SELECT m.balance_account_id, sum(m.signed_minor) AS amount_minor
   FROM terms
-  JOIN balance_accounts AS a ON a.currency = :'currency'::text
+  JOIN balance_accounts AS a ON a.currency = :'currency'::text AND a.restaurant_id IS NOT NULL
   JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
   WHERE m.ledger_account = 'restaurant_payable'
     AND (m.available_at IS NULL OR m.available_at <= terms.cutoff_at)
@@ -215,6 +222,7 @@ WITH net AS (
          sum(signed_minor) FILTER (WHERE ledger_account = 'restaurant_payable') AS payable_minor,
          sum(signed_minor) FILTER (WHERE ledger_account = 'payout_reserved') AS reserved_minor,
          sum(signed_minor) FILTER (WHERE ledger_account = 'dispute_hold') AS disputed_minor,
+         sum(signed_minor) FILTER (WHERE ledger_account = 'account_held') AS held_minor,
          COALESCE(-sum(signed_minor) FILTER (
            WHERE side = 'debit' AND ledger_account IS NOT NULL), 0) AS debits_minor,
          COALESCE(sum(signed_minor) FILTER (
@@ -223,8 +231,8 @@ WITH net AS (
   GROUP BY balance_account_id
 ),
 account AS (
-  SELECT net.*, COALESCE(a.restaurant_id || '/' || a.currency, net.balance_account_id::text)
-         AS name,
+  SELECT net.*, COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                         net.balance_account_id::text) AS name,
          a.balance_account_id IS NULL AS is_orphaned
   FROM net
   LEFT JOIN balance_accounts AS a ON a.balance_account_id = net.balance_account_id
@@ -250,7 +258,14 @@ in_flight AS (
   WHERE state = 'CREATED'
   GROUP BY balance_account_id
 ),
-payment AS (
+holding AS (
+  SELECT payer_balance_account_id AS balance_account_id,
+         sum(amount_minor - captured_minor) AS held_minor
+  FROM payments
+  WHERE state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')
+  GROUP BY payer_balance_account_id
+),
+charged AS (
   SELECT restaurant_id, currency, reference,
          COALESCE(sum(amount_minor) FILTER (WHERE type = 'charge_succeeded'), 0) AS charged_minor,
          sum(amount_minor) FILTER (WHERE type = 'refund_succeeded') AS refunded_minor
@@ -264,7 +279,8 @@ anomaly (check_name, severity, entity, detail) AS (
                 COALESCE(e.event_id, '(none)'))
   FROM ledger_entries AS e
   LEFT JOIN processor_events AS v ON v.event_id = e.event_id
-  WHERE v.event_id IS NULL AND (e.event_id IS NOT NULL OR e.entry_type <> 'PAYOUT_RESERVE')
+  WHERE v.event_id IS NULL
+    AND (e.event_id IS NOT NULL OR (e.payment_id IS NULL AND e.entry_type <> 'PAYOUT_RESERVE'))
   UNION ALL
   SELECT 'entries_have_a_balance_account', 'ERROR', 'account ' || name,
          'has entries and does not exist'
@@ -314,6 +330,20 @@ anomaly (check_name, severity, entity, detail) AS (
   LEFT JOIN in_flight AS f ON f.balance_account_id = n.balance_account_id
   WHERE COALESCE(n.reserved_minor, 0) <> COALESCE(f.amount_minor, 0)
   UNION ALL
+  SELECT 'held_is_in_payments', 'ERROR', 'account ' || n.name,
+         format('account_held is %s, its payments hold %s', COALESCE(n.held_minor, 0),
+                COALESCE(h.held_minor, 0))
+  FROM account AS n
+  LEFT JOIN holding AS h ON h.balance_account_id = n.balance_account_id
+  WHERE COALESCE(n.held_minor, 0) <> COALESCE(h.held_minor, 0)
+  UNION ALL
+  SELECT 'interaccount_nets_to_zero', 'ERROR', 'transaction ' || transaction_id,
+         format('leaves %s on interaccount', sum(signed_minor))
+  FROM ledger_movements
+  WHERE ledger_account = 'interaccount'
+  GROUP BY transaction_id
+  HAVING sum(signed_minor) <> 0
+  UNION ALL
   SELECT 'payable_is_not_negative', 'WARNING', 'account ' || name,
          format('available and pending are %s together', payable_minor)
   FROM account
@@ -327,12 +357,33 @@ anomaly (check_name, severity, entity, detail) AS (
   SELECT 'refunds_stay_within_their_charge', 'WARNING',
          'reference ' || restaurant_id || '/' || currency || '/' || reference,
          format('charged %s, refunded %s', charged_minor, refunded_minor)
-  FROM payment
+  FROM charged
   WHERE refunded_minor > charged_minor
 )
 SELECT check_name, severity, entity, detail
 FROM anomaly
 ORDER BY severity, check_name, entity, detail;
+
+-- query: account_balances
+-- What every account in a currency has available and held, as GetAccountBalance returns it, with
+-- its overdraft and its state. Without an overdraft limit the account may go below zero by any
+-- amount.
+WITH sums AS (
+  SELECT m.balance_account_id,
+         sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'account_funds') AS available_minor,
+         sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'account_held') AS held_minor
+  FROM balance_accounts AS a
+  JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
+  WHERE a.currency = :'currency'::text AND a.account_id IS NOT NULL
+  GROUP BY m.balance_account_id
+)
+SELECT h.account_id, h.name, h.state, COALESCE(sums.available_minor, 0) AS available_minor,
+       COALESCE(sums.held_minor, 0) AS held_minor, h.overdraft_limit_minor
+FROM accounts AS h
+JOIN balance_accounts AS a ON a.account_id = h.account_id
+LEFT JOIN sums ON sums.balance_account_id = a.balance_account_id
+WHERE h.currency = :'currency'::text
+ORDER BY h.account_id;
 
 -- query: payout_history
 -- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 from support.commands import run_command, run_process
 from support.dates import days_ago
 from support.events import event_message
+from support.paying import open_account, order
 from support.payout_runs import answer, finished_run
 from support.running import RunningLedger
 
 from ledger.cli.failures import ExitStatus
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, payment_pb2
 
 
 async def rows_of(*arguments: str) -> list[dict[str, str]]:
@@ -80,6 +82,46 @@ async def test_every_report_is_printed(
     assert outcome.stderr == "error: restaurant res_9 is not registered\n"
 
 
+async def test_accounts_are_reported(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each account in the currency has, in byte order; an unlimited overdraft is empty."""
+    await open_account(ledger, "acc_bank", limit_minor=None)
+    await open_account(ledger, "acc_a", limit_minor=50)
+    await open_account(ledger, "acc_usd", currency="USD")
+    await ledger.payments.AuthorizePayment(order("pay_1", "acc_bank", "acc_a", 2_000_000))
+    await ledger.payments.AuthorizePayment(
+        order("pay_2", "acc_a", "acc_bank", 300, capture=payment_pb2.CAPTURE_MODE_MANUAL)
+    )
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    columns = ("account_id", "state", "available_minor", "held_minor", "overdraft_limit_minor")
+    assert [tuple(row[name] for name in columns) for row in await rows_of("accounts", "PEN")] == [
+        ("acc_a", "open", "1999700", "300", "50"),
+        ("acc_bank", "open", "-2000000", "0", ""),
+    ]
+    table = await run_command("report", "accounts", "PEN")
+    assert (table.status, table.stderr) == (0, "")
+    assert re.search(r"acc_a .* open .* 1999700 .* 300 .* 50 ", table.stdout)
+    assert table.stdout.endswith("\n2 rows\n")
+    lines = (await run_command("report", "accounts", "PEN", "--json")).stdout.splitlines()
+    assert [json.loads(line)["overdraft_limit_minor"] for line in lines] == ["50", None]
+    # A restaurant that an account pays has its own reports.
+    await ledger.payments.AuthorizePayment(
+        order("pay_3", "acc_a", "", 700, fee_minor=70, payee_restaurant_id="res_a")
+    )
+    assert [(row["restaurant_id"], row["pending_minor"]) for row in await rows_of("q1", "PEN")] == [
+        ("res_a", "630")
+    ]
+    assert [row["restaurant_id"] for row in await rows_of("q3", "PEN")] == ["res_a"]
+    (revenue,) = await rows_of("q2")
+    assert [revenue[name] for name in ("charges_count", "charged_minor", "net_minor")] == [
+        "1",
+        "700",
+        "630",
+    ]
+    assert await rows_of("q4") == []
+
+
 async def test_dates_are_refused_by_the_clock_of_the_books(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +141,7 @@ async def test_dates_are_refused_by_the_clock_of_the_books(
     ("arguments", "complaint"),
     [
         (("q1", "pen"), "CURRENCY must be an ISO 4217 code"),
+        (("accounts", "XXX"), "CURRENCY must be an ISO 4217 code"),
         (("q3", "XXX"), "CURRENCY must be an ISO 4217 code"),
         (("q2", "--until", "yesterday"), "--until must be an ISO 8601 instant"),
         (("q3", "PEN", "--as-of", "2025-02-30"), "--as-of"),

@@ -94,11 +94,12 @@ REPORT = Branch(
         "q2": Leaf("report:q2", "The restaurants with the highest net revenue of seven days."),
         "q3": Leaf("report:q3", "What a payout run would pay each restaurant, or why not."),
         "q4": Leaf("report:q4", "What is wrong with the books, errors first."),
+        "accounts": Leaf("report:accounts", "What every account in a currency holds."),
         "payouts": Leaf(
             "report:payouts", "The payouts of a restaurant, with what each consists of."
         ),
     },
-    "Query the books: balances, revenue, who would be paid, what is wrong, payouts.",
+    "Query the books: balances, revenue, who would be paid, what is wrong, accounts, payouts.",
     needs=Needs.DATABASE,
 )
 ARCHIVE = Branch(

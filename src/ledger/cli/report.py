@@ -153,6 +153,16 @@ def q4(json: bool, as_csv: bool) -> None:
 
 
 @click.command(
+    help="Show what every account in CURRENCY has available and held, and its overdraft; without"
+    f" a limit, overdraft_limit_minor is empty.\n\n{_WHERE}"
+)
+@currency_argument
+@_output_options
+def accounts(currency: str, json: bool, as_csv: bool) -> None:
+    _show(_query("account_balances", {"currency": _checked(currency)}), json=json, as_csv=as_csv)
+
+
+@click.command(
     help=f"Show the payouts of a restaurant, latest first, with what each consists of.\n\n{_WHERE}"
 )
 @restaurant_argument

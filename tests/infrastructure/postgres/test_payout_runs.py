@@ -291,9 +291,7 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
     await assert_books_in_order(database)
 
 
-async def test_accounts_are_of_no_run(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_accounts_are_of_no_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts in the currency of a run are not counted, listed, judged or paid, in a plan either.
 
     They are between its restaurants and after the last one.

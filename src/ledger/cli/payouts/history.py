@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, EntryType
+from ledger.domain.posting_rules import (
+    EVENT_POSTING_RULES,
+    PAYMENT_POSTING_RULES,
+    PAYOUT_POSTING_RULES,
+    EntryType,
+)
 
 if TYPE_CHECKING:
     from ledger.infrastructure.postgres.verification.reports import Report, Value
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
 _RULES = (
     *(rule for rules in EVENT_POSTING_RULES.values() for rule in rules),
     *PAYOUT_POSTING_RULES.values(),
+    *(rule for rules in PAYMENT_POSTING_RULES.values() for rule in rules.payee_restaurant),
 )
 # The types of item that a payout may have: all that move the payable, except the reserve of the
 # payout itself.

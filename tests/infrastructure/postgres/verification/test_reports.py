@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.dates import days_ago
 from support.events import event_message, unique
+from support.paying import IMMEDIATE, MANUAL, open_account, order
 from support.payout_runs import answer, finished_run
 from support.psql import run_file
 from support.running import RunningLedger, query
@@ -35,7 +36,7 @@ from ledger.infrastructure.postgres.verification.reports import (
     run_query,
 )
 from ledger.resources import resource
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WEEK = timedelta(days=7)
@@ -174,6 +175,7 @@ PLANS: tuple[tuple[str, dict[str, Value], set[str]], ...] = (
     ("q3_payout_eligibility", eligibility_terms("PEN"), set()),
     ("q3_payout_eligibility", eligibility_terms("EUR"), {"ledger_entries_pkey"}),
     ("q4_integrity", {}, set()),
+    ("account_balances", {"currency": "PEN"}, set()),
     (
         "payout_history",
         {"restaurant_id": "res_000042"},
@@ -305,6 +307,56 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
     )
 
 
+async def test_top_restaurants_count_what_accounts_paid(ledger: RunningLedger) -> None:
+    """Q2: captures and transfers to a restaurant are charged, what went back is refunded.
+
+    What accounts pay each other is nobody's revenue.
+    """
+    for account_id in ("acc_a", "acc_b"):
+        await open_account(ledger, account_id, None)
+    for request in (
+        order("pay_1", "acc_a", "", 1_000, fee_minor=30, payee_restaurant_id="res_a"),
+        order("pay_2", "acc_a", "", 500, payee_restaurant_id="res_a", capture=MANUAL),
+        order("pay_3", "acc_a", "acc_b", 9_000),
+    ):
+        await ledger.payments.AuthorizePayment(request)
+    await ledger.payments.CapturePayment(
+        payment_pb2.CapturePaymentRequest(operation_id="op_1", payment_id="pay_2", amount_minor=400)
+    )
+    for payment_id in ("pay_1", "pay_3"):
+        await ledger.payments.RefundPayment(
+            payment_pb2.RefundPaymentRequest(
+                operation_id=f"op_{payment_id}", payment_id=payment_id, amount_minor=200
+            )
+        )
+    (row,) = await report_of(ledger, "q2_top_restaurants", until_at=NOW + timedelta(hours=1))
+    counts = [row[name] for name in ("charges_count", "fees_count", "refunds_count")]
+    assert (row["restaurant_id"], counts) == ("res_a", [2, 1, 1])
+    sums = [row[name] for name in ("charged_minor", "fees_minor", "refunded_minor", "net_minor")]
+    assert sums == [1_400, 30, 200, 1_170]
+
+
+async def test_accounts_have_the_balances_that_the_service_returns(ledger: RunningLedger) -> None:
+    """A row for every account in the currency, as GetAccountBalance; zeros without entries."""
+    for account_id, limit_minor in (("acc_bank", None), ("acc_a", 500), ("acc_empty", 0)):
+        await open_account(ledger, account_id, limit_minor)
+    await open_account(ledger, "acc_usd", currency="USD")
+    await ledger.payments.AuthorizePayment(order("pay_1", "acc_bank", "acc_a", 1_000))
+    await ledger.payments.AuthorizePayment(order("pay_2", "acc_a", "acc_bank", 1_200))
+    await ledger.payments.AuthorizePayment(order("pay_3", "acc_a", "acc_bank", 40, capture=MANUAL))
+    rows = await report_of(ledger, "account_balances", currency="PEN")
+    assert [tuple(row.values()) for row in rows] == [
+        ("acc_a", "", "OPEN", -240, 40, 500),
+        ("acc_bank", "", "OPEN", 200, 0, None),
+        ("acc_empty", "", "OPEN", 0, 0, 0),
+    ]
+    for row in rows:
+        got = await ledger.accounts.GetAccountBalance(
+            account_pb2.GetAccountBalanceRequest(account_id=row["account_id"])
+        )
+        assert (row["available_minor"], row["held_minor"]) == (got.available_minor, got.held_minor)
+
+
 async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
     """Q3 has the reasons that a dry run counts, and for each restaurant what the run then does."""
     await ledger.ingest(
@@ -402,6 +454,12 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
         ),
         event_message(ledger_pb2.EVENT_TYPE_DISPUTE_WON, restaurant_id="res_won", amount_minor=3),
     )
+    for account_id in ("acc_a", "acc_b"):
+        await open_account(ledger, account_id, None)
+    for payment_id, mode in (("pay_1", IMMEDIATE), ("pay_2", MANUAL)):
+        await ledger.payments.AuthorizePayment(
+            order(payment_id, "acc_a", "acc_b", 300, capture=mode)
+        )
     await finished_run(ledger, request_id=unique("run"))
     account = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{}')"
     payout = f"(SELECT payout_id FROM payouts WHERE balance_account_id = {account})"
@@ -423,6 +481,8 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
         "UPDATE ledger_entries SET balance_account_id = 999 WHERE event_id = 'evt_1'",
         "UPDATE ledger_entries SET payout_id = gen_random_uuid()"
         f" WHERE payout_id IS NOT NULL AND balance_account_id = {account.format('res_4')}",
+        "UPDATE ledger_entries SET amount_minor = 301 WHERE payment_id = 'pay_1' AND position = 2",
+        "UPDATE ledger_entries SET amount_minor = 299 WHERE payment_id = 'pay_2'",
     )
     for statement in damages:
         await ledger.query(statement)
@@ -433,6 +493,8 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
         "entries_have_a_balance_account",
         "entries_have_an_event",
         "events_have_entries",
+        "held_is_in_payments",
+        "interaccount_nets_to_zero",
         "payout_entries_have_a_payout",
         "payout_items_add_up",
         "payouts_have_one_reserve",
@@ -441,6 +503,9 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
     assert names.count("payouts_have_one_reserve") == 3
     assert [row["severity"] for row in rows] == sorted(row["severity"] for row in rows)
     warnings = {(row["check_name"], row["entity"]) for row in rows if row["severity"] == "WARNING"}
+    assert [row["entity"] for row in rows if row["check_name"] == "held_is_in_payments"] == [
+        "account acc_a"
+    ]
     assert ("refunds_stay_within_their_charge", "reference res_0/PEN/p") in warnings
     assert ("payable_is_not_negative", "account res_0/PEN") in warnings
     assert ("dispute_hold_is_not_negative", "account res_won/PEN") in warnings
