@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES
+from ledger.domain.posting_rules import (
+    EVENT_POSTING_RULES,
+    PAYMENT_POSTING_RULES,
+    PAYOUT_POSTING_RULES,
+)
 from ledger.infrastructure.postgres.verification.doctor import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +45,28 @@ def test_posting_rules_are_documented_as_they_are() -> None:
         ]
         for event_type, rules in EVENT_POSTING_RULES.items()
         for rule in rules
+    ]
+
+
+def test_payment_posting_rules_are_documented_as_they_are() -> None:
+    """Row by row: each step, in whose books."""
+    assert table("What payments post") == [
+        [
+            step.value,
+            books,
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
+            rule.amount.value,
+            rule.available.value,
+        ]
+        for step, rules in PAYMENT_POSTING_RULES.items()
+        for books, posted in (
+            ("payer", (rules.payer,)),
+            ("account", rules.payee_account),
+            ("restaurant", rules.payee_restaurant),
+        )
+        for rule in posted
     ]
 
 

@@ -1,5 +1,7 @@
 """The posting rules, as tables that an accountant can read."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
@@ -7,10 +9,14 @@ from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.posting_rules import (
     EVENT_POSTING_RULES,
+    PAYMENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
     Amount,
     Available,
     EntryType,
+    PaymentRules,
+    PaymentStep,
+    PostingRule,
     rules_of,
 )
 
@@ -36,6 +42,34 @@ CREATED  PAYOUT_RESERVE   restaurant_payable  payout_reserved
 PAID     PAYOUT_RELEASE   payout_reserved     platform_cash
 FAILED   PAYOUT_REVERSAL  payout_reserved     restaurant_payable
 RETURNED PAYOUT_RETURN    platform_cash       restaurant_payable
+"""
+# Every step moves the amount 1000, and takes the fee 50 where a restaurant may bear one.
+# step     books       entry type       debit               credit              amount matures
+PAYMENT_POSTED = """
+hold       payer       PAYMENT_HOLD     account_funds       account_held        1000   no
+capture    payer       PAYMENT_CAPTURE  account_held        interaccount        1000   no
+capture    account     PAYMENT          interaccount        account_funds       1000   no
+capture    restaurant  PAYMENT          interaccount        restaurant_payable  1000   yes
+capture    restaurant  FEE              restaurant_payable  platform_fees       50     yes
+transfer   payer       TRANSFER_OUT     account_funds       interaccount        1000   no
+transfer   account     TRANSFER_IN      interaccount        account_funds       1000   no
+transfer   restaurant  TRANSFER_IN      interaccount        restaurant_payable  1000   yes
+transfer   restaurant  FEE              restaurant_payable  platform_fees       50     yes
+release    payer       PAYMENT_RELEASE  account_held        account_funds       1000   no
+refund     payer       REFUND_IN        interaccount        account_funds       1000   no
+refund     account     REFUND_OUT       account_funds       interaccount        1000   no
+refund     restaurant  REFUND_OUT       restaurant_payable  interaccount        1000   no
+"""
+# What each path leaves in the books of the payer, credits minus debits, and of an account that is
+# paid, as multiples of the amount.
+# path               payer: funds  held  interaccount   payee: funds  interaccount
+PAYMENT_PATHS = """
+hold                        -1     1     0                     0      0
+hold,release                0      0     0                     0      0
+hold,capture                -1     0     1                     1      -1
+transfer                    -1     0     1                     1      -1
+hold,capture,refund         0      0     0                     0      0
+transfer,refund             0      0     0                     0      0
 """
 # The balances after each path through the states, credits minus debits, as multiples of the payout.
 # path                   restaurant_payable  payout_reserved  platform_cash
@@ -80,7 +114,7 @@ def test_zero_fee_posts_nothing(event_type: EventType) -> None:
 
 
 def test_every_account_has_a_normal_side() -> None:
-    """The accounts on the debit side are these four."""
+    """The accounts on the debit side are these five."""
     assert set(NORMAL_SIDE) == set(LedgerAccount)
     debits = {account for account, side in NORMAL_SIDE.items() if side is Side.DEBIT}
     assert {account.value for account in debits} == {
@@ -88,6 +122,7 @@ def test_every_account_has_a_normal_side() -> None:
         "platform_cash",
         "dispute_receivable",
         "adjustments",
+        "interaccount",
     }
 
 
@@ -125,9 +160,84 @@ def test_payout_leaves_the_balances_of_its_path(row: str) -> None:
 
 
 def test_every_entry_type_has_a_rule() -> None:
-    """No two states of a payout share an entry type, nor does an event have that of a payout."""
+    """No two states of a payout share an entry type, nor does an event have that of a payout.
+
+    Payments share the fee with events, and no other type.
+    """
     of_events = {rule.entry_type for rules in EVENT_POSTING_RULES.values() for rule in rules}
     of_payouts = [rule.entry_type for rule in PAYOUT_POSTING_RULES.values()]
+    of_payments = {
+        rule.entry_type
+        for rules in PAYMENT_POSTING_RULES.values()
+        for rule in (rules.payer, *rules.payee_account, *rules.payee_restaurant)
+    }
     assert of_events.isdisjoint(of_payouts)
-    assert of_events | set(of_payouts) == set(EntryType)
+    assert of_payments.isdisjoint(of_payouts)
+    assert of_payments & of_events == {EntryType.FEE}
+    assert of_events | of_payments | set(of_payouts) == set(EntryType)
     assert len(set(of_payouts)) == len(of_payouts)
+
+
+def books_of(rules: PaymentRules) -> list[tuple[str, PostingRule]]:
+    """The rules of a step, each with whose books it is for."""
+    return [
+        ("payer", rules.payer),
+        *(("account", rule) for rule in rules.payee_account),
+        *(("restaurant", rule) for rule in rules.payee_restaurant),
+    ]
+
+
+def test_payments_post_what_the_table_says() -> None:
+    """The entries of each step, in the books of both parties."""
+    assert [
+        [
+            step,
+            books,
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
+            "50" if rule.amount is Amount.FEE else "1000",
+            "yes" if rule.matures else "no",
+        ]
+        for step, rules in PAYMENT_POSTING_RULES.items()
+        for books, rule in books_of(rules)
+    ] == [row.split() for row in PAYMENT_POSTED.strip().splitlines()]
+    assert list(PAYMENT_POSTING_RULES) == list(PaymentStep)
+
+
+@pytest.mark.parametrize("row", PAYMENT_PATHS.strip().splitlines())
+def test_payment_leaves_the_balances_of_its_path(row: str) -> None:
+    """Money that left the one account is in the other, and interaccount is zero over both."""
+    path, *expected = row.split()
+    credited = {(books, account): 0 for books in ("payer", "account") for account in LedgerAccount}
+    for step in path.split(","):
+        for books, rule in books_of(PAYMENT_POSTING_RULES[PaymentStep(step)]):
+            if books != "restaurant":
+                credited[books, rule.debit] -= 1
+                credited[books, rule.credit] += 1
+    places = (
+        ("payer", LedgerAccount.ACCOUNT_FUNDS),
+        ("payer", LedgerAccount.ACCOUNT_HELD),
+        ("payer", LedgerAccount.INTERACCOUNT),
+        ("account", LedgerAccount.ACCOUNT_FUNDS),
+        ("account", LedgerAccount.INTERACCOUNT),
+    )
+    assert [str(credited[place]) for place in places] == expected
+    assert sum(credited.values()) == 0
+
+
+@pytest.mark.parametrize("step", PaymentStep)
+def test_both_sides_of_a_step_agree(step: PaymentStep) -> None:
+    """What a step takes off interaccount in the payer's books it puts there in the payee's, whoever
+    the payee is; a step without a payee's side does not touch it.
+    """
+
+    def of_interaccount(rules: Sequence[PostingRule]) -> int:
+        return sum(
+            (rule.credit is LedgerAccount.INTERACCOUNT) - (rule.debit is LedgerAccount.INTERACCOUNT)
+            for rule in rules
+        )
+
+    rules = PAYMENT_POSTING_RULES[step]
+    for payee in (rules.payee_account, rules.payee_restaurant):
+        assert of_interaccount((rules.payer, *payee)) == 0
