@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
+from ledger.api.convert.batches import PAYMENTS, TRANSFERS, BatchItems
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import write_entry
 from ledger.api.convert.identifiers import require_ids
@@ -47,7 +48,6 @@ from ledger.errors import (
     LedgerError,
     LinkedPaymentRefused,
 )
-from ledger.limits import BATCH_PAYMENTS_MAX
 from ledger.v1 import payment_pb2
 
 _DOMAIN = "src/ledger/domain/payments.py"
@@ -158,21 +158,21 @@ def decode_payments(
     A chain with a rejected payment is rejected as a whole. Raises InvalidRequest for a batch of the
     wrong size or shape.
     """
-    return _decode_batch("payments", request.payments, decode_order)
+    return _decode_batch(PAYMENTS, request.payments, decode_order)
 
 
 def decode_transfers(
     request: payment_pb2.BatchTransfersRequest,
 ) -> tuple[list[Chain], list[LedgerError | None]]:
     """As decode_payments."""
-    return _decode_batch("transfers", request.transfers, decode_transfer)
+    return _decode_batch(TRANSFERS, request.transfers, decode_transfer)
 
 
 def _decode_batch(
-    field: str, messages: Sequence[Any], decode: Callable[[Any, str], PaymentOrder]
+    items: BatchItems, messages: Sequence[Any], decode: Callable[[Any, str], PaymentOrder]
 ) -> tuple[list[Chain], list[LedgerError | None]]:
-    if not 1 <= len(messages) <= BATCH_PAYMENTS_MAX:
-        raise InvalidRequest([FieldViolation(field, f"must be 1 to {BATCH_PAYMENTS_MAX} {field}")])
+    items.check_number(len(messages))
+    field = items.field
     if messages[-1].linked:
         raise InvalidRequest(
             [
