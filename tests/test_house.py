@@ -123,8 +123,14 @@ THEMES = {
     ],
     "cli/payouts/test_commands.py": ["cli/payouts"],
     "cli/test_credentials.py": ["cli/token.py", "cli/connection.py", "cli/client_settings.py"],
-    "cli/test_newer_server.py": ["cli/words.py", "cli/payouts/views.py"],
+    "cli/test_newer_server.py": [
+        "cli/words.py",
+        "cli/accounts/views.py",
+        "cli/payments/views.py",
+        "cli/payouts/views.py",
+    ],
     "cli/test_numbers.py": ["cli/parameters.py"],
+    "cli/test_payments_page.py": ["cli/accounts", "cli/payments"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
     "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
     "infrastructure/postgres/test_append_only.py": [

@@ -14,7 +14,14 @@ from grpc import aio
 from support.commands import Outcome, run_command
 
 from ledger.cli.failures import ExitStatus
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    payment_pb2,
+    payment_pb2_grpc,
+)
 
 UNKNOWN: Any = 97
 CURRENCY = "XNW"
@@ -46,6 +53,90 @@ PAYOUT = ledger_pb2.Payout(
     items=[ledger_pb2.PayoutItem(type=UNKNOWN, amount_minor=AMOUNT_MINOR)],
     history=[ledger_pb2.PayoutMove(state=UNKNOWN, recorded_at=INSTANT, transaction_id="7")],
 )
+
+
+PAYMENT = payment_pb2.Payment(
+    payment_id="pay_1",
+    payer_account_id="acc_1",
+    currency=CURRENCY,
+    amount_minor=AMOUNT_MINOR,
+    held_minor=AMOUNT_MINOR,
+    capture=UNKNOWN,
+    state=UNKNOWN,
+    created_at=INSTANT,
+)
+OPERATION = payment_pb2.PaymentOperation(
+    operation_id="op_1", kind=UNKNOWN, amount_minor=AMOUNT_MINOR, state=UNKNOWN, created_at=INSTANT
+)
+ACCOUNT = account_pb2.Account(
+    account_id="acc_1",
+    currency=CURRENCY,
+    overdraft=account_pb2.Overdraft(limit_minor=AMOUNT_MINOR),
+    state=UNKNOWN,
+    created_at=INSTANT,
+    updated_at=INSTANT,
+)
+FUNDS_ENTRY = ledger_pb2.LedgerEntry(
+    type=UNKNOWN,
+    debit_account=UNKNOWN,
+    credit_account=ledger_pb2.LEDGER_ACCOUNT_ACCOUNT_FUNDS,
+    amount_minor=AMOUNT_MINOR,
+    currency=CURRENCY,
+    payment_id="pay_1",
+    recorded_at=INSTANT,
+)
+
+
+class NewerAccounts(account_pb2_grpc.AccountServiceServicer):
+    """The same for accounts."""
+
+    async def CreateAccount(self, request: Any, context: Any) -> Any:
+        return account_pb2.CreateAccountResponse(status=UNKNOWN, account=ACCOUNT)
+
+    async def UpdateAccount(self, request: Any, context: Any) -> Any:
+        return account_pb2.UpdateAccountResponse(account=ACCOUNT)
+
+    async def GetAccount(self, request: Any, context: Any) -> Any:
+        return account_pb2.GetAccountResponse(account=ACCOUNT)
+
+    async def ListAccounts(self, request: Any, context: Any) -> Any:
+        return account_pb2.ListAccountsResponse(accounts=[ACCOUNT])
+
+    async def ListAccountEntries(self, request: Any, context: Any) -> Any:
+        return account_pb2.ListAccountEntriesResponse(
+            entries=[account_pb2.AccountEntry(entry=FUNDS_ENTRY, balance_minor=AMOUNT_MINOR)],
+            closing_balance_minor=AMOUNT_MINOR,
+        )
+
+
+class NewerPayments(payment_pb2_grpc.PaymentServiceServicer):
+    """The same for payments."""
+
+    async def AuthorizePayment(self, request: Any, context: Any) -> Any:
+        return payment_pb2.AuthorizePaymentResponse(status=UNKNOWN, payment=PAYMENT)
+
+    async def VoidPayment(self, request: Any, context: Any) -> Any:
+        return payment_pb2.VoidPaymentResponse(status=UNKNOWN, operation=OPERATION, payment=PAYMENT)
+
+    async def RefundPayment(self, request: Any, context: Any) -> Any:
+        declined = payment_pb2.PaymentOperation(
+            operation_id="op_1", decline_reason=UNKNOWN, created_at=INSTANT
+        )
+        return payment_pb2.RefundPaymentResponse(
+            status=payment_pb2.OPERATION_STATUS_DECLINED, operation=declined, payment=PAYMENT
+        )
+
+    async def GetPayment(self, request: Any, context: Any) -> Any:
+        return payment_pb2.GetPaymentResponse(
+            payment=PAYMENT, operations=[OPERATION], entries=[FUNDS_ENTRY]
+        )
+
+    async def ListPayments(self, request: Any, context: Any) -> Any:
+        return payment_pb2.ListPaymentsResponse(payments=[PAYMENT])
+
+    async def BatchTransfers(self, request: Any, context: Any) -> Any:
+        results = [payment_pb2.PaymentResult(status=UNKNOWN) for _ in request.transfers]
+        return payment_pb2.BatchTransfersResponse(results=results)
 
 
 class NewerServer(ledger_pb2_grpc.LedgerServiceServicer):
@@ -113,6 +204,10 @@ async def newer() -> AsyncIterator[tuple[NewerServer, str]]:
     service = NewerServer()  # type: ignore[abstract]  # the others are UNIMPLEMENTED
     server = aio.server()
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, server)
+    accounts = NewerAccounts()  # type: ignore[abstract]
+    account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, server)
+    payments = NewerPayments()  # type: ignore[abstract]
+    payment_pb2_grpc.add_PaymentServiceServicer_to_server(payments, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield service, f"127.0.0.1:{port}"
@@ -127,6 +222,15 @@ COMMANDS: list[tuple[str, ...]] = [
     ("payouts", "list"),
     ("payouts", "paid", "payout_1"),
     ("payouts", "failed", "payout_1"),
+    ("accounts", "create", "acc_1", "--currency", "PEN"),
+    ("accounts", "freeze", "acc_1"),
+    ("accounts", "show", "acc_1"),
+    ("accounts", "list"),
+    ("accounts", "statement", "acc_1"),
+    ("transfer", "pay_1", "acc_1", "acc_2", "1.00", "PEN"),
+    ("payments", "void", "pay_1"),
+    ("payments", "show", "pay_1"),
+    ("payments", "list", "--payer", "acc_1"),
 ]
 
 
@@ -195,6 +299,31 @@ async def test_unknown_status_of_an_event_is_no_duplicate(
         counts["unknown"],
     ) == ("0", "0", "1", "2")
     assert "42 " in outcome.stderr.splitlines()[0]
+    assert "status 97 is unknown" in outcome.stderr
+
+
+async def test_decline_for_an_unknown_reason_is_a_decline(newer: tuple[NewerServer, str]) -> None:
+    """Its reason is shown as its number."""
+    outcome = await called(newer, "payments", "refund", "pay_1")
+    assert (outcome.status, outcome.stderr) == (ExitStatus.DECLINED, "declined: 97\n")
+
+
+async def test_unknown_status_of_a_transfer_is_no_capture(
+    newer: tuple[NewerServer, str], tmp_path: Any
+) -> None:
+    """It is counted as unknown, and the command ends with status 1."""
+    (tmp_path / "transfers.csv").write_text(
+        "payment_id,payer_account_id,payee_account_id,amount_minor,currency\na,b,c,1,PEN\n"
+    )
+    outcome = await called(newer, "payments", "import", "transfers.csv")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stdout.splitlines()[1:] == [
+        "  captured    0",
+        "  duplicates  0",
+        "  declined    0",
+        "  refused     0",
+        "  unknown     1",
+    ]
     assert "status 97 is unknown" in outcome.stderr
 
 

@@ -1,7 +1,8 @@
 """Accounts with money in them, for tests of commands."""
 
+from ledger.v1 import account_pb2
 from support.events import unique
-from support.paying import INSERT_ACCOUNT, order
+from support.paying import order
 from support.running import RunningLedger
 
 
@@ -10,8 +11,13 @@ async def open_account(
 ) -> str:
     """Opens an account that may owe `limit_minor`, or any amount if it is None. Returns its id."""
     account_id = unique("acc")
-    await ledger.query(
-        INSERT_ACCOUNT, account_id=account_id, currency=currency, limit_minor=limit_minor
+    overdraft = account_pb2.Overdraft(limit_minor=limit_minor or 0)
+    if limit_minor is None:
+        overdraft.unlimited = True
+    await ledger.accounts.CreateAccount(
+        account_pb2.CreateAccountRequest(
+            account_id=account_id, currency=currency, overdraft=overdraft
+        )
     )
     return account_id
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process
+from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process, table_cells
 
 from ledger.cli.demo.demonstration import owed_by_account
 from ledger.cli.demo_file import read_demo_lines
@@ -40,10 +40,20 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
         "A second run of the same day: 1 payout, 1969.65 PEN in all;"
         " 4 restaurants have their payout already.",
         "payout_reversal",
+        "The bank transfers 200.00 PEN to ana.",
+        "Held 80.00 PEN of ana's for bruno, captured 50.00 of them",
+        "Ana pays 40.00 PEN to res_barranco; less the fee of 2.00, 38.00 are pending there",
+        "A payment of 100.00 PEN from ana is declined: insufficient_funds.",
         "checks, no errors, no warnings.",
         "Everything was right",
     ):
         assert sentence in outcome.stdout
+    balances = [row for row in table_cells(outcome.stdout) if row[0] in ("ana", "bruno", "bank")]
+    assert [row for row in balances if len(row) == 5] == [
+        ["ana", "PEN", "80.00", "30.00", "110.00"],
+        ["bruno", "PEN", "50.00", "0.00", "50.00"],
+        ["bank", "PEN", "-200.00", "0.00", "-200.00"],
+    ]
     # The balances before, the payouts, the balances after.
     assert outcome.stdout.count("│ res_") == 3 * len(owed)
     assert left_in(enterable_folder) == []

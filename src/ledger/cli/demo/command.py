@@ -9,7 +9,9 @@ It books the 70 events of the package, books them again, and shows the balances,
 one event with its entries, and a contradiction that is refused. Then it pays
 out the restaurants: a plan, a run for each currency, a payout with its items,
 one that the bank carries out, and one that fails and is paid by another run.
-Finally it audits the books. It compares what it shows with the sums of the file.
+Then it opens accounts and pays between them: a transfer, a hold that is
+captured in part, a payment to a restaurant, a decline. Finally it audits the
+books. It compares what it shows with what it must be.
 
 Exit status: 0 if everything is right, 1 otherwise.
 """

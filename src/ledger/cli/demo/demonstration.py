@@ -9,10 +9,12 @@ from typing import Any
 import grpc
 from google.type import date_pb2
 
-from ledger.cli.connection import connect_plainly
+from ledger.cli.connection import connect_plainly, plain_channel
+from ledger.cli.demo.accounts import show_accounts_and_payments
+from ledger.cli.demo.narration import Demonstration
 from ledger.cli.demo.server import demo_data_dir, demo_server, demo_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
-from ledger.cli.failures import CommandFailure, report
+from ledger.cli.failures import CommandFailure
 from ledger.cli.ingest.batches import read_batches
 from ledger.cli.ingest.command import IngestSummary, ResultReporter
 from ledger.cli.ingest.lines import parse_event_line
@@ -38,40 +40,9 @@ _Line = dict[str, Any]
 _Account = tuple[str, str]
 
 
-class _Demonstration:
-    """Prints what happens, and collects the differences from what is expected."""
-
-    def __init__(self) -> None:
-        self.differences: list[str] = []
-        self._is_interrupted = False
-
-    def interrupt(self, *_: object) -> None:
-        """Ends the demonstration before the next sentence; the second time, at once.
-
-        An exception at any other point can leave gRPC holding a lock that the clean-up waits for.
-        """
-        if self._is_interrupted:
-            raise KeyboardInterrupt
-        self._is_interrupted = True
-
-    def say(self, sentence: str) -> None:
-        """Prints a sentence. Raises KeyboardInterrupt if the user has asked for the end."""
-        if self._is_interrupted:
-            raise KeyboardInterrupt
-        print_line()
-        for line in sentence.split("\n"):
-            print_line(line)
-
-    def expect(self, what: str, seen: object, expected: object) -> None:
-        """Reports a difference between `seen` and `expected`, if there is one, and goes on."""
-        if seen != expected:
-            self.differences.append(f"{what}: {seen}, which should be {expected}")
-            report("wrong", [self.differences[-1]])
-
-
 def demonstrate() -> None:
     """Runs the demonstration. Raises CommandFailure if anything was wrong."""
-    demonstration = _Demonstration()
+    demonstration = Demonstration()
     # So that these signals, too, end the demonstration with its server and data removed.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, demonstration.interrupt)
@@ -80,13 +51,18 @@ def demonstrate() -> None:
         demonstration.say(
             f"Starting a temporary server, with an embedded PostgreSQL in {data_dir}."
         )
-        with demo_server(data_dir) as address, connect_plainly(address) as stub:
+        with (
+            demo_server(data_dir) as address,
+            connect_plainly(address) as stub,
+            plain_channel(address) as channel,
+        ):
             demonstration.say(f"It listens on {address}.")
             _ingest_twice(demonstration, stub, lines)
             _show_balances(demonstration, stub, lines)
             _show_event(demonstration, stub, lines[0])
             _contradict(demonstration, stub)
             _pay_out(demonstration, stub, lines)
+            show_accounts_and_payments(demonstration, channel, lines[0]["restaurant_id"])
             _audit(demonstration, data_dir)
     if demonstration.differences:
         raise CommandFailure(NOT_RIGHT, *demonstration.differences)
@@ -94,7 +70,7 @@ def demonstrate() -> None:
 
 
 def _ingest_twice(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
     summary = _ingest_demo_file(stub)
     demonstration.say(
@@ -130,7 +106,7 @@ def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
 
 
 def _show_balances(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
     columns = ("available", "pending", "the lines add up to")
     table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
@@ -158,7 +134,7 @@ def _show_balances(
 
 
 def _show_event(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
+    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
 ) -> None:
     """Shows the entries of a charge with a fee."""
     response = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
@@ -184,7 +160,7 @@ def _show_event(
     demonstration.expect(f"entries of {line['event_id']}", entries, expected)
 
 
-def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
+def _contradict(demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
     """Sends a stored event again, with another amount."""
     first_line = DEMO_FILE.read_text(encoding="utf-8").partition("\n")[0]
     event = parse_event_line(first_line)
@@ -202,7 +178,7 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
 
 
 def _pay_out(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
     """Pays all restaurants. One payout is paid by the bank; one fails, and another run pays it."""
     owed = owed_by_account(lines)
@@ -241,7 +217,7 @@ def _summary_of(run: ledger_pb2.PayoutRun) -> str:
 
 
 def _expect_run(
-    demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]
+    demonstration: Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]
 ) -> None:
     """Checks that `run` has paid these amounts."""
     name = f"run in {run.currency}"
@@ -263,7 +239,7 @@ def _finished_run(
 
 
 def _run_each_currency(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     as_of: date_pb2.Date,
     owed: dict[_Account, int],
@@ -280,7 +256,7 @@ def _run_each_currency(
 
 
 def _list_payouts(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     owed: dict[_Account, int],
 ) -> dict[_Account, ledger_pb2.Payout]:
@@ -310,7 +286,7 @@ def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
 
 
 def _show_payout(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
     items: list[tuple[str, int]],
@@ -323,7 +299,7 @@ def _show_payout(
 
 
 def _book_paid(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
 ) -> None:
@@ -341,7 +317,7 @@ def _book_paid(
 
 
 def _book_failed(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
 ) -> None:
@@ -367,7 +343,7 @@ def _book_failed(
 
 
 def _pay_again(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     as_of: date_pb2.Date,
     failed: ledger_pb2.Payout,
@@ -394,7 +370,7 @@ def _pay_again(
 
 
 def _show_history(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     payout: ledger_pb2.Payout,
     states: "list[ledger_pb2.PayoutState.ValueType]",
 ) -> None:
@@ -404,7 +380,7 @@ def _show_history(
 
 
 def _show_reserved(
-    demonstration: _Demonstration,
+    demonstration: Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     reserved: dict[_Account, int],
 ) -> None:
@@ -438,7 +414,7 @@ def _name(item: ledger_pb2.PayoutItem) -> str:
     return ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_")
 
 
-def _audit(demonstration: _Demonstration, data_dir: Path) -> None:
+def _audit(demonstration: Demonstration, data_dir: Path) -> None:
     """Audits the database while the server runs on it."""
     report = audit_configured_books(demo_settings(data_dir))
     demonstration.say(f"Audited the books: {summary_of(report)}.")

@@ -64,7 +64,8 @@ def payment_table(payment: payment_pb2.Payment) -> Table:
         table.add("reference", payment.reference)
     add_pairs(table, payment.metadata)
     table.add("decided", format_instant(payment.created_at))
-    table.add("transaction id", payment.transaction_id)
+    if payment.transaction_id:
+        table.add("transaction id", payment.transaction_id)
     return table
 
 
@@ -102,13 +103,15 @@ def operation_table(operation: payment_pb2.PaymentOperation, currency: str) -> T
     table = facts()
     table.add("operation", _kind(operation))
     table.add("operation id", operation.operation_id)
-    table.add("amount", _asked(operation, currency))
+    if operation.amount_minor or operation.decline_reason:
+        table.add("amount", _asked(operation, currency))
     if operation.released_minor:
         table.add("released", amount_of(operation.released_minor, currency))
     if operation.decline_reason:
         table.add("reason", decline_line(operation.decline_reason))
     table.add("decided", format_instant(operation.created_at))
-    table.add("transaction id", operation.transaction_id)
+    if operation.transaction_id:
+        table.add("transaction id", operation.transaction_id)
     return table
 
 
