@@ -123,6 +123,7 @@ matured AS MATERIALIZED (
   CROSS JOIN LATERAL (
     SELECT e.* FROM ledger_entries AS e
     WHERE {matured_between("$1", "s.taken_at", "s.new_taken_at")}
+    OFFSET 0
   ) AS e
   GROUP BY s.place, e.entry_type, e.debit_account, e.credit_account
 ),
