@@ -1717,7 +1717,9 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('payouts', 'payouts_check_run', 'check_run_is_under_way', 4, 'O', ''),
     ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
     ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', ''),
-    ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', '')
+    ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', ''),
+    ('statement_marks', 'statement_marks_skip_without_funds', 'skip_mark_without_funds', 7, 'A',
+     '((new.funds_minor IS NULL))')
 )
 SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity,
        'table ' || w.table_name AS entity,
@@ -1744,8 +1746,8 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
        AND COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), '')
          = w.condition
        AND f.proname = w.function_name AND f.has_fixed_path
-       AND f.prosrc LIKE CASE f.proname WHEN 'keep_payout_run_going' THEN '%RETURN NULL%'
-                                        ELSE '%RAISE EXCEPTION%' END
+       AND f.prosrc LIKE CASE WHEN f.proname IN ('keep_payout_run_going', 'skip_mark_without_funds')
+                              THEN '%RETURN NULL%' ELSE '%RAISE EXCEPTION%' END
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
@@ -2110,6 +2112,7 @@ WITH wanted (function_name, digest) AS (
     ('ledger_now()', 'edcb092f46038024d71900e8b1a3c0ee'),
     ('ledger_now_behind()', 'ec422d5345e40d1ca671cff2d8bb690a'),
     ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
+    ('skip_mark_without_funds()', '7414b36fcb895f1909f4238bceb9b3b9'),
     ('summarize_recorded_txids()', '2c8728af0dde664dcd44d68c000a76d2'),
     ('write_payout_run_items(uuid, integer)', 'bbb003ea49a8cb29bafeeb47f0d5df83')
 ),

@@ -382,6 +382,24 @@ CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
 COMMENT ON FUNCTION recorded_now() IS
   'When a row is recorded: the time of the books, the same for all rows of a transaction.';
 
+CREATE FUNCTION skip_mark_without_funds() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  PERFORM FROM balance_accounts
+  WHERE balance_account_id = NEW.balance_account_id AND account_id IS NOT NULL;
+  IF FOUND THEN
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION skip_mark_without_funds() IS
+  'Drops a mark of an account without its sum, as servers before 0027 make it: it would take the '
+  'place of one with the sum.';
+
 CREATE FUNCTION write_payout_run_items(uuid, integer) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -1410,7 +1428,7 @@ COMMENT ON COLUMN statement_marks.written_txid IS
   'before 0020.';
 COMMENT ON COLUMN statement_marks.funds_minor IS
   'What the entries counted credited to account_funds less what they debited, in minor units; '
-  'NULL in marks of servers before 0027.';
+  'NULL in marks that servers before 0027 made of a restaurant''s.';
 
 CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries
     USING brin ((((recorded_txid)::text)::bigint));
@@ -1764,6 +1782,11 @@ CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR 
     EXECUTE FUNCTION deny_change();
 
 ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change;
+
+CREATE TRIGGER statement_marks_skip_without_funds BEFORE INSERT ON statement_marks FOR EACH ROW
+    WHEN ((new.funds_minor IS NULL)) EXECUTE FUNCTION skip_mark_without_funds();
+
+ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_skip_without_funds;
 
 ALTER TABLE ONLY archived_run_outcomes
     ADD CONSTRAINT archived_run_outcomes_archive_id_fkey FOREIGN KEY (archive_id)

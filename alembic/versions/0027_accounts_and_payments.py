@@ -304,7 +304,8 @@ COMMENTS = {
     "COLUMN balance_accounts.account_id": "The account whose it is; NULL if it is a restaurant''s.",
     "COLUMN ledger_entries.payment_id": "The payment that posted it; NULL on all others.",
     "COLUMN statement_marks.funds_minor": "What the entries counted credited to account_funds "
-    "less what they debited, in minor units; NULL in marks of servers before 0027.",
+    "less what they debited, in minor units; NULL in marks that servers before 0027 made of a "
+    "restaurant''s.",
 }
 
 # What, the new comment, and the one before.
@@ -369,6 +370,19 @@ END
 $$
 """
 
+SKIP_MARK = """
+CREATE FUNCTION skip_mark_without_funds() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM balance_accounts
+  WHERE balance_account_id = NEW.balance_account_id AND account_id IS NOT NULL;
+  IF FOUND THEN
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
+END
+$$
+"""
+
 FIX_PATHS = """
 DO $$
 DECLARE
@@ -412,6 +426,12 @@ TRIGGERS = (
         "payment_operations_deny_change",
         "BEFORE UPDATE OR DELETE OR TRUNCATE ON payment_operations FOR EACH STATEMENT"
         " EXECUTE FUNCTION deny_change()",
+    ),
+    (
+        "statement_marks",
+        "statement_marks_skip_without_funds",
+        "BEFORE INSERT ON statement_marks FOR EACH ROW WHEN (NEW.funds_minor IS NULL)"
+        " EXECUTE FUNCTION skip_mark_without_funds()",
     ),
 )
 
@@ -601,8 +621,15 @@ ALTER TABLE balance_accounts ALTER COLUMN restaurant_id DROP NOT NULL,
     CHECK_PAYMENT_MOVE,
     "COMMENT ON FUNCTION check_payment_move() IS"
     " 'Lets a payment change its state and sums only, and only along the allowed moves.'",
+    SKIP_MARK,
+    "COMMENT ON FUNCTION skip_mark_without_funds() IS"
+    " 'Drops a mark of an account without its sum, as servers before 0027 make it: it would take"
+    " the place of one with the sum.'",
     WRITE_RUN_ITEMS.replace("{restaurants}", "\n      AND a.restaurant_id IS NOT NULL"),
-    FIX_PATHS.replace("{functions}", f"'check_payment_move()', '{WRITE_RUN_ITEMS_NAME}'"),
+    FIX_PATHS.replace(
+        "{functions}",
+        f"'check_payment_move()', 'skip_mark_without_funds()', '{WRITE_RUN_ITEMS_NAME}'",
+    ),
     *(f"CREATE TRIGGER {name} {definition}" for _, name, definition in TRIGGERS),
     *(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for table, name, _ in TRIGGERS),
     MOVEMENTS.format(payment=", payment_id"),
@@ -652,6 +679,8 @@ END $$
     DENY_HOLDER_MOVE.format(changed="OLD.restaurant_id <> NEW.restaurant_id"),
     "ALTER TABLE balance_accounts ENABLE ALWAYS TRIGGER balance_accounts_deny_move",
     "ALTER TABLE balance_accounts DROP COLUMN account_id, ALTER COLUMN restaurant_id SET NOT NULL",
+    "DROP TRIGGER statement_marks_skip_without_funds ON statement_marks",
+    "DROP FUNCTION skip_mark_without_funds()",
     "ALTER TABLE statement_marks DROP COLUMN funds_minor",
     "DROP TABLE accounts",
     *posting_rule(EVENT_RULES),
