@@ -28,7 +28,7 @@ from ledger.api.server import LAST_CALLS_QUIET_STEPS, LAST_CALLS_SECONDS
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import account_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2
 
 # The codes of refusals by an overloaded server or database; clients may retry all of them.
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -44,11 +44,15 @@ async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
 
 
 @pytest.fixture
-async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLedger]:
+async def ledger(
+    database: Database, _patience: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[RunningLedger]:
     """A server for one test alone.
 
-    It seals nothing: a sealer reads events, and would wait for their lock as well.
+    It seals nothing: a sealer reads events, and would wait for their lock as well. So would the
+    worker that releases expired payments, for theirs: it looks once.
     """
+    monkeypatch.setattr("ledger.application.payments.expire_payments.EVERY_SECONDS", 3600.0)
     async with running_ledger(database, seal_interval_seconds=0) as running:
         yield running
 
@@ -236,10 +240,38 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
 # still count when the next ones arrive.
 CANCELLED_CALLS = 15
 OF_RESTAURANTS = ("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants")
+OF_ACCOUNTS = (
+    *("CreateAccount", "UpdateAccount", "GetAccount", "ListAccounts"),
+    *("GetAccountBalance", "ListAccountEntries"),
+)
+OF_PAYMENTS = ("GetPayment", "ListPayments")
+# The tables whose lock each method waits for.
+TABLES = {
+    **dict.fromkeys(
+        ("GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS), "processor_events, restaurants"
+    ),
+    **dict.fromkeys(OF_ACCOUNTS, "accounts, balance_accounts"),
+    **dict.fromkeys(OF_PAYMENTS, "payments"),
+}
+# How many sessions wait for the lock while CANCELLED_CALLS wait, if not 10.
+SESSIONS = {"GetBalance": 1, "GetAccountBalance": 1, "ListEntries": 4, "ListAccountEntries": 4}
+ACCOUNT = account_pb2.CreateAccountRequest(
+    account_id="acc_1", currency="PEN", overdraft=account_pb2.Overdraft(unlimited=True)
+)
+PAYMENT = payment_pb2.AuthorizePaymentRequest(
+    payment_id="pay_1",
+    payer_account_id="acc_1",
+    payee_restaurant_id="res_1",
+    amount_minor=1,
+    currency="PEN",
+    capture=payment_pb2.CAPTURE_MODE_MANUAL,
+)
 
 
 def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
-    """A request of each method that reads the tables of the event and of its restaurant."""
+    """A request of each method that reads the tables of the event and of its restaurant, of
+    ACCOUNT and of PAYMENT.
+    """
     return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
         "GetBalance": ledger_pb2.GetBalanceRequest(
@@ -255,27 +287,50 @@ def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
         ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
+        "CreateAccount": ACCOUNT,
+        "UpdateAccount": account_pb2.UpdateAccountRequest(
+            account=account_pb2.Account(account_id=ACCOUNT.account_id, name="n"),
+            update_mask=FieldMask(paths=["name"]),
+        ),
+        "GetAccount": account_pb2.GetAccountRequest(account_id=ACCOUNT.account_id),
+        "ListAccounts": account_pb2.ListAccountsRequest(),
+        "GetAccountBalance": account_pb2.GetAccountBalanceRequest(account_id=ACCOUNT.account_id),
+        "ListAccountEntries": account_pb2.ListAccountEntriesRequest(account_id=ACCOUNT.account_id),
+        "GetPayment": payment_pb2.GetPaymentRequest(payment_id=PAYMENT.payment_id),
+        "ListPayments": payment_pb2.ListPaymentsRequest(payer_account_id=ACCOUNT.account_id),
     }
 
 
-@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
+async def set_up(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> None:
+    """Stores what the requests are about."""
+    await ledger.ingest(event)
+    await ledger.accounts.CreateAccount(ACCOUNT)
+    await ledger.payments.AuthorizePayment(PAYMENT)
+
+
+def method_of(ledger: RunningLedger, name: str) -> Any:
+    """A method of any service."""
+    stubs = (ledger.stub, ledger.accounts, ledger.payments)
+    (stub,) = [stub for stub in stubs if hasattr(stub, name)]
+    return getattr(stub, name)
+
+
+@pytest.mark.parametrize("method", TABLES)
 async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
     """More calls than the pool has connections are cancelled, each at any moment.
 
     No connection is lost, and no error is logged.
     """
     event = event_message(restaurant_id=unique("res"))
-    await ledger.ingest(event)
-    call_method, request = getattr(ledger.stub, method), requests_about(event)[method]
+    await set_up(ledger, event)
+    call_method, request = method_of(ledger, method), requests_about(event)[method]
     with structlog.testing.capture_logs() as lines:
-        async with locked_tables(ledger, "processor_events, restaurants") as release:
+        async with locked_tables(ledger, TABLES[method]) as release:
             calls = [call_method(request) for _ in range(CANCELLED_CALLS)]
             waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
             # Balances share SQL statements. Every other call has a connection, as far as its pool
             # has any.
-            await until_blocked(
-                ledger, sessions={"GetBalance": 1, "ListEntries": 4}.get(method, 10)
-            )
+            await until_blocked(ledger, sessions=SESSIONS.get(method, 10))
             for call in calls:
                 call.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -346,7 +401,7 @@ WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 
 
-@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
+@pytest.mark.parametrize("method", TABLES)
 async def test_connection_lost_under_a_call_is_unavailable(
     ledger: RunningLedger, method: str
 ) -> None:
@@ -355,9 +410,9 @@ async def test_connection_lost_under_a_call_is_unavailable(
     The next call gets a new session.
     """
     event = event_message(restaurant_id=unique("res"))
-    await ledger.ingest(event)
-    call_method, request = getattr(ledger.stub, method), requests_about(event)[method]
-    async with locked_tables(ledger, "processor_events, restaurants"):
+    await set_up(ledger, event)
+    call_method, request = method_of(ledger, method), requests_about(event)[method]
+    async with locked_tables(ledger, TABLES[method]):
         waiting = asyncio.ensure_future(_answer(call_method(request)))
         await until_blocked(ledger)
         await ledger.query(KILL_BLOCKED)
