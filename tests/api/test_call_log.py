@@ -9,10 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.type import date_pb2
 from grpc import aio
 from structlog.testing import capture_logs
 from support.events import event_message, unique
+from support.paying import order
 from support.processes import server_process
 from support.running import RunningLedger, query, running_ledger
 from support.tokens import token_line
@@ -25,7 +27,7 @@ from ledger.application.ports.call_log import RecordedCall
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import account_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2
 
 SELECT_CALLS = """
 SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id
@@ -39,6 +41,7 @@ def tokens(tmp_path: Path) -> Path:
         token_line("gateway", "ingest,read", "one")
         + token_line("operator", "payout,admin", "two")
         + token_line("bank", "ingest:bank", "bank")
+        + token_line("payer", "pay", "payer")
     )
     return path
 
@@ -153,6 +156,90 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
     ]
     assert len(written) == 6
     assert peers == [("ipv4",)]
+
+
+async def test_calls_about_accounts_and_payments_are_recorded(
+    database: Database, tokens: Path
+) -> None:
+    """With who paid whom how much, and declines. A row of an account is there with the response."""
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        for account_id in ("acc_1", "acc_2"):
+            account = account_pb2.CreateAccountRequest(
+                account_id=account_id, currency="PEN", metadata={"secret": "secret"}
+            )
+            await ledger.accounts.CreateAccount(account, metadata=by("two"))
+        change = account_pb2.UpdateAccountRequest(
+            account=account_pb2.Account(
+                account_id="acc_1", overdraft=account_pb2.Overdraft(limit_minor=500)
+            ),
+            update_mask=FieldMask(paths=["overdraft"]),
+        )
+        await ledger.accounts.UpdateAccount(change, metadata=by("two"))
+        opened = await ledger.query(SELECT_CALLS)
+        for payment_id, amount_minor in (("pay_1", 500), ("pay_2", 501)):
+            await ledger.payments.AuthorizePayment(
+                order(payment_id, "acc_1", "acc_2", amount_minor, metadata={"secret": "secret"}),
+                metadata=by("payer"),
+            )
+        refund = payment_pb2.RefundPaymentRequest(operation_id="op_1", payment_id="pay_1")
+        await ledger.payments.RefundPayment(refund, metadata=by("payer"))
+        transfer = payment_pb2.Transfer(payment_id="pay_3", payer_account_id="acc_1")
+        await ledger.payments.BatchTransfers(
+            payment_pb2.BatchTransfersRequest(transfers=[transfer]), metadata=by("payer")
+        )
+        refused = ledger.payments.AuthorizePayment(
+            order("pay_4", "acc_1", "acc_2", 1), metadata=by("one")
+        )
+        assert await code_of_call(refused) == grpc.StatusCode.PERMISSION_DENIED
+        calls = await calls_of(ledger, 8)
+    assert len(opened) == 3
+    created = {"currency": "PEN", "overdraft": 0, "status": "CREATED"}
+    parties = {"payer_account_id": "acc_1", "payee_account_id": "acc_2", "currency": "PEN"}
+    assert [
+        (identity, method, what, outcome) for identity, _, method, _, what, outcome in calls
+    ] == [
+        ("operator", "CreateAccount", {"account_id": "acc_1", **created}, "OK"),
+        ("operator", "CreateAccount", {"account_id": "acc_2", **created}, "OK"),
+        (
+            "operator",
+            "UpdateAccount",
+            {"account_id": "acc_1", "changed": "overdraft", "overdraft": 500},
+            "OK",
+        ),
+        (
+            "payer",
+            "AuthorizePayment",
+            {"payment_id": "pay_1", **parties, "amount_minor": 500, "status": "CAPTURED"},
+            "OK",
+        ),
+        (
+            "payer",
+            "AuthorizePayment",
+            {
+                "payment_id": "pay_2",
+                **parties,
+                "amount_minor": 501,
+                "status": "DECLINED",
+                "decline_reason": "INSUFFICIENT_FUNDS",
+            },
+            "OK",
+        ),
+        (
+            "payer",
+            "RefundPayment",
+            {
+                "operation_id": "op_1",
+                "payment_id": "pay_1",
+                **parties,
+                "amount_minor": 500,
+                "released_minor": 0,
+                "status": "APPLIED",
+            },
+            "OK",
+        ),
+        ("payer", "BatchTransfers", {"payments": 1, "declined": 0, "refused": 1}, "OK"),
+        ("gateway", "AuthorizePayment", {}, "PERMISSION_DENIED"),
+    ]
 
 
 @pytest.mark.parametrize("recorded", [None, False, True])
