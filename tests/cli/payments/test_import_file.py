@@ -139,7 +139,9 @@ async def test_refused_lines_are_reported_and_the_others_carried_out(
     ]
     assert await funds(shared_ledger, payee) == (200, 0)
     outcome = await run_command(*command, "--errors", "1")
-    assert outcome.stderr.splitlines()[1:] == ["4 more refused lines; --errors all shows them"]
+    assert outcome.stderr.splitlines()[1:] == [
+        "4 more declined or refused lines; --errors all shows them"
+    ]
 
 
 async def test_csv_of_standard_input_is_read(shared_ledger: RunningLedger) -> None:
@@ -175,6 +177,22 @@ async def test_absent_server_is_reported_with_the_counts(
     outcome = await run_command("payments", "import", file, "--address", "127.0.0.1:1")
     assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
     assert outcome.stderr.splitlines()[-1].startswith("  no lines are known to be decided;")
+
+
+async def test_interruption_shows_the_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to go on."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_file, "carry_out", interrupt)
+    file = write_file(tmp_path / "transfers.jsonl", transfer("a", "b", 1))
+    outcome = await run_command("payments", "import", file)
+    assert outcome.status == ExitStatus.INTERRUPTED
+    assert outcome.stderr.splitlines()[0] == "error: interrupted"
+    assert outcome.stderr.splitlines()[1].startswith("  no lines are known to be decided;")
 
 
 class _Busy(grpc.RpcError):

@@ -23,6 +23,8 @@ from ledger.v1 import ledger_pb2
 
 # From 100 to 1000 the cost is the same; smaller requests get the first response sooner.
 BATCH_EVENTS = 250
+# The lines that a person must look at.
+LOOKED_AT = "refused lines"
 
 HELP = """
 Book the events of FILE, one JSON object a line; - reads standard input.
@@ -99,7 +101,7 @@ class ResultReporter:
         self, source_name: str, shown_max: int | None, write: Callable[[str], None]
     ) -> None:
         self.summary = IngestSummary()
-        self._errors = LineErrors(source_name, shown_max, write)
+        self._errors = LineErrors(source_name, LOOKED_AT, shown_max, write)
 
     def add(self, batch: EventBatch, results: Results) -> None:
         """Counts the results of a batch."""
@@ -156,7 +158,7 @@ class ResultReporter:
     default=BATCH_EVENTS,
     help=f"Events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
 )
-@line_errors_option
+@line_errors_option(LOOKED_AT)
 @click.option(
     "--ignore-unknown",
     "ignore_unknown_fields",

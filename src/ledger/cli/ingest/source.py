@@ -28,24 +28,25 @@ class ErrorCount(click.ParamType[int | None]):
         return None if value in (None, "all") else WholeNumber().convert(value, param, ctx)
 
 
-def line_errors_option(function: Decorator) -> Decorator:
-    """Adds --errors."""
+def line_errors_option(noun: str) -> Callable[[Decorator], Decorator]:
+    """Adds --errors, about lines of the kind `noun`."""
     return click.option(
         "--errors",
         metavar="NUMBER|all",
         type=ErrorCount(),
         default=ERRORS_SHOWN,
-        help=f"How many refused lines to show in full.  [default: {ERRORS_SHOWN}]",
-    )(function)
+        help=f"How many {noun} to show in full.  [default: {ERRORS_SHOWN}]",
+    )
 
 
 class LineErrors:
     """Writes lines of a file that a person must look at to standard error, so many at most."""
 
     def __init__(
-        self, source_name: str, shown_max: int | None, write: Callable[[str], None]
+        self, source_name: str, noun: str, shown_max: int | None, write: Callable[[str], None]
     ) -> None:
         self.count = 0
+        self._noun = noun
         self._source_name = source_name
         self._shown_max = shown_max
         self._write = write
@@ -61,7 +62,7 @@ class LineErrors:
         """Writes how many lines were not shown."""
         if self._shown_max is not None and self.count > self._shown_max:
             self._write(
-                f"{self.count - self._shown_max} more refused lines; --errors all shows them"
+                f"{self.count - self._shown_max} more {self._noun}; --errors all shows them"
             )
 
 

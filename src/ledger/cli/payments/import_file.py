@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX = 5
 BACKOFF_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 5.0
+# The lines that a person must look at.
+LOOKED_AT = "declined or refused lines"
 
 HELP = """
 Carry out the transfers of FILE, which are captured at once, in the order of its
@@ -41,16 +43,16 @@ command.
 FILE has a JSON object a line, or is CSV with a header. The fields:
 
 \b
-payment_id                    your id of the payment; each is decided once
-payer_account_id              the account that pays
-payee_account_id              who is paid: an account,
-payee_restaurant_id           or a restaurant
-amount_minor                  whole minor units: 1250 for 12.50 PEN
-currency                      ISO 4217 code
-fee_minor                     the commission, if a restaurant is paid
-reference                     printable ASCII
-metadata                      an object of strings; in CSV a column
-                              metadata.KEY for each key
+payment_id            your id of the payment; each is decided once
+payer_account_id      the account that pays
+payee_account_id      who is paid: an account,
+payee_restaurant_id   or a restaurant
+amount_minor          whole minor units: 1250 for 12.50 PEN
+currency              ISO 4217 code
+fee_minor             the commission, if a restaurant is paid
+reference             printable ASCII
+metadata              an object of strings; in CSV a column
+                      metadata.KEY for each key
 
 Null and empty cells count as absent. Blank lines are skipped; a row of CSV is
 one line.
@@ -109,7 +111,7 @@ class ImportSummary:
     help=f"Transfers to send in one request, 1 to {BATCH_EVENTS_MAX}."
     f"  [default: {BATCH_EVENTS_MAX}]",
 )
-@line_errors_option
+@line_errors_option(LOOKED_AT)
 @json_option
 @address_option
 def import_file(
@@ -118,7 +120,7 @@ def import_file(
     settings = load_client_settings(address)
     summary = ImportSummary()
     with open_source(file) as (source, name), progress_bar(source) as progress:
-        line_errors = LineErrors(name, errors, progress.write)
+        line_errors = LineErrors(name, LOOKED_AT, errors, progress.write)
         try:
             with connect_payments(settings) as stub:
                 for batch in read_batches(source, TransferParser(), batch_size=batch_size):

@@ -61,9 +61,9 @@ def _amount_option(whole: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 @click.command(help=CAPTURE_HELP)
-@_parameters
 @_amount_option("all that is held")
 @click.option("--final", "is_final", is_flag=True, help="Release what is left.")
+@_parameters
 def capture(
     payment: str,
     operation_id: str | None,
@@ -101,8 +101,8 @@ def void(payment: str, operation_id: str | None, json: bool, address: str | None
 
 
 @click.command(help=REFUND_HELP)
-@_parameters
 @_amount_option("all that was not refunded")
+@_parameters
 def refund(
     payment: str, operation_id: str | None, amount: str | None, json: bool, address: str | None
 ) -> None:
