@@ -1,6 +1,7 @@
 """Append-only tables are only added to, and payouts only move: by privilege and by trigger."""
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,14 +13,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.events import event_message
+from support.paying import MANUAL, open_account, order, timestamp
 from support.payout_runs import finished_run
 from support.running import query, running_ledger
 from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
 
 from ledger.bootstrap.database import Database
+from ledger.domain.payments import PaymentState
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.infrastructure.postgres.sessions.engine import autocommit
+from ledger.v1 import payment_pb2
 
 # Statements, each with the table that it would change.
 CHANGES = (
@@ -294,6 +298,109 @@ TABLES = (
     "archived_ranges",
     "alembic_version",
 )
+# Changes of accounts, payments and operations on payments that no role may make, each with what the
+# refusal says.
+IS_APPEND_ONLY = "is append-only"
+NEW_HOLDERS = """
+INSERT INTO accounts (account_id, currency, opened_with) VALUES ('acc_x', 'PEN', '{}');
+INSERT INTO restaurants (restaurant_id) VALUES ('res_x')
+"""
+CANNOT = "cannot be changed so"
+CHANGES_TO_PAYMENTS = (
+    ("DELETE FROM accounts WHERE false", f"accounts {IS_APPEND_ONLY}"),
+    ("TRUNCATE accounts CASCADE", f"accounts {IS_APPEND_ONLY}"),
+    # An account without a balance account, which a foreign key would guard.
+    (
+        f"{NEW_HOLDERS}; UPDATE accounts SET account_id = 'acc_y' WHERE account_id = 'acc_x'",
+        f"a row of accounts {CANNOT}",
+    ),
+    ("UPDATE accounts SET currency = 'USD'", f"a row of accounts {CANNOT}"),
+    ("UPDATE accounts SET opened_with = '{}'", f"a row of accounts {CANNOT}"),
+    ("UPDATE accounts SET created_at = now()", f"a row of accounts {CANNOT}"),
+    (
+        "UPDATE accounts SET state = 'OPEN' WHERE account_id = 'acc_closed'",
+        f"a row of accounts {CANNOT}",
+    ),
+    (
+        "UPDATE accounts SET name = 'again' WHERE account_id = 'acc_closed'",
+        f"a row of accounts {CANNOT}",
+    ),
+    (
+        f"{NEW_HOLDERS}; UPDATE balance_accounts SET account_id = 'acc_x'"
+        " WHERE account_id = 'acc_closed'",
+        f"a row of balance_accounts {CANNOT}",
+    ),
+    (
+        f"{NEW_HOLDERS}; UPDATE balance_accounts SET account_id = NULL, restaurant_id = 'res_x'"
+        " WHERE account_id = 'acc_closed'",
+        f"a row of balance_accounts {CANNOT}",
+    ),
+    ("DELETE FROM payments", f"payments {IS_APPEND_ONLY}"),
+    ("TRUNCATE payments CASCADE", f"payments {IS_APPEND_ONLY}"),
+    ("UPDATE payments SET payment_id = payment_id || '_'", CANNOT),
+    ("UPDATE payments SET amount_minor = amount_minor + 1", CANNOT),
+    ("UPDATE payments SET fee_minor = 0 WHERE fee_minor > 0", CANNOT),
+    ("UPDATE payments SET payee_balance_account_id = payee_balance_account_id + 1", CANNOT),
+    ("UPDATE payments SET expires_at = NULL WHERE expires_at IS NOT NULL", CANNOT),
+    ('UPDATE payments SET metadata = \'{"k": "v"}\'', CANNOT),
+    ("UPDATE payments SET decline_reason = 'EXPIRED' WHERE state = 'DECLINED'", CANNOT),
+    ("UPDATE payments SET recorded_at = now()", CANNOT),
+    (
+        "UPDATE payments SET captured_minor = captured_minor - 1 WHERE payment_id = 'pay_part'",
+        CANNOT,
+    ),
+    (
+        "UPDATE payments SET refunded_minor = refunded_minor - 1 WHERE payment_id = 'pay_back'",
+        CANNOT,
+    ),
+    (
+        "INSERT INTO payments SELECT stored.* FROM payments AS stored"
+        " ON CONFLICT (payment_id) DO UPDATE SET amount_minor = 1",
+        CANNOT,
+    ),
+    (
+        "UPDATE payment_operations SET amount_minor = amount_minor",
+        f"payment_operations {IS_APPEND_ONLY}",
+    ),
+    ("DELETE FROM payment_operations", f"payment_operations {IS_APPEND_ONLY}"),
+    ("TRUNCATE payment_operations", f"payment_operations {IS_APPEND_ONLY}"),
+)
+# What the application may not even try.
+PAYMENTS_NOT_FOR_THE_APPLICATION = (
+    "UPDATE accounts SET currency = currency",
+    "UPDATE accounts SET opened_with = opened_with",
+    "DELETE FROM accounts",
+    "UPDATE payments SET amount_minor = amount_minor",
+    "UPDATE payments SET expires_at = expires_at",
+    "DELETE FROM payments",
+    "UPDATE payment_operations SET kind = kind",
+    "DELETE FROM payment_operations",
+    "UPDATE balance_accounts SET account_id = account_id",
+    "INSERT INTO payments (payment_id, recorded_txid) VALUES ('pay', '5')",
+    "INSERT INTO payment_operations (payment_id, recorded_at) VALUES ('pay', '2020-01-01')",
+    "INSERT INTO accounts (account_id, created_at) VALUES ('acc', '2020-01-01')",
+    "ALTER TABLE payments DISABLE TRIGGER payments_check_move",
+    "DROP INDEX balance_accounts_account_id_key",
+)
+# Of a payment of 300 that was authorised, each with what captured_minor is there.
+PAYMENT_STATES = {
+    "AUTHORIZED": 0,
+    "PARTIALLY_CAPTURED": 100,
+    "CAPTURED": 200,
+    "VOIDED": 0,
+    "EXPIRED": 0,
+}
+PAYMENT_MOVES = {
+    ("AUTHORIZED", "PARTIALLY_CAPTURED"),
+    ("AUTHORIZED", "CAPTURED"),
+    ("AUTHORIZED", "VOIDED"),
+    ("AUTHORIZED", "EXPIRED"),
+    # Another part, and a refund of one.
+    ("PARTIALLY_CAPTURED", "PARTIALLY_CAPTURED"),
+    ("PARTIALLY_CAPTURED", "CAPTURED"),
+    # A refund.
+    ("CAPTURED", "CAPTURED"),
+}
 # Tables from which no row may be removed.
 GUARDED = (
     *sorted({table for table, change in CHANGES if change.startswith("DELETE")}),
@@ -329,6 +436,40 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         "sum(amount_minor) FROM payout_items)",
     )
     assert counted == [(1, 2000, 950, 950)]
+    await assert_books_in_order(database)
+
+
+@pytest.fixture(scope="module")
+async def paid(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterator[Database]:
+    """Books with accounts and payments, which must be in order when the tests are over."""
+    database = await new_database()
+    async with running_ledger(database) as ledger:
+        for account_id, limit_minor in (("acc_a", None), ("acc_b", 0), ("acc_closed", 0)):
+            await open_account(ledger, account_id, limit_minor)
+        await ledger.query(
+            "UPDATE accounts SET state = 'CLOSED', updated_at = recorded_now()"
+            " WHERE account_id = 'acc_closed'"
+        )
+        at_some_time = timestamp(time.time() + 86_400)
+        for request in (
+            order("pay_held", "acc_a", "acc_b", 300, capture=MANUAL, expires_at=at_some_time),
+            order("pay_part", "acc_a", "acc_b", 300, capture=MANUAL),
+            order("pay_back", "acc_a", "acc_b", 300),
+            order("pay_fee", "acc_a", "", 300, fee_minor=3, payee_restaurant_id="res_paid"),
+            order("pay_declined", "acc_b", "acc_a", 10**12),
+        ):
+            await ledger.payments.AuthorizePayment(request)
+        await ledger.payments.CapturePayment(
+            payment_pb2.CapturePaymentRequest(
+                operation_id="op_part", payment_id="pay_part", amount_minor=100
+            )
+        )
+        await ledger.payments.RefundPayment(
+            payment_pb2.RefundPaymentRequest(
+                operation_id="op_back", payment_id="pay_back", amount_minor=50
+            )
+        )
+    yield database
     await assert_books_in_order(database)
 
 
@@ -513,6 +654,97 @@ async def test_payout_makes_only_the_moves_of_the_domain(
         else:
             with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
                 await connection.execute(move)
+
+
+@pytest.mark.parametrize("replication_role", ["origin", "replica"])
+@pytest.mark.parametrize(("change", "refusal"), CHANGES_TO_PAYMENTS, ids=names)
+async def test_no_role_changes_payments_or_whose_they_are(
+    paid: Database, change: str, refusal: str, replication_role: str
+) -> None:
+    """Nor what an account was opened with, nor a closed one. No row is ever removed.
+
+    Also in a session that turns ordinary triggers off.
+    """
+    async with session(paid, session_replication_role=replication_role) as connection:
+        with pytest.raises(asyncpg.PostgresError, match=refusal):
+            await connection.execute(change)
+
+
+@pytest.mark.parametrize("statement", PAYMENTS_NOT_FOR_THE_APPLICATION, ids=names)
+async def test_application_may_do_no_more_with_payments(paid: Database, statement: str) -> None:
+    """It adds payments and operations, moves payments, and changes what callers may change."""
+    async with session(paid, role="ledger_app") as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+@pytest.mark.parametrize("table", ["accounts", "payments", "payment_operations"])
+async def test_reader_reads_payments(paid: Database, table: str) -> None:
+    """And changes nothing."""
+    async with session(paid, role="ledger_read") as connection:
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") > 1
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"INSERT INTO {table} SELECT stored.* FROM {table} AS stored")
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+@pytest.mark.parametrize("after", [state.value for state in PaymentState])
+@pytest.mark.parametrize("before", PAYMENT_STATES)
+async def test_payment_makes_only_its_moves(
+    paid: Database, before: str, after: str, role: str
+) -> None:
+    """A payment that was held. Any other move is refused, also one to the same state."""
+    move = (
+        "UPDATE payments SET state = '{}', captured_minor = GREATEST(captured_minor, {}),"
+        " refunded_minor = {} WHERE payment_id = 'pay_held'"
+    )
+    async with session(paid) as connection:
+        if before != "AUTHORIZED":
+            await connection.execute(move.format(before, PAYMENT_STATES[before], 0))
+        await connection.execute(f"SET ROLE {role}")
+        # A refund, where something was captured.
+        refunded = min(PAYMENT_STATES[before], 7)
+        change = move.format(after, PAYMENT_STATES.get(after, 0), refunded)
+        if (before, after) in PAYMENT_MOVES:
+            assert await connection.execute(change) == "UPDATE 1"
+        else:
+            with pytest.raises(asyncpg.CheckViolationError, match=CANNOT):
+                await connection.execute(change)
+
+
+@pytest.mark.parametrize("state", ["CAPTURED", "AUTHORIZED", "VOIDED"])
+async def test_declined_payment_stays_declined(paid: Database, state: str) -> None:
+    """Nothing ever moves by it."""
+    async with session(paid) as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match=CANNOT):
+            await connection.execute(
+                f"UPDATE payments SET state = '{state}' WHERE payment_id = 'pay_declined'"
+            )
+
+
+async def test_two_sides_that_do_not_agree_are_not_posted(paid: Database) -> None:
+    """The statements that post entries of payments cast what interaccount is left with to a domain
+    of zero alone.
+    """
+    async with session(paid, role="ledger_app") as connection:
+        assert await connection.fetchval("SELECT 0::numeric::interaccount_rest") == 0
+        with pytest.raises(asyncpg.CheckViolationError, match="interaccount_rest"):
+            await connection.fetchval("SELECT (-1)::numeric::interaccount_rest")
+
+
+async def test_account_has_one_balance_account_and_one_holder(paid: Database) -> None:
+    """The keys and the CHECK refuse a second one, one of two holders, and one of none."""
+    insert = "INSERT INTO balance_accounts (account_id, restaurant_id, currency) VALUES "
+    for values, error in (
+        ("('acc_a', NULL, 'PEN')", asyncpg.UniqueViolationError),
+        ("('acc_a', NULL, 'USD')", asyncpg.UniqueViolationError),
+        ("('acc_x', NULL, 'PEN')", asyncpg.ForeignKeyViolationError),
+        ("('acc_a', 'res_paid', 'USD')", asyncpg.CheckViolationError),
+        ("(NULL, NULL, 'PEN')", asyncpg.CheckViolationError),
+    ):
+        async with session(paid, role="ledger_app") as connection:
+            with pytest.raises(error):
+                await connection.execute(insert + values)
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
