@@ -18,9 +18,14 @@ from sqlalchemy import Column, Integer
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from support.audit import assert_books_in_order
+from support.audited_books import book_events, pay_everything
+from support.audited_payments import ACCOUNTS, pay_between_accounts
 from support.catalog import CATALOG
 from support.events import event_message, unique
-from support.running import execute_alone, query, running_ledger
+from support.paying import open_account, order
+from support.running import RunningLedger, execute_alone, query, running_ledger
+from support.snapshots import make_marks, take_snapshots, until_final
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.migrations import (
@@ -33,6 +38,7 @@ from ledger.infrastructure.postgres.schema.migrations import (
 from ledger.infrastructure.postgres.schema.tables import metadata
 from ledger.infrastructure.postgres.verification.start_checks import SchemaMismatch, check_schema
 from ledger.resources import resource
+from ledger.v1 import account_pb2
 
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
 # Runs a migration in a separate process and prints which revision was there before.
@@ -347,3 +353,169 @@ async def test_downgrade_removes_no_books(database: Database, revision: str) -> 
     assert await query(database.migration_url, CATALOG) == before
     assert await query(database.migration_url, "SELECT count(*) FROM ledger_entries") == [(1,)]
     assert await migrate_async(database.migration_url) == (head_revision(), head_revision())
+
+
+# All that books have which no account or payment is in, and that a migration must keep.
+KEPT = """
+SELECT (SELECT sum(hashtext(v::text)) FROM processor_events AS v),
+       (SELECT sum(hashtext(concat_ws(' ', e.balance_account_id, e.recorded_txid, e.transaction_id,
+                                      e.position, e.entry_type, e.debit_account, e.credit_account,
+                                      e.amount_minor, e.available_at, e.occurred_at, e.recorded_at,
+                                      e.event_id, e.payout_id))) FROM ledger_entries AS e),
+       (SELECT sum(hashtext(concat_ws(' ', a.balance_account_id, a.restaurant_id, a.currency,
+                                      a.created_at, a.opened_txid))) FROM balance_accounts AS a),
+       (SELECT sum(hashtext(i::text)) FROM payout_items AS i),
+       (SELECT sum(hashtext(p::text)) FROM payouts AS p),
+       (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM statement_marks)
+"""
+
+
+async def test_books_without_accounts_go_to_the_revision_before_them_and_back(
+    database: Database,
+) -> None:
+    """Books of revision 0026, with every event and payouts in every state, are upgraded.
+
+    Nothing of them changes, and the audit finds nothing.
+    """
+    async with running_ledger(database) as ledger:
+        await book_events(ledger)
+        await pay_everything(ledger)
+    kept = await query(database.migration_url, KEPT)
+    assert None not in kept[0]
+    assert await migrate_async(database.migration_url, "0026") == (head_revision(), "0026")
+    assert await query(database.migration_url, KEPT) == kept
+    assert await migrate_async(database.migration_url) == ("0026", head_revision())
+    assert await query(database.migration_url, KEPT) == kept
+    await assert_books_in_order(database)
+    async with running_ledger(database) as ledger:
+        await pay_between_accounts(ledger)
+    await assert_books_in_order(database)
+
+
+async def test_downgrade_removes_no_account(database: Database) -> None:
+    """A downgrade below the accounts is refused once there is one, even without money in it."""
+    async with running_ledger(database) as ledger:
+        await open_account(ledger, "acc_a")
+    before = await query(database.migration_url, CATALOG)
+    with pytest.raises(DBAPIError, match="there are accounts, which the earlier schema cannot"):
+        await migrate_async(database.migration_url, "0026")
+    assert await query(database.migration_url, CATALOG) == before
+    assert await query(database.migration_url, "SELECT account_id FROM accounts") == [("acc_a",)]
+    assert await migrate_async(database.migration_url) == (head_revision(), head_revision())
+
+
+# The columns that servers of revision 0026 write and read, in statements that do what theirs do.
+# They know nothing of accounts, and look after every balance account that has many entries.
+EARLIER_BOOKING = """
+WITH opened AS (
+  INSERT INTO balance_accounts (restaurant_id, currency)
+  SELECT restaurant_id, 'PEN' FROM restaurants ORDER BY restaurant_id LIMIT 1
+  RETURNING balance_account_id, restaurant_id
+),
+stored AS (
+  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type,
+    restaurant_id, currency, amount_minor, fee_minor, occurred_at, payout_id, reference, metadata)
+  SELECT 'evt_earlier', sha256(convert_to(concat_ws(E'\\n', '1', 'fee_assessed', restaurant_id,
+    'PEN', 7, 0, 1764547200000000, '', ''), 'UTF8')), gen_random_uuid(), gen_random_uuid(),
+    'fee_assessed', restaurant_id, 'PEN', 7, 0, '2025-12-01 00:00:00+00', NULL, '', '{}'
+  FROM opened
+  RETURNING transaction_id, event_id, occurred_at, amount_minor
+)
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account,
+  credit_account, amount_minor, available_at, occurred_at, event_id, payout_id)
+SELECT opened.balance_account_id, stored.transaction_id, 1, 'FEE', 'restaurant_payable',
+  'platform_fees', stored.amount_minor, NULL, stored.occurred_at, stored.event_id, NULL
+FROM opened CROSS JOIN stored
+"""
+EARLIER_SNAPSHOTS = """
+INSERT INTO balance_snapshots (balance_account_id, system_identifier, stay_id, horizon, taken_at,
+  entries_count, last_recorded_at, last_event_at, ledger_accounts, entry_types, total_minors,
+  matured_minors)
+SELECT e.balance_account_id, (SELECT system_identifier FROM current_place),
+  (SELECT stay_id FROM current_stay), pg_snapshot_xmin(pg_current_snapshot()), ledger_now(),
+  e.entries_count, e.last_recorded_at, e.last_event_at, l.ledger_accounts, l.entry_types,
+  l.total_minors, l.matured_minors
+FROM (
+  SELECT balance_account_id, count(*) AS entries_count, max(recorded_at) AS last_recorded_at,
+         max(occurred_at) AS last_event_at
+  FROM ledger_entries GROUP BY balance_account_id
+) AS e
+JOIN (
+  SELECT balance_account_id, array_agg(ledger_account ORDER BY ledger_account, entry_type)
+           AS ledger_accounts,
+         array_agg(entry_type ORDER BY ledger_account, entry_type) AS entry_types,
+         array_agg(total_minor ORDER BY ledger_account, entry_type) AS total_minors,
+         array_agg(matured_minor ORDER BY ledger_account, entry_type) AS matured_minors
+  FROM (
+    SELECT balance_account_id, ledger_account, entry_type, sum(signed_minor) AS total_minor,
+           COALESCE(sum(signed_minor) FILTER (
+             WHERE available_at IS NULL OR available_at <= ledger_now()), 0) AS matured_minor
+    FROM ledger_movements GROUP BY balance_account_id, ledger_account, entry_type
+  ) AS line
+  GROUP BY balance_account_id
+) AS l ON l.balance_account_id = e.balance_account_id
+ON CONFLICT DO NOTHING
+"""
+EARLIER_MARKS = """
+INSERT INTO statement_marks (balance_account_id, stay_id, horizon, entries_count, last_recorded_at,
+  late_by_max, payable_minor)
+SELECT balance_account_id, (SELECT stay_id FROM current_stay),
+  pg_snapshot_xmin(pg_current_snapshot()), count(*) FILTER (WHERE side = 'credit'),
+  max(recorded_at), interval '0',
+  COALESCE(sum(signed_minor) FILTER (WHERE ledger_account = 'restaurant_payable'), 0)
+FROM ledger_movements
+GROUP BY balance_account_id
+ON CONFLICT DO NOTHING
+"""
+OF_ACCOUNTS = """
+SELECT count(*) FROM {table} JOIN balance_accounts USING (balance_account_id)
+WHERE account_id IS NOT NULL
+"""
+
+
+async def test_statements_of_the_revision_before_accounts_still_run(database: Database) -> None:
+    """Servers of revision 0026 book events, and leave snapshots and marks in accounts as well.
+
+    Balances and statements of accounts stay right with them, and so does the audit.
+    """
+    async with running_ledger(database) as ledger:
+        await pay_between_accounts(ledger)
+        balances = [await balance_of_account(ledger, account_id) for account_id in ACCOUNTS]
+        assert (balances[0].available_minor, balances[1].held_minor) == (-50_070, 1_900)
+        await until_final(ledger.engine)
+        app = ledger.database.url
+        for table in ("balance_snapshots", "statement_marks"):
+            await ledger.query(f"DELETE FROM {table}")
+        for statement in (EARLIER_BOOKING, EARLIER_SNAPSHOTS, EARLIER_MARKS):
+            await query(app, statement)
+        for table in ("balance_snapshots", "statement_marks"):
+            ((count,),) = await ledger.query(OF_ACCOUNTS.format(table=table))
+            assert count == 6, table
+        await assert_books_in_order(database)
+        for before in balances:
+            now = await balance_of_account(ledger, before.account_id)
+            assert (now.available_minor, now.held_minor) == (
+                before.available_minor,
+                before.held_minor,
+            )
+            statement = await ledger.accounts.ListAccountEntries(
+                account_pb2.ListAccountEntriesRequest(account_id=before.account_id)
+            )
+            assert statement.closing_balance_minor == before.available_minor
+        # What servers of this revision add to it.
+        await take_snapshots(ledger.engine)
+        await make_marks(ledger.engine)
+        await ledger.payments.AuthorizePayment(
+            order("pay_more", "acc_bank", "acc_a", 1, currency="CHF")
+        )
+        now = await balance_of_account(ledger, "acc_a")
+        assert now.available_minor == balances[1].available_minor + 1
+    await assert_books_in_order(database)
+
+
+async def balance_of_account(
+    ledger: RunningLedger, account_id: str
+) -> account_pb2.GetAccountBalanceResponse:
+    return await ledger.accounts.GetAccountBalance(
+        account_pb2.GetAccountBalanceRequest(account_id=account_id)
+    )
