@@ -1555,8 +1555,9 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid
 -- check: statement_marks_agree_with_the_entries
 -- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: it has
 -- how many they are, their latest recorded_at, the longest time by which the recorded_at of one
--- lies before that of an entry with a lower txid, and their sums on restaurant_payable and, unless
--- a server of before 0027 made the mark, on account_funds. All those transactions have ended.
+-- lies before that of an entry with a lower txid, and their sums on restaurant_payable and on
+-- account_funds. Only a restaurant's mark may lack the last one, as servers of before 0027 make it.
+-- All those transactions have ended.
 -- The check goes through the entries of each account with marks once, in the order of the txids,
 -- with the marks in between.
 WITH mark AS MATERIALIZED (
@@ -1622,7 +1623,8 @@ WHERE r.kind = 0
   AND (r.horizon > pg_snapshot_xmin(pg_current_snapshot())
        OR (r.mark_entries_count, r.mark_last_recorded_at, r.mark_late_by_max, r.mark_payable_minor)
           IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor)
-       OR r.mark_funds_minor <> r.funds_minor);
+       OR r.mark_funds_minor <> r.funds_minor
+       OR (r.mark_funds_minor IS NULL AND a.account_id IS NOT NULL));
 
 -- check: nothing_is_recorded_in_the_future
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is

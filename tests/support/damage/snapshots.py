@@ -45,6 +45,12 @@ DAMAGE_TO_MARKS = (
         " AND balance_account_id = {acc_a}",
         ("account acc_a, mark {acc_a.mark.1}",),
     ),
+    Damage(
+        MARKS,
+        f"UPDATE statement_marks SET funds_minor = NULL, {BELIEVED}"
+        " WHERE horizon = '{acc_a.mark.1}' AND balance_account_id = {acc_a}",
+        ("account acc_a, mark {acc_a.mark.1}",),
+    ),
     mark("entries_count = entries_count + 1"),
     mark("last_recorded_at = last_recorded_at - interval '1 microsecond'"),
     mark("late_by_max = late_by_max + interval '1 microsecond'"),
