@@ -34,6 +34,14 @@ SELECT count(*) FROM pg_constraint WHERE contypid = 0 AND convalidated
   AND pg_get_constraintdef(oid) ~ '::posting_rule|event_type|starts_with'
 """
 
+NEW_RESTAURANT = """
+WITH registered AS (
+  INSERT INTO restaurants (restaurant_id) VALUES ('{name}') RETURNING restaurant_id
+)
+INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, 'PEN' FROM registered
+"""
+RESTAURANTS = "SELECT restaurant_id FROM balance_accounts"
+
 
 @asynccontextmanager
 async def holding(url: str, statement: str) -> AsyncIterator[AsyncConnection]:
@@ -147,6 +155,27 @@ async def test_killed_change_of_checks_is_continued_by_the_next(empty_url: str) 
         with pytest.raises(DatabaseUnavailable):
             await asyncio.wait_for(migrating, DEADLINE_SECONDS)
     assert await migrate_async(empty_url, "0026") == ("0025", "0026")
+    assert await query(empty_url, CATALOG) == at_once
+
+
+async def test_key_of_accounts_is_built_while_writers_go_on(empty_url: str) -> None:
+    """A writer of balance accounts holds up the migration, which holds up no other writer.
+
+    A migration that is killed meanwhile is continued by the next. The schema is that of an
+    undisturbed migration.
+    """
+    await migrate_async(empty_url, "0028")
+    at_once = await query(empty_url, CATALOG)
+    await migrate_async(empty_url, "0027")
+    async with holding(empty_url, NEW_RESTAURANT.format(name="res_first")):
+        migrating = asyncio.create_task(migrate_async(empty_url, "0028"))
+        pid = await waits_for_index(empty_url)
+        await query(empty_url, NEW_RESTAURANT.format(name="res_meanwhile"))
+        assert await query(empty_url, RESTAURANTS) == [("res_meanwhile",)]
+        await query(empty_url, f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(migrating, DEADLINE_SECONDS)
+    assert await migrate_async(empty_url, "0028") == ("0027", "0028")
     assert await query(empty_url, CATALOG) == at_once
 
 
