@@ -50,9 +50,9 @@ class ReportedTails:
 
 
 async def take_snapshots(
-    engine: AsyncEngine, restaurant_id: str | None = None, *, at_once: bool = False
+    engine: AsyncEngine, holder_id: str | None = None, *, at_once: bool = False
 ) -> int:
-    """Takes a snapshot of every balance account, or of one restaurant's, that has new entries.
+    """Takes a snapshot of every balance account, or of one holder's, that has new entries.
 
     Waits until everything booked before is final and covers all of it. With `at_once`, covers only
     what is final now. Returns how many snapshots it took.
@@ -63,20 +63,20 @@ async def take_snapshots(
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
             "SELECT balance_account_id FROM balance_accounts "
-            "WHERE $1::text IS NULL OR restaurant_id = $1",
-            restaurant_id,
+            "WHERE $1::text IS NULL OR restaurant_id = $1 OR account_id = $1",
+            holder_id,
         )
     return sum([await snapshots.take(row["balance_account_id"], 1) for row in rows])
 
 
 async def make_marks(
     engine: AsyncEngine,
-    restaurant_id: str | None = None,
+    holder_id: str | None = None,
     *,
     mark_entries: int = MARK_ENTRIES,
     read_entries_max: int = READ_ENTRIES_MAX,
 ) -> int:
-    """Makes the statement marks of every balance account, or of one restaurant's.
+    """Makes the statement marks of every balance account, or of one holder's.
 
     The marks cover everything that is booked. Returns in how many accounts it made any.
     """
@@ -87,15 +87,15 @@ async def make_marks(
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
             "SELECT balance_account_id FROM balance_accounts "
-            "WHERE $1::text IS NULL OR restaurant_id = $1",
-            restaurant_id,
+            "WHERE $1::text IS NULL OR restaurant_id = $1 OR account_id = $1",
+            holder_id,
         )
     return sum([await marks.take(row["balance_account_id"], 1) for row in rows])
 
 
 async def make_ladder(
     engine: AsyncEngine,
-    restaurant_id: str | None = None,
+    holder_id: str | None = None,
     *,
     at_once: bool = False,
     mark_entries: int = 2,
@@ -103,7 +103,7 @@ async def make_ladder(
     marks_max: int = 1_000,
     read_entries_max: int = READ_ENTRIES_MAX,
 ) -> int:
-    """Makes the marks and rungs of every balance account, or of one restaurant's.
+    """Makes the marks and rungs of every balance account, or of one holder's.
 
     Waits as `take_snapshots` does. Returns how many rungs it made.
     """
@@ -121,8 +121,8 @@ async def make_ladder(
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
             "SELECT balance_account_id FROM balance_accounts "
-            "WHERE $1::text IS NULL OR restaurant_id = $1",
-            restaurant_id,
+            "WHERE $1::text IS NULL OR restaurant_id = $1 OR account_id = $1",
+            holder_id,
         )
     for row in rows:
         await ladder.take(row["balance_account_id"], 1)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from grpc import StatusCode, aio
+from grpc import aio
 
-from ledger.api.convert import accounts
+from ledger.api.convert import account_statements, accounts
 from ledger.api.pages import Pages
 from ledger.application.accounts import (
     create_account,
@@ -13,7 +13,9 @@ from ledger.application.accounts import (
     update_account,
 )
 from ledger.application.get_account_balance import GetAccountBalance
+from ledger.application.list_account_entries import list_account_entries
 from ledger.application.ports.accounts import AccountReader
+from ledger.application.ports.statements import AccountStatementQuery, Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.v1 import account_pb2, account_pb2_grpc
 
@@ -28,11 +30,13 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         *,
         accounts: AccountReader,
         get_account_balance: GetAccountBalance,
+        statements: Statements[AccountStatementQuery],
         pages: Pages,
         begin: UnitOfWorkFactory,
     ) -> None:
         self._accounts = accounts
         self._get_account_balance = get_account_balance
+        self._statements = statements
         self._pages = pages
         self._begin = begin
 
@@ -73,4 +77,9 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def ListAccountEntries(
         self, request: account_pb2.ListAccountEntriesRequest, context: Context
     ) -> account_pb2.ListAccountEntriesResponse:
-        await context.abort(StatusCode.UNIMPLEMENTED)
+        query = account_statements.decode_account_statement_query(request)
+        paging = await self._pages.paging(
+            request, account_statements.account_statement_listing(query)
+        )
+        page = await list_account_entries(self._statements, query, paging.after, paging.page_size)
+        return account_statements.encode_account_statement_page(paging, page)

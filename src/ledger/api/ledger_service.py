@@ -25,7 +25,7 @@ from ledger.application.payouts import (
 )
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.payouts import PayoutRuns, Payouts
-from ledger.application.ports.statements import Statements
+from ledger.application.ports.statements import StatementQuery, Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.restaurants import (
     get_restaurant,
@@ -48,7 +48,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         ingest_events: IngestEvents,
         ledger: EventLedger,
         get_balance: GetBalance,
-        statements: Statements,
+        statements: Statements[StatementQuery],
         payout_runs: PayoutRuns,
         payouts: Payouts,
         wake_payout_worker: Callable[[], None],

@@ -4,6 +4,8 @@ A statement has the entries of a period, oldest first, between an opening and a 
 """
 
 from ledger.application.ports.statements import (
+    AsksForStatement,
+    StatementMoment,
     StatementPage,
     StatementPlace,
     StatementQuery,
@@ -14,7 +16,10 @@ from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, Rest
 
 
 async def list_entries(
-    statements: Statements, query: StatementQuery, after: StatementPlace | None, page_size: int
+    statements: Statements[StatementQuery],
+    query: StatementQuery,
+    after: StatementPlace | None,
+    page_size: int,
 ) -> StatementPage:
     """Returns at most `page_size` entries after the place `after`, or from the start if it is None.
 
@@ -33,19 +38,26 @@ async def list_entries(
     page = await statements.first_page(query, page_size)
     if page is None:
         raise RestaurantNotFound(query.account.holder_id)
+    check_moment(query, page.moment)
+    return page
+
+
+def check_moment(query: AsksForStatement, moment: StatementMoment) -> None:
+    """Raises InvalidRequest when the period begins or ends in the future by the database's clock,
+    and AmountOutOfRange when a balance does not fit the contract's int64.
+    """
     instants = {"start_at": query.start_at, "end_at": query.end_at}
     violations = [
         FieldViolation(field, "must not be in the future")
         for field, instant in instants.items()
-        if instant is not None and instant > page.moment.read_at
+        if instant is not None and instant > moment.read_at
     ]
     if violations:
         raise InvalidRequest(violations)
     balances = {
-        "opening_balance_minor": page.moment.opening_minor,
-        "closing_balance_minor": page.moment.closing_minor,
+        "opening_balance_minor": moment.opening_minor,
+        "closing_balance_minor": moment.closing_minor,
     }
     for field, balance_minor in balances.items():
         if not INT64_MIN <= balance_minor <= INT64_MAX:
             raise AmountOutOfRange(field)
-    return page

@@ -31,7 +31,10 @@ from ledger.bootstrap.database import Engines
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.account_balances import PostgresAccountBalanceReader
-from ledger.infrastructure.postgres.account_statements import PostgresStatements
+from ledger.infrastructure.postgres.account_statements import (
+    PostgresAccountStatements,
+    PostgresStatements,
+)
 from ledger.infrastructure.postgres.accounts import PostgresAccountReader
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
@@ -206,6 +209,9 @@ class Application:
         self.accounts = AccountService(
             accounts=PostgresAccountReader(engine, self._fence),
             get_account_balance=self._get_account_balance,
+            statements=PostgresAccountStatements(
+                long_reads.autocommit, self._statement_mark_worker
+            ),
             pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),
         )

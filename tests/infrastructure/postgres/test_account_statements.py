@@ -14,13 +14,19 @@ import pytest
 import uuid_utils.compat
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
-from support.books import engine_on, open_account, superuser
+from support.books import engine_on, superuser
 from support.disorder import recorded
 from support.events import unique
 from support.snapshots import ReportedTails, make_marks, until_final
 
+from ledger.application.list_account_entries import list_account_entries
 from ledger.application.list_entries import list_entries
-from ledger.application.ports.statements import StatementPlace, StatementQuery
+from ledger.application.ports.events import StoredEntry
+from ledger.application.ports.statements import (
+    AccountStatementQuery,
+    StatementMoment,
+    StatementQuery,
+)
 from ledger.bootstrap.database import Database
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import microseconds
@@ -28,14 +34,19 @@ from ledger.domain.posting_rules import EntryType
 from ledger.errors import QueueFull
 from ledger.infrastructure.postgres import account_statements as statements
 from ledger.infrastructure.postgres.account_statements import (
+    ACCOUNT_STATEMENTS,
     AFTER,
-    SELECT_MOMENT,
-    SELECT_PAGE,
-    SELECT_REACH,
+    PAGE_PARAMETERS,
+    RESTAURANT_STATEMENTS,
+    PostgresAccountStatements,
     PostgresStatements,
 )
 from ledger.infrastructure.postgres.sessions.driver import Connection
-from ledger.infrastructure.postgres.sessions.engine import BoundedConnections, autocommit
+from ledger.infrastructure.postgres.sessions.engine import (
+    Autocommit,
+    BoundedConnections,
+    autocommit,
+)
 from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, PostgresStatementMarks
 from ledger.infrastructure.postgres.verification.audit import load_checks
 
@@ -47,18 +58,120 @@ MICROSECOND = timedelta(microseconds=1)
     if check.name == "statement_marks_agree_with_the_entries"
 ]
 
-# Entries as a restore writes them, with the instants and numbers that they had. Each is an
-# adjustment, of 1, 2, 4, ...
-INSERT_ENTRIES = """
-INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position,
-  entry_type, debit_account,
-                            credit_account, amount_minor, occurred_at, recorded_at, event_id)
-SELECT $1, e.txid::text::xid8, e.transaction_id, e.position, 'ADJUSTMENT_CREDIT', 'adjustments',
-  'restaurant_payable',
-       e.amount_minor, e.recorded_at, e.recorded_at, 'evt_' || e.transaction_id
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A kind of holder: its statements, and an entry in its books."""
+
+    name: str
+    open: str
+    keys: tuple[str, ...]
+    entry: str
+    sql: Any
+
+    def insert(self, amounts: str, rows: str, *, occurred_at: str, cause: str) -> str:
+        """SQL that inserts entries of this kind, with further columns for which `rows` has values.
+
+        What a restaurant's entry has of its event, an account's has of its payment.
+        """
+        occurred = f", {occurred_at}, {cause}" if self is RESTAURANT else f", NULL, {cause}"
+        column = "event_id" if self is RESTAURANT else "payment_id"
+        return f"""
+INSERT INTO ledger_entries ({amounts}, entry_type, debit_account, credit_account, occurred_at,
+  {column})
+SELECT {rows}, {self.entry}{occurred}
+"""
+
+    @property
+    def restored(self) -> str:
+        """SQL of entries as a restore writes them, with the instants and numbers that they had."""
+        return (
+            self.insert(
+                "balance_account_id, recorded_txid, transaction_id, position, amount_minor,"
+                " recorded_at",
+                "$1, e.txid::text::xid8, e.transaction_id, e.position, e.amount_minor,"
+                " e.recorded_at",
+                occurred_at="e.recorded_at",
+                cause="'of_' || e.transaction_id",
+            )
+            + """
 FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestamptz[])
   AS e (txid, transaction_id, position, amount_minor, recorded_at)
 """
+        )
+
+    @property
+    def insert_now(self) -> str:
+        """SQL of an entry of now."""
+        return self.insert(
+            "balance_account_id, transaction_id, position, amount_minor",
+            "$1::bigint, gen_random_uuid(), 1, $2::bigint",
+            occurred_at="now()",
+            cause="'of_now'",
+        )
+
+    def query(
+        self,
+        holder_id: str,
+        start_at: datetime | None = None,
+        end_at: datetime | None = None,
+        *,
+        entry_types: frozenset[EntryType] = frozenset(),
+        cause: str | None = None,
+    ) -> StatementQuery | AccountStatementQuery:
+        """The query for a statement in PEN."""
+        if self is ACCOUNT:
+            return AccountStatementQuery(holder_id, start_at, end_at, entry_types, cause)
+        account = BalanceAccount(holder_id, "PEN")
+        return StatementQuery(account, start_at, end_at, entry_types, cause, None)
+
+    async def page(
+        self,
+        connections: Autocommit,
+        query: StatementQuery | AccountStatementQuery,
+        place: Any,
+        page_size: int,
+        **reader: Any,
+    ) -> tuple[StatementMoment, list[StoredEntry], Any]:
+        """A page of a statement. Of an account, the balances after the entries must add up."""
+        if isinstance(query, StatementQuery):
+            books = PostgresStatements(connections, **reader)
+            page = await list_entries(books, query, place, page_size)
+            return page.moment, list(page.items), page.next_place
+        accounts = PostgresAccountStatements(connections, **reader)
+        found = await list_account_entries(accounts, query, place, page_size)
+        balance = found.moment.opening_minor if place is None else place.balance_minor
+        for entry, balance_minor in found.items:
+            if query.is_filtered:
+                assert balance_minor is None
+            else:
+                balance += entry.amount_minor
+                assert balance_minor == balance
+        return found.moment, [entry for entry, _ in found.items], found.next_place
+
+
+RESTAURANT = Holder(
+    "restaurant",
+    "INSERT INTO restaurants (restaurant_id) VALUES ($1)",
+    ("res_1", "PEN"),
+    "'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable'",
+    RESTAURANT_STATEMENTS,
+)
+ACCOUNT = Holder(
+    "account",
+    "INSERT INTO accounts (account_id, currency, opened_with) VALUES ($1, 'PEN', '{}')",
+    ("res_1",),
+    "'TRANSFER_IN', 'interaccount', 'account_funds'",
+    ACCOUNT_STATEMENTS,
+)
+
+
+@pytest.fixture(params=[RESTAURANT, ACCOUNT], ids=lambda holder: holder.name)
+def holder(request: pytest.FixtureRequest) -> Holder:
+    """Each kind of holder: what is promised of statements holds for both."""
+    found: Holder = request.param
+    return found
+
 
 # The sizes from which PostgreSQL reads a table or an index with several processes.
 MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_index_scan_size")
@@ -79,9 +192,22 @@ class Entry:
     amount_minor: int
 
 
-async def restore(connection: Connection, account: int, entries: Sequence[Entry]) -> None:
+async def open_account(connection: Connection, holder: Holder, holder_id: str) -> int:
+    """Opens the balance account of a holder in PEN. Returns its id."""
+    await connection.execute(holder.open, holder_id)
+    account: int = await connection.fetchval(
+        f"INSERT INTO balance_accounts ({holder.name}_id, currency) VALUES ($1, 'PEN')"
+        " RETURNING balance_account_id",
+        holder_id,
+    )
+    return account
+
+
+async def restore(
+    connection: Connection, holder: Holder, account: int, entries: Sequence[Entry]
+) -> None:
     await connection.execute(
-        INSERT_ENTRIES,
+        holder.restored,
         account,
         [entry.txid for entry in entries],
         [entry.transaction_id for entry in entries],
@@ -111,16 +237,20 @@ def some_entries(chance: random.Random, number: int, txid_end: int, now: datetim
 
 
 async def paged(
-    engine: AsyncEngine, statement_query: StatementQuery, page_size: int
+    engine: AsyncEngine,
+    holder: Holder,
+    statement_query: StatementQuery | AccountStatementQuery,
+    page_size: int,
 ) -> tuple[int, int, list[tuple[datetime, UUID, int, int]]]:
     """The whole statement: opening, closing, entries."""
-    books = PostgresStatements(partial(autocommit, engine))
-    place: StatementPlace | None = None
+    place: Any = None
     found: list[tuple[datetime, UUID, int, int]] = []
     while True:
-        page = await list_entries(books, statement_query, place, page_size)
-        assert len(page.items) <= page_size
-        assert page.next_place is None or len(page.items) == page_size
+        moment, entries, place = await holder.page(
+            partial(autocommit, engine), statement_query, place, page_size
+        )
+        assert len(entries) <= page_size
+        assert place is None or len(entries) == page_size
         found += [
             (
                 EPOCH + entry.recorded_at_microseconds * MICROSECOND,
@@ -128,11 +258,10 @@ async def paged(
                 entry.position,
                 entry.amount_minor,
             )
-            for entry in page.items
+            for entry in entries
         ]
-        place = page.next_place
         if place is None:
-            return page.moment.opening_minor, page.moment.closing_minor, found
+            return moment.opening_minor, moment.closing_minor, found
 
 
 def expected(
@@ -163,7 +292,7 @@ def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_reach")
 @pytest.mark.parametrize("book", range(6))
 async def test_statement_equals_a_read_of_everything(
-    shared_database: Database, book: int, seed: int
+    shared_database: Database, holder: Holder, book: int, seed: int
 ) -> None:
     """For any order of instants and numbers, and marks of any density, some missing.
 
@@ -173,10 +302,10 @@ async def test_statement_equals_a_read_of_everything(
     chance = random.Random(seed)
     restaurant_id = unique(f"res_{book}")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        account = await open_account(connection, restaurant_id)
+        account = await open_account(connection, holder, restaurant_id)
         ((now, txid_end),) = await connection.fetch(NOW_AND_HORIZON)
         entries = some_entries(chance, chance.choice((1, 30, 120)), txid_end, now)
-        await restore(connection, account, entries)
+        await restore(connection, holder, account, entries)
         if chance.random() < 0.9:
             await make_marks(
                 engine,
@@ -206,10 +335,8 @@ async def test_statement_equals_a_read_of_everything(
             start_at, end_at = (
                 period if None in period else sorted(period, key=lambda at: at or now)
             )
-            statement_query = StatementQuery(
-                BalanceAccount(restaurant_id, "PEN"), start_at, end_at, frozenset(), None, None
-            )
-            found = await paged(engine, statement_query, chance.choice((1, 4, 25, 1000)))
+            statement_query = holder.query(restaurant_id, start_at, end_at)
+            found = await paged(engine, holder, statement_query, chance.choice((1, 4, 25, 1000)))
             assert found == expected(entries, start_at, end_at), (
                 f"seed {seed}, {start_at} to {end_at}"
             )
@@ -220,7 +347,7 @@ async def test_statement_equals_a_read_of_everything(
 
 @pytest.mark.usefixtures("short_reach")
 async def test_statements_tie_out_while_marks_are_made(
-    shared_database: Database, seed: int
+    shared_database: Database, holder: Holder, seed: int
 ) -> None:
     """Writers commit late, in any order, and marks are made between pages.
 
@@ -228,16 +355,14 @@ async def test_statements_tie_out_while_marks_are_made(
     the same order.
     """
     restaurant_id = unique("res")
-    whole = StatementQuery(
-        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
-    )
+    whole = holder.query(restaurant_id)
     chance = random.Random(seed)
     stop = asyncio.Event()
     async with (
         engine_on(shared_database.url, pool_size=8) as engine,
         superuser(shared_database) as connection,
     ):
-        account = await open_account(connection, restaurant_id)
+        account = await open_account(connection, holder, restaurant_id)
 
         async def write() -> None:
             async with superuser(shared_database) as writer:
@@ -247,7 +372,7 @@ async def test_statements_tie_out_while_marks_are_made(
                     # Its instant is that of its start, its number that of its first row.
                     await writer.execute("SELECT pg_sleep($1)", chance.choice((0, 0, 0.001, 0.02)))
                     for _ in range(chance.choice((1, 3))):
-                        await writer.execute(INSERT_NOW, account, chance.randrange(1, 10**6))
+                        await writer.execute(holder.insert_now, account, chance.randrange(1, 10**6))
                     await writer.execute("SELECT pg_sleep($1)", chance.choice((0, 0, 0.001, 0.02)))
                     await transaction.commit()
 
@@ -260,7 +385,9 @@ async def test_statements_tie_out_while_marks_are_made(
         workers = [asyncio.create_task(work()) for work in (write, write, write, write, mark)]
         try:
             for _ in range(10):
-                opening, closing, entries = await paged(engine, whole, chance.choice((3, 10, 40)))
+                opening, closing, entries = await paged(
+                    engine, holder, whole, chance.choice((3, 10, 40))
+                )
                 assert opening + sum(entry[-1] for entry in entries) == closing, f"seed {seed}"
                 assert [entry[0] for entry in entries] == sorted(entry[0] for entry in entries)
                 assert len({entry[1] for entry in entries}) == len(entries)
@@ -269,7 +396,7 @@ async def test_statements_tie_out_while_marks_are_made(
             await asyncio.gather(*workers)
         await make_marks(engine, restaurant_id, mark_entries=2)
         assert await connection.fetch(MARKS_CHECK) == []
-        opening, closing, entries = await paged(engine, whole, 100)
+        opening, closing, entries = await paged(engine, holder, whole, 100)
         stored = await connection.fetch(
             "SELECT transaction_id FROM ledger_entries WHERE balance_account_id = $1"
             " ORDER BY recorded_at, recorded_txid, transaction_id, position",
@@ -279,21 +406,12 @@ async def test_statements_tie_out_while_marks_are_made(
         assert (opening, closing) == (0, sum(entry[-1] for entry in entries))
 
 
-INSERT_NOW = """
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
-  debit_account, credit_account,
-                            amount_minor, occurred_at, event_id)
-VALUES ($1, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', $2,
-  now(), 'evt_now')
-"""
-
-
 @pytest.mark.usefixtures("short_reach")
-async def test_filters_choose_among_all_entries(shared_database: Database) -> None:
+async def test_filters_choose_among_all_entries(shared_database: Database, holder: Holder) -> None:
     """Matching entries may be anywhere in the account, many marks apart."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        account = await open_account(connection, restaurant_id)
+        account = await open_account(connection, holder, restaurant_id)
         ((now, txid_end),) = await connection.fetch(NOW_AND_HORIZON)
         entries = [
             Entry(
@@ -305,29 +423,15 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
             )
             for number in range(90)
         ]
-        await restore(connection, account, entries)
+        await restore(connection, holder, account, entries)
         await make_marks(engine, restaurant_id, mark_entries=3)
         for entry in (entries[0], entries[44], entries[89]):
-            of_event = StatementQuery(
-                BalanceAccount(restaurant_id, "PEN"),
-                None,
-                None,
-                frozenset(),
-                f"evt_{entry.transaction_id}",
-                None,
-            )
-            _, closing, found = await paged(engine, of_event, 1)
+            of_event = holder.query(restaurant_id, cause=f"of_{entry.transaction_id}")
+            _, closing, found = await paged(engine, holder, of_event, 1)
             assert found == [(entry.recorded_at, entry.transaction_id, 1, entry.amount_minor)]
             assert closing == sum(range(1, 91))
-        of_type = StatementQuery(
-            BalanceAccount(restaurant_id, "PEN"),
-            None,
-            None,
-            frozenset({EntryType.CHARGE}),
-            None,
-            None,
-        )
-        assert (await paged(engine, of_type, 5))[2] == []
+        of_type = holder.query(restaurant_id, entry_types=frozenset({EntryType.CHARGE}))
+        assert (await paged(engine, holder, of_type, 5))[2] == []
 
 
 @pytest.mark.parametrize(
@@ -348,7 +452,7 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
     ],
 )
 async def test_only_marks_of_this_stay_are_used(
-    shared_database: Database, change: str, is_used: bool
+    shared_database: Database, holder: Holder, change: str, is_used: bool
 ) -> None:
     """A mark with a wrong sum shows whether it is used.
 
@@ -356,37 +460,36 @@ async def test_only_marks_of_this_stay_are_used(
     """
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        account = await open_account(connection, restaurant_id)
-        await connection.execute(INSERT_NOW, account, 5)
+        account = await open_account(connection, holder, restaurant_id)
+        await connection.execute(holder.insert_now, account, 5)
         assert await make_marks(engine, restaurant_id) == 1
         await connection.execute(
             "ALTER TABLE statement_marks DISABLE TRIGGER statement_marks_deny_change"
         )
         believed = "" if "written_txid" in change else "written_txid = pg_current_xact_id()"
-        changes = ", ".join(filter(None, ("payable_minor = 77", believed, change)))
+        sum_minor = "payable_minor" if holder is RESTAURANT else "funds_minor"
+        changes = ", ".join(filter(None, (f"{sum_minor} = 77", believed, change)))
         await connection.execute(
             f"UPDATE statement_marks SET {changes} WHERE balance_account_id = $1", account
         )
         await connection.execute(
             "ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change"
         )
-        whole = StatementQuery(
-            BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
-        )
-        assert (await paged(engine, whole, 10))[1] == (77 if is_used else 5)
+        whole = holder.query(restaurant_id)
+        assert (await paged(engine, holder, whole, 10))[1] == (77 if is_used else 5)
         await connection.execute(
             "DELETE FROM statement_marks WHERE balance_account_id = $1", account
         )
 
 
-async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
+async def test_marks_are_made_before_a_long_tail_is_read(
+    shared_database: Database, holder: Holder
+) -> None:
     """The first page then reads none of the entries that they count."""
     restaurant_id = unique("res")
-    whole = StatementQuery(
-        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
-    )
+    whole = holder.query(restaurant_id)
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        account = await open_account(connection, restaurant_id)
+        account = await open_account(connection, holder, restaurant_id)
         asked: list[int] = []
 
         class MarkedTails(ReportedTails):
@@ -395,37 +498,38 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
                 await make_marks(engine, restaurant_id)
 
         tails = MarkedTails()
-        books = PostgresStatements(partial(autocommit, engine), tails, tail_entries_max=3)
         for number in range(1, 5):
-            await connection.execute(INSERT_NOW, account, 1)
-            page = await list_entries(books, whole, None, 10)
-            assert (len(page.items), page.moment.closing_minor) == (number, number)
+            await connection.execute(holder.insert_now, account, 1)
+            moment, page, _ = await holder.page(
+                partial(autocommit, engine), whole, None, 10, long_tails=tails, tail_entries_max=3
+            )
+            assert (len(page), moment.closing_minor) == (number, number)
             assert asked == ([] if number < 4 else [account])
         assert tails.tails[account] == 0
 
 
-async def test_statement_reports_how_many_entries_no_mark_counts(shared_database: Database) -> None:
+async def test_statement_reports_how_many_entries_no_mark_counts(
+    shared_database: Database, holder: Holder
+) -> None:
     """All entries without a mark; with one, those since."""
     restaurant_id = unique("res")
-    whole = StatementQuery(
-        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
-    )
+    whole = holder.query(restaurant_id)
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        account = await open_account(connection, restaurant_id)
+        account = await open_account(connection, holder, restaurant_id)
 
         async def reported() -> int:
             tails = ReportedTails()
-            await PostgresStatements(partial(autocommit, engine), tails).first_page(whole, 1)
+            await holder.page(partial(autocommit, engine), whole, None, 1, long_tails=tails)
             return tails.tails[account]
 
         for _ in range(4):
-            await connection.execute(INSERT_NOW, account, 1)
+            await connection.execute(holder.insert_now, account, 1)
         assert await reported() == 4
         await until_final(engine)
         assert not await PostgresStatementMarks(engine).take(account, 5)
         assert await PostgresStatementMarks(engine).take(account, 4)
         assert await reported() == 0
-        await connection.execute(INSERT_NOW, account, 1)
+        await connection.execute(holder.insert_now, account, 1)
         assert await reported() == 1
 
 
@@ -460,14 +564,16 @@ async def explained(connection: Connection, statement: str, *values: object) -> 
     return found[0]["Plan"]
 
 
-async def test_cost_of_a_page_does_not_grow_with_the_account(database: Database) -> None:
+async def test_cost_of_a_page_does_not_grow_with_the_account(
+    database: Database, holder: Holder
+) -> None:
     """In an account of 20,000 entries, one a transaction, some written late.
 
     A page and the balances read some hundred rows and not the account: as many at its beginning, in
     its middle and at its end.
     """
     async with engine_on(database.url) as engine, superuser(database) as connection:
-        account = await open_account(connection, "res_1")
+        account = await open_account(connection, holder, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await connection.execute(
             "DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; "
@@ -483,26 +589,25 @@ async def test_cost_of_a_page_does_not_grow_with_the_account(database: Database)
             )
             for number in range(ACCOUNT_ENTRIES)
         ]
-        await restore(connection, account, entries)
+        await restore(connection, holder, account, entries)
         await make_marks(engine, "res_1")
         await connection.execute("ANALYZE ledger_entries")
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         for place in (0, ACCOUNT_ENTRIES // 2, ACCOUNT_ENTRIES - 150):
             start_at = entries[place].recorded_at
             (reach,) = await connection.fetch(
-                SELECT_REACH, "res_1", "PEN", start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES
+                holder.sql.reach, *holder.keys, start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES
             )
             until = now if reach["complete_before"] is None else reach["complete_before"]
             ends = (reach["first_txid"], reach["end_txid"], reach["tail_txid"])
             found = await connection.fetch(
-                SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends
+                holder.sql.page.format(conditions=""), *holder.keys, start_at, until, 100, *ends
             )
             assert len(found) == PAGE_ENTRIES
             page = await explained(
                 connection,
-                SELECT_PAGE.format(conditions=""),
-                "res_1",
-                "PEN",
+                holder.sql.page.format(conditions=""),
+                *holder.keys,
                 start_at,
                 until,
                 100,
@@ -511,18 +616,18 @@ async def test_cost_of_a_page_does_not_grow_with_the_account(database: Database)
             assert rows_read(page) <= PAGE_ENTRIES + 4 * MARK_ENTRIES, place
             assert buffers_of(page) <= 100, place
             moment = await explained(
-                connection, SELECT_MOMENT, "res_1", "PEN", start_at, now - timedelta(minutes=1)
+                connection, holder.sql.moment, *holder.keys, start_at, now - timedelta(minutes=1)
             )
             assert rows_read(moment) <= 8 * MARK_ENTRIES, place
             assert (
                 buffers_of(
-                    await explained(connection, SELECT_REACH, "res_1", "PEN", start_at, now, 301)
+                    await explained(connection, holder.sql.reach, *holder.keys, start_at, now, 301)
                 )
                 <= 60
             ), place
 
 
-async def test_page_of_batches_is_read_at_once(database: Database) -> None:
+async def test_page_of_batches_is_read_at_once(database: Database, holder: Holder) -> None:
     """Each transaction wrote a whole page of one instant; the page before ended inside of one.
 
     The first reach has the page and one entry more. It reads three batches beyond the one in which
@@ -534,7 +639,7 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
         "LOOP; END $$"
     )
     async with engine_on(database.url) as engine, superuser(database) as connection:
-        account = await open_account(connection, "res_1")
+        account = await open_account(connection, holder, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await connection.execute(begin)
         entries = [
@@ -548,23 +653,24 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
             for batch in range(batches)
             for _ in range(batch_entries)
         ]
-        await restore(connection, account, entries)
+        await restore(connection, holder, account, entries)
         await make_marks(engine, "res_1")
         await connection.execute("ANALYZE ledger_entries")
     limit = batch_entries + 1
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         for place in (batch_entries - 1, 10 * batch_entries - 1, 10 * batch_entries + 200):
             last = entries[place]
-            after = AFTER.format(9, 10, 11, 12)
+            first = len(holder.keys) + PAGE_PARAMETERS + 1
+            after = AFTER.format(*range(first, first + 4))
             (reach,) = await connection.fetch(
-                SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES
+                holder.sql.reach, *holder.keys, last.recorded_at, now, limit + MARK_ENTRIES
             )
             values = (
-                *("res_1", "PEN", last.recorded_at, reach["complete_before"], limit),
+                *(*holder.keys, last.recorded_at, reach["complete_before"], limit),
                 *(reach["first_txid"], reach["end_txid"], reach["tail_txid"]),
                 *(last.recorded_at, str(last.txid), last.transaction_id, last.position),
             )
-            statement = SELECT_PAGE.format(conditions=f"AND {after}")
+            statement = holder.sql.page.format(conditions=f"AND {after}")
             found = await connection.fetch(statement, *values)
             expected_page = entries[place + 1 : place + 1 + limit]
             assert [row["transaction_id"] for row in found] == [
@@ -577,10 +683,18 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
-        (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'"),
+        (RESTAURANT_STATEMENTS.moment, "'res_1', 'PEN', now(), now()"),
+        (ACCOUNT_STATEMENTS.moment, "'acc_1', now(), now()"),
+        (
+            RESTAURANT_STATEMENTS.page.format(conditions=""),
+            "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'",
+        ),
+        (
+            ACCOUNT_STATEMENTS.page.format(conditions=""),
+            "'acc_1', now(), now(), 10, '3', '4', '5'",
+        ),
     ],
-    ids=["moment", "page"],
+    ids=["moment", "moment of an account", "page", "page of an account"],
 )
 async def test_plans_made_while_the_tables_are_empty_read_ranges(
     database: Database, statement: str, values: str
@@ -601,7 +715,9 @@ async def test_plans_made_while_the_tables_are_empty_read_ranges(
     assert any("recorded_txid <" in condition for _, condition in scans)
 
 
-async def test_page_and_balances_are_read_by_one_process(database: Database) -> None:
+async def test_page_and_balances_are_read_by_one_process(
+    database: Database, holder: Holder
+) -> None:
     """Even with settings by which further processes cost nothing.
 
     A plan for any values expects a third of the account, and a page would start two processes.
@@ -614,20 +730,22 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
             *MIN_SIZES_FOR_MORE_PROCESSES,
         ):
             await connection.execute(f"ALTER DATABASE {name} SET {setting} = 0")
-        account = await open_account(connection, "res_1")
+        account = await open_account(connection, holder, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await restore(
             connection,
+            holder,
             account,
             [Entry(now, first - 1, uuid_utils.compat.uuid7(), 1, 1) for _ in range(10_000)],
         )
         await connection.execute("ANALYZE ledger_entries")
+        keys = ", ".join(f"'{key}'" for key in holder.keys)
         async with autocommit(engine) as session:
             for statement, values in (
-                (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
+                (holder.sql.moment, f"{keys}, now(), now()"),
                 (
-                    SELECT_PAGE.format(conditions=""),
-                    "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'",
+                    holder.sql.page.format(conditions=""),
+                    f"{keys}, now(), now(), 10, '3', '4', '5'",
                 ),
             ):
                 await session.execute(f"PREPARE planned AS {statement}")
@@ -640,27 +758,21 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
 
 async def test_endless_instants_are_the_last_of_the_contract(database: Database) -> None:
     """Only a manual write can have stored them; the statement still shows them."""
+    holder = RESTAURANT
     async with engine_on(database.url) as engine, superuser(database) as connection:
-        account = await open_account(connection, "res_1")
+        account = await open_account(connection, holder, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         entries = [
             Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1)
             for number in (2, 1)
         ]
-        await restore(connection, account, entries)
+        await restore(connection, holder, account, entries)
         await connection.execute("ALTER TABLE ledger_entries DISABLE TRIGGER USER")
         for entry, at in zip(entries, ("infinity", "-infinity"), strict=True):
             statement = f"UPDATE ledger_entries SET occurred_at = '{at}' WHERE transaction_id = $1"
             await connection.execute(statement, entry.transaction_id)
-        statement_query = StatementQuery(
-            BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
-        )
-        page = await list_entries(
-            PostgresStatements(partial(autocommit, engine)), statement_query, None, 10
-        )
-    found = [
-        (entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.items
-    ]
+        _, page, _ = await holder.page(partial(autocommit, engine), holder.query("res_1"), None, 10)
+    found = [(entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page]
     last, earliest = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
     assert found == [(microseconds(last), None), (microseconds(earliest), None)]
 

@@ -18,6 +18,7 @@ from ledger.api.convert.paging import (
     read_number,
 )
 from ledger.application.ports.statements import (
+    AsksForStatement,
     StatementMoment,
     StatementPage,
     StatementPlace,
@@ -29,7 +30,7 @@ from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, INT64_MIN, is_currency
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import FieldViolation, InvalidRequest
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2
 
 # A token holds so many of the database transactions that were under way at the first page, if they
 # are no older than so many txids: enough for any pool, and bounded. What others book may appear on
@@ -40,6 +41,8 @@ OPEN_TRANSACTION_AGE_MAX = 10_000_000
 _ENTRY_TYPES = by_number(
     ledger_pb2.EntryType, "ENTRY_TYPE_", EntryType, "src/ledger/domain/posting_rules.py"
 )
+StatementRequest = ledger_pb2.ListEntriesRequest | account_pb2.ListAccountEntriesRequest
+
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
 
@@ -55,13 +58,8 @@ def decode_statement_query(request: ledger_pb2.ListEntriesRequest) -> StatementQ
         violations.append(FieldViolation("restaurant_id", ID_RULE))
     if not is_currency(request.currency):
         violations.append(FieldViolation("currency", CURRENCY_RULE))
-    start_at = _decode_instant(request, "start_at", violations)
-    end_at = _decode_instant(request, "end_at", violations)
-    if start_at is not None and end_at is not None and start_at > end_at:
-        violations.append(FieldViolation("start_at", "must not be after end_at"))
-    numbers = set(request.entry_types)
-    if not numbers <= _ENTRY_TYPES.keys():
-        violations.append(FieldViolation("entry_types", "must be among the entry types"))
+    start_at, end_at = decode_period(request, violations)
+    entry_types = decode_entry_types(request, violations)
     if request.event_id and not is_id(request.event_id):
         violations.append(FieldViolation("event_id", f"{ID_RULE}, or be empty"))
     payout_id = None
@@ -69,17 +67,14 @@ def decode_statement_query(request: ledger_pb2.ListEntriesRequest) -> StatementQ
         payout_id = decode_uuid("payout_id", request.payout_id) if request.payout_id else None
     except InvalidRequest as error:
         violations += error.violations
-    try:
-        decode_page_size(request.page_size)
-    except InvalidRequest as error:
-        violations += error.violations
+    check_page_size(request, violations)
     if violations:
         raise InvalidRequest(violations)
     return StatementQuery(
         account=BalanceAccount(request.restaurant_id, request.currency),
         start_at=start_at,
         end_at=end_at,
-        entry_types=frozenset(_ENTRY_TYPES[number] for number in numbers),
+        entry_types=entry_types,
         event_id=request.event_id or None,
         payout_id=payout_id,
     )
@@ -90,13 +85,11 @@ def statement_listing(query: StatementQuery) -> Listing[StatementPlace]:
     described = (
         "ListEntries",
         *query.account,
-        "" if query.start_at is None else str(microseconds(query.start_at)),
-        "" if query.end_at is None else str(microseconds(query.end_at)),
-        ",".join(sorted(query.entry_types)),
+        *described_period(query),
         query.event_id or "",
         str(query.payout_id or ""),
     )
-    return Listing(described, _PLACE_FORMAT)
+    return Listing(described, STATEMENT_PLACE)
 
 
 def encode_statement_page(
@@ -116,8 +109,46 @@ def encode_statement_page(
     return response
 
 
+def decode_period(
+    request: StatementRequest, violations: list[FieldViolation]
+) -> tuple[datetime | None, datetime | None]:
+    """The beginning and the end of the requested statement. Adds what is wrong to `violations`."""
+    start_at = _decode_instant(request, "start_at", violations)
+    end_at = _decode_instant(request, "end_at", violations)
+    if start_at is not None and end_at is not None and start_at > end_at:
+        violations.append(FieldViolation("start_at", "must not be after end_at"))
+    return start_at, end_at
+
+
+def decode_entry_types(
+    request: StatementRequest, violations: list[FieldViolation]
+) -> frozenset[EntryType]:
+    """The types of entries that are requested. Adds what is wrong to `violations`."""
+    numbers = set(request.entry_types)
+    if not numbers <= _ENTRY_TYPES.keys():
+        violations.append(FieldViolation("entry_types", "must be among the entry types"))
+    return frozenset(_ENTRY_TYPES[number] for number in numbers & _ENTRY_TYPES.keys())
+
+
+def check_page_size(request: StatementRequest, violations: list[FieldViolation]) -> None:
+    """Adds a negative page size to `violations`."""
+    try:
+        decode_page_size(request.page_size)
+    except InvalidRequest as error:
+        violations += error.violations
+
+
+def described_period(query: AsksForStatement) -> tuple[str, str, str]:
+    """The period and the types of entries, as page tokens are bound to them."""
+    return (
+        "" if query.start_at is None else str(microseconds(query.start_at)),
+        "" if query.end_at is None else str(microseconds(query.end_at)),
+        ",".join(sorted(query.entry_types)),
+    )
+
+
 def _decode_instant(
-    request: ledger_pb2.ListEntriesRequest, field: str, violations: list[FieldViolation]
+    request: StatementRequest, field: str, violations: list[FieldViolation]
 ) -> datetime | None:
     if not request.HasField(field):  # type: ignore[arg-type]
         return None
@@ -175,4 +206,4 @@ def _read_place(texts: Sequence[str]) -> StatementPlace:
     )
 
 
-_PLACE_FORMAT = PlaceFormat(9, _write_place, _read_place)
+STATEMENT_PLACE = PlaceFormat(9, _write_place, _read_place)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from ledger.application.ports.events import StoredEntry
@@ -11,10 +11,26 @@ from ledger.domain.balances import BalanceAccount
 from ledger.domain.posting_rules import EntryType
 
 
+class AsksForStatement(Protocol):
+    """A query for a statement: the entries of a period, and of some types or, without any, all."""
+
+    @property
+    def start_at(self) -> datetime | None: ...
+
+    @property
+    def end_at(self) -> datetime | None: ...
+
+    @property
+    def entry_types(self) -> frozenset[EntryType]: ...
+
+
+Asked = TypeVar("Asked", bound=AsksForStatement, contravariant=True)
+
+
 @dataclass(frozen=True, slots=True)
 class StatementQuery:
-    """Which entries a statement has: those recorded in [start_at, end_at), and only those that pass
-    the filters.
+    """Which entries the statement of a restaurant has: those recorded in [start_at, end_at), and
+    only those that pass the filters.
 
     `start_at` None: from the first entry on; `end_at` None: until now. No `entry_types`: all types.
     `event_id` and `payout_id` None: any.
@@ -26,6 +42,22 @@ class StatementQuery:
     entry_types: frozenset[EntryType]
     event_id: str | None
     payout_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatementQuery:
+    """As StatementQuery, for the statement of an account."""
+
+    account_id: str
+    start_at: datetime | None
+    end_at: datetime | None
+    entry_types: frozenset[EntryType]
+    payment_id: str | None
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether entries are left out."""
+        return bool(self.entry_types) or self.payment_id is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +94,20 @@ class StatementPage(Page[StoredEntry, StatementPlace]):
     moment: StatementMoment
 
 
-class Statements(Protocol):
-    """Reads statements. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+class Statements(Protocol[Asked]):
+    """Reads statements of restaurants or of accounts.
 
-    async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
-        """The first entries of a statement, at most `limit`; None for an unknown restaurant, no
-        entries for an unknown account.
+    All methods raise DatabaseUnavailable and DatabaseTimeout.
+    """
+
+    async def first_page(self, query: Asked, limit: int) -> StatementPage | None:
+        """The first entries of a statement, at most `limit`; None for an unknown restaurant or
+        account, no entries for an unknown balance account of a restaurant.
 
         A period that is not past by the database's clock ends at the moment of the page.
         """
         ...
 
-    async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
+    async def page(self, query: Asked, after: StatementPlace, limit: int) -> StatementPage:
         """At most `limit` entries after a place, as they were at the moment of the first page."""
         ...

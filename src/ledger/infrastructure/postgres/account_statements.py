@@ -1,15 +1,20 @@
-"""Account statements on PostgreSQL, page by page.
+"""Statements of balance accounts on PostgreSQL, page by page.
 
-A statement is the entries of a period on restaurant_payable, as of the moment of its first page.
+A statement is the entries of a period on one ledger account, as of the moment of its first page: on
+restaurant_payable for a restaurant, on account_funds for an account.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.events import StoredEntry
 from ledger.application.ports.statements import (
+    AccountStatementQuery,
+    AsksForStatement,
     StatementMoment,
     StatementPage,
     StatementPlace,
@@ -28,12 +33,9 @@ from ledger.infrastructure.postgres.sessions.horizon import (
     next_txid,
     open_txids,
 )
-from ledger.infrastructure.postgres.snapshots import (
-    NO_LONG_TAILS,
-    SELECT_ACCOUNT_OF_RESTAURANT,
-    report_timed_out,
-)
+from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, report_timed_out
 from ledger.infrastructure.postgres.statement_marks import (
+    FUNDS_MINOR,
     MARK_ENTRIES,
     PAYABLE_MINOR,
     first_mark_from,
@@ -41,6 +43,8 @@ from ledger.infrastructure.postgres.statement_marks import (
     newest_mark,
     valid_marks,
 )
+
+Query = TypeVar("Query", bound=AsksForStatement)
 
 # Longer than any transaction that books: the timeouts of its statements and of idle sessions are
 # seconds.
@@ -54,22 +58,76 @@ REACH_GROWTH = 4
 REACH_ENTRIES_MAX = 100_000
 
 
-def _payable_before(instant: str) -> str:
-    """SQL, for FROM: the sum on restaurant_payable, available and pending together, at an instant.
+@dataclass(frozen=True, slots=True)
+class _Holders:
+    """One kind of holder in SQL.
+
+    `keys_count` parameters, from $1 on, are the keys of a balance account; `account` is the
+    condition with which they select it from balance_accounts. `known` is SQL, for FROM: a row for a
+    known holder with its balance account "a", if it meets `is_asked`. `minor` is what an entry adds
+    to the ledger account, and the column of marks with the sum of that has the name `sum_minor`.
+    """
+
+    keys_count: int
+    account: str
+    known: str
+    is_asked: str
+    ledger_account: str
+    minor: str
+    sum_minor: str
+    # Further columns of what a page reads first.
+    reach_columns: str = ""
+
+    @property
+    def account_id(self) -> str:
+        """SQL: the id of the balance account; NULL if there is none."""
+        return f"(SELECT balance_account_id FROM balance_accounts WHERE {self.account})"
+
+    def parameter(self, number: int) -> str:
+        """SQL: a parameter after the keys, counted from 1."""
+        return f"${self.keys_count + number}"
+
+
+_RESTAURANTS = _Holders(
+    keys_count=2,
+    account="restaurant_id = $1 AND currency = $2",
+    known="""restaurants AS r
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2""",
+    is_asked="r.restaurant_id = $1",
+    ledger_account="restaurant_payable",
+    minor=PAYABLE_MINOR,
+    sum_minor="payable_minor",
+)
+_ACCOUNTS = _Holders(
+    keys_count=1,
+    account="account_id = $1",
+    known="balance_accounts AS a",
+    is_asked="a.account_id = $1",
+    ledger_account="account_funds",
+    minor=FUNDS_MINOR,
+    sum_minor="funds_minor",
+    reach_columns=""",
+       (SELECT currency FROM balance_accounts WHERE account_id = $1) AS currency""",
+)
+
+
+def _sum_before(holders: _Holders, instant: str) -> str:
+    """SQL, for FROM: the sum on the ledger account, available and pending together, at an instant.
 
     Also the number of entries that no mark counts.
     """
+    below = last_mark_before("a.balance_account_id", instant, holders.sum_minor)
     return f"""(
-    SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor
-           AS payable_minor,
+    SELECT COALESCE(below.{holders.sum_minor}, 0) + between_marks.sum_minor + tail.sum_minor
+           AS sum_minor,
            tail.entries_count AS tail_entries
     FROM (SELECT) AS one
     LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
-    LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", instant)} AS below ON true
+    LEFT JOIN LATERAL {below} AS below ON true
     LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", f"{instant} + newest.late_by_max")}
       AS above ON true
     CROSS JOIN LATERAL (
-      SELECT COALESCE(sum({PAYABLE_MINOR}), 0) AS payable_minor
+      SELECT COALESCE(sum({holders.minor}), 0) AS sum_minor
       FROM ledger_entries AS e
       WHERE e.balance_account_id = a.balance_account_id
         AND e.recorded_txid >= COALESCE(below.horizon, {FIRST_HORIZON})
@@ -77,8 +135,8 @@ def _payable_before(instant: str) -> str:
     ) AS between_marks
     CROSS JOIN LATERAL (
       SELECT count(*) AS entries_count,
-             COALESCE(sum({PAYABLE_MINOR}) FILTER (WHERE e.recorded_at < {instant}), 0)
-               AS payable_minor
+             COALESCE(sum({holders.minor}) FILTER (WHERE e.recorded_at < {instant}), 0)
+               AS sum_minor
       FROM ledger_entries AS e
       WHERE e.balance_account_id = a.balance_account_id
         AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
@@ -86,32 +144,36 @@ def _payable_before(instant: str) -> str:
   )"""
 
 
-# The moment that a statement shows, and its balances: one row for a registered restaurant, none for
-# an unknown one. The row has the transactions that this database snapshot sees, so that later
-# pages, which see more, can leave out what came after.
-#
-# The balances are those of SELECT_BALANCES as of the same instants, available and pending together.
-# Sums of bigint are numeric and cannot overflow. Without a start the period begins at minus
-# infinity, before which nothing is recorded.
-SELECT_MOMENT = f"""
+def _select_moment(holders: _Holders) -> str:
+    """The moment that a statement shows, and its balances: one row for a known holder, none for an
+    unknown one. The row has the transactions that this database snapshot sees, so that later pages,
+    which see more, can leave out what came after. The parameters are the period.
+
+    The balances are those as of the same instants, available and pending together. Sums of bigint
+    are numeric and cannot overflow. Without a start the period begins at minus infinity, before
+    which nothing is recorded.
+    """
+    start_at, end_at = (f"{holders.parameter(number)}::timestamptz" for number in (1, 2))
+    return f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT moment.now_at AS read_at, {next_txid("seen.transactions")}::text AS transactions_end,
        ARRAY(SELECT open.txid::text FROM {open_txids("seen.transactions")} AS open (txid))
          AS transactions_open,
-       opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor,
+       opening.sum_minor AS opening_minor, closing.sum_minor AS closing_minor,
        a.balance_account_id,
        closing.tail_entries
-FROM restaurants AS r
+FROM {holders.known}
 CROSS JOIN moment
 CROSS JOIN (SELECT {DATABASE_SNAPSHOT} AS transactions) AS seen
-LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
-CROSS JOIN LATERAL {_payable_before("COALESCE($3::timestamptz, '-infinity')")} AS opening
-CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")} AS closing
-WHERE r.restaurant_id = $1
+CROSS JOIN LATERAL {_sum_before(holders, f"COALESCE({start_at}, '-infinity')")} AS opening
+CROSS JOIN LATERAL {_sum_before(holders, f"COALESCE({end_at}, moment.now_at)")} AS closing
+WHERE {holders.is_asked}
 """
 
-# The account, if it has more than $3 entries beyond its newest mark.
-SELECT_LONG_TAIL = f"""
+
+def _select_long_tail(holders: _Holders) -> str:
+    """The balance account, if it has more entries beyond its newest mark than the parameter."""
+    return f"""
 SELECT a.balance_account_id
 FROM balance_accounts AS a
 LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
@@ -119,55 +181,55 @@ CROSS JOIN LATERAL (
   SELECT FROM ledger_entries AS e
   WHERE e.balance_account_id = a.balance_account_id
     AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
-  OFFSET $3 LIMIT 1
+  OFFSET {holders.parameter(1)} LIMIT 1
 ) AS more
-WHERE a.restaurant_id = $1 AND a.currency = $2
+WHERE {holders.account}
 """
+
 
 # The step between two instants of PostgreSQL.
 _NEXT_INSTANT = "interval '1 microsecond'"
-_ACCOUNT = (
-    "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
-)
 
-# Where the entries recorded in [$3, complete_before) are: their txids are in [first_txid, end_txid)
-# or from tail_txid on. They are the first entries of the period [$3, $4): at least $5 of them, or
-# all if there are fewer. complete_before is NULL if the ranges hold all entries of the period.
-#
-# A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on
-# the previous page, are not among the $5, and the range ends after the last instant that is needed.
-#
-# Each of the five look-ups of marks looks up the present stay as well. One look-up that they share
-# would be a sixth join, whose plan would have to be checked again.
-SELECT_REACH = f"""
+
+def _select_reach(holders: _Holders) -> str:
+    """Where the entries recorded in [START, complete_before) are: their txids are in [first_txid,
+    end_txid) or from tail_txid on. They are the first entries of the period [START, END): at least
+    ENTRIES of them, or all if there are fewer. complete_before is NULL if the ranges hold all
+    entries of the period. The parameters are START, END and ENTRIES.
+
+    A batch may be a thousand entries of one instant. So entries of the instant START, which may be
+    on the previous page, are not among the ENTRIES, and the range ends after the last instant that
+    is needed.
+
+    Each of the five look-ups of marks looks up the present stay as well. One look-up that they
+    share would be a sixth join, whose plan would have to be checked again.
+    """
+    start_at, end_at, entries = (holders.parameter(number) for number in (1, 2, 3))
+    enough_at = f"LEAST(enough.last_recorded_at + {_NEXT_INSTANT}, {end_at}) + newest.late_by_max"
+    after_start = f"{start_at}::timestamptz + {_NEXT_INSTANT}"
+    return f"""
 SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
        COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
        COALESCE(newest.horizon, {FIRST_HORIZON})::text AS tail_txid,
-       above.last_recorded_at - newest.late_by_max AS complete_before
-FROM (SELECT {_ACCOUNT} AS balance_account_id OFFSET 0) AS a
+       above.last_recorded_at - newest.late_by_max AS complete_before{holders.reach_columns}
+FROM (SELECT {holders.account_id} AS balance_account_id OFFSET 0) AS a
 LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
-LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", "$3")} AS below ON true
-LEFT JOIN LATERAL {
-    last_mark_before("a.balance_account_id", f"$3::timestamptz + {_NEXT_INSTANT}")
-} AS begun ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", start_at)} AS below ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", after_start)} AS begun ON true
 LEFT JOIN LATERAL (
     SELECT m.last_recorded_at
-    FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > $3
-      AND m.entries_count >= COALESCE(begun.entries_count, 0) + $5
+    FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > {start_at}
+      AND m.entries_count >= COALESCE(begun.entries_count, 0) + {entries}
     ORDER BY m.last_recorded_at, m.horizon
     LIMIT 1
   ) AS enough ON true
-LEFT JOIN LATERAL {
-    first_mark_from(
-        "a.balance_account_id",
-        f"LEAST(enough.last_recorded_at + {_NEXT_INSTANT}, $4) + newest.late_by_max",
-    )
-} AS above ON true
+LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", enough_at)} AS above ON true
 """
+
 
 _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
          e.amount_minor, e.available_at, e.occurred_at, e.recorded_at, e.event_id,
-         e.payout_id, e.recorded_txid"""
+         e.payout_id, e.payment_id, e.recorded_txid"""
 
 
 def _microseconds(column: str) -> str:
@@ -188,39 +250,74 @@ _ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit
        {_microseconds("e.available_at")},
        {_microseconds("e.occurred_at")},
        {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
-       e.event_id, e.payout_id, e.recorded_txid"""
+       e.event_id, e.payout_id, e.payment_id, e.recorded_txid"""
 
-# Entries of [$3, $4) on restaurant_payable. They are ordered by the instant, then by the txid, then
-# by what is unique in a transaction: the order is total, and never changes once entries are there.
-# {conditions} stands for what else the caller asks, so that each combination gets a plan.
-#
-# It reads only the two ranges of the primary key that SELECT_REACH found.
-SELECT_PAGE = f"""
+PAGE_PARAMETERS = 6
+
+
+def _select_page(holders: _Holders) -> str:
+    """Entries of [START, END) on the ledger account. They are ordered by the instant, then by the
+    txid, then by what is unique in a transaction: the order is total, and never changes once
+    entries are there. {conditions} stands for what else the caller asks, so that each combination
+    gets a plan.
+
+    It reads only the two ranges of the primary key that `_select_reach` found. The parameters are
+    START, END, how many entries, and the ends of the ranges; there are PAGE_PARAMETERS.
+    """
+    start_at, end_at, limit, first_txid, end_txid, tail_txid = (
+        holders.parameter(number) for number in range(1, PAGE_PARAMETERS + 1)
+    )
+    return f"""
 SELECT {_ROW}
 FROM (
   SELECT {_COLUMNS}
   FROM (
     SELECT {_COLUMNS}
     FROM ledger_entries AS e
-    WHERE e.balance_account_id = {_ACCOUNT}
-      AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
-      AND e.recorded_at >= $3 AND e.recorded_at < $4
-      AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    WHERE e.balance_account_id = {holders.account_id}
+      AND e.recorded_txid >= {first_txid}::text::xid8 AND e.recorded_txid < {end_txid}::text::xid8
+      AND e.recorded_at >= {start_at} AND e.recorded_at < {end_at}
+      AND '{holders.ledger_account}' IN (e.debit_account, e.credit_account)
     UNION ALL
     SELECT {_COLUMNS}
     FROM ledger_entries AS e
-    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
-      AND e.recorded_at >= $3 AND e.recorded_at < $4
-      AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    WHERE e.balance_account_id = {holders.account_id} AND e.recorded_txid >= {tail_txid}::text::xid8
+      AND e.recorded_at >= {start_at} AND e.recorded_at < {end_at}
+      AND '{holders.ledger_account}' IN (e.debit_account, e.credit_account)
   ) AS e
   WHERE true {{conditions}}
   ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
-  LIMIT $5
+  LIMIT {limit}
 ) AS e
 ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
 """
 
-PAGE_PARAMETERS = 8
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """The SQL statements about one kind of holder."""
+
+    keys_count: int
+    account: str
+    moment: str
+    long_tail: str
+    reach: str
+    page: str
+
+    @classmethod
+    def about(cls, holders: _Holders) -> Self:
+        return cls(
+            holders.keys_count,
+            f"SELECT {holders.account_id}",
+            _select_moment(holders),
+            _select_long_tail(holders),
+            _select_reach(holders),
+            _select_page(holders),
+        )
+
+
+RESTAURANT_STATEMENTS = _Statements.about(_RESTAURANTS)
+ACCOUNT_STATEMENTS = _Statements.about(_ACCOUNTS)
 
 # On later pages: only the entries after the last one of the page before.
 AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
@@ -244,8 +341,10 @@ _LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
-class PostgresStatements:
-    """Implements `ledger.application.ports.statements.Statements`."""
+class StatementReader(ABC, Generic[Query]):
+    """Implements `ledger.application.ports.statements.Statements` for one kind of holder."""
+
+    sql: ClassVar[_Statements]
 
     def __init__(
         self,
@@ -259,20 +358,31 @@ class PostgresStatements:
         self._long_tails = long_tails
         self._tail_entries_max = tail_entries_max
 
-    async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+    @abstractmethod
+    def _keys(self, query: Query) -> tuple[str, ...]:
+        """What names the balance account."""
+
+    @abstractmethod
+    def _filters(self, query: Query) -> Sequence[tuple[str, object]]:
+        """Further conditions on the entries, in SQL, each with its parameter."""
+
+    @abstractmethod
+    def _entries(self, query: Query, currency: str, rows: Sequence[Row]) -> list[StoredEntry]:
+        """The entries in rows of a page. `currency` is what the look-up of the reach found."""
+
+    async def first_page(self, query: Query, limit: int) -> StatementPage | None:
         try:
             return await self._first_page(query, limit)
         except DatabaseTimeout:
             await report_timed_out(
-                self._connections, self._long_tails, SELECT_ACCOUNT_OF_RESTAURANT, *query.account
+                self._connections, self._long_tails, self.sql.account, *self._keys(query)
             )
             raise
 
-    async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+    async def _first_page(self, query: Query, limit: int) -> StatementPage | None:
+        keys = self._keys(query)
         async with self._connections() as connection:
-            account = await connection.fetchval(
-                SELECT_LONG_TAIL, *query.account, self._tail_entries_max
-            )
+            account = await connection.fetchval(self.sql.long_tail, *keys, self._tail_entries_max)
         if account is not None:
             await self._long_tails.shortened(account)
         # One database snapshot, so that the balances and the entries agree.
@@ -280,9 +390,7 @@ class PostgresStatements:
             self._connections() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            row = await connection.fetchrow(
-                SELECT_MOMENT, *query.account, query.start_at, query.end_at
-            )
+            row = await connection.fetchrow(self.sql.moment, *keys, query.start_at, query.end_at)
             if row is None:
                 return None
             self._long_tails.report([(row["balance_account_id"], row["tail_entries"])])
@@ -293,75 +401,122 @@ class PostgresStatements:
                 opening_minor=int(row["opening_minor"]),
                 closing_minor=int(row["closing_minor"]),
             )
-            return await _page(connection, query, moment, None, limit)
+            return await self._page(connection, query, moment, None, limit)
 
-    async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
+    async def page(self, query: Query, after: StatementPlace, limit: int) -> StatementPage:
         async with self._connections() as connection:
-            return await _page(connection, query, after.moment, after, limit)
+            return await self._page(connection, query, after.moment, after, limit)
+
+    async def _page(
+        self,
+        connection: Connection,
+        query: Query,
+        moment: StatementMoment,
+        after: StatementPlace | None,
+        limit: int,
+    ) -> StatementPage:
+        """Reads a part of the account, then larger ones, until the page is full or the period
+        ends.
+        """
+        keys = self._keys(query)
+        start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
+        end_at = query.end_at or moment.read_at
+        conditions = _Conditions(self.sql.keys_count + PAGE_PARAMETERS, after)
+        if query.entry_types:
+            conditions.add(
+                "e.entry_type = ANY (${}::text[])",
+                [entry_type.value for entry_type in query.entry_types],
+            )
+        for condition, value in self._filters(query):
+            conditions.add(condition, value)
+        statement = self.sql.page.format(conditions=conditions.sql)
+        rows: list[Row] = []
+        # As many entries as a page needs, and those between the last mark before the page and it.
+        reach_entries = limit + 1 + MARK_ENTRIES
+        while True:
+            (row,) = await connection.fetch(self.sql.reach, *keys, start_at, end_at, reach_entries)
+            reach = _Reach(*row)
+            until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
+            parameters = [
+                start_at,
+                until,
+                limit + 1 - len(rows),
+                reach.first_txid,
+                reach.end_txid,
+                reach.tail_txid,
+            ]
+            rows += await connection.fetch(statement, *keys, *parameters, *conditions.values)
+            # One more than asked for shows whether more follow.
+            if len(rows) > limit or until == end_at:
+                return StatementPage(
+                    items=self._entries(query, reach.currency, rows[:limit]),
+                    next_place=_place_of(moment, rows, limit),
+                    moment=moment,
+                )
+            start_at = until
+            reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
+
+
+class PostgresStatements(StatementReader[StatementQuery]):
+    """The statements of restaurants."""
+
+    sql = RESTAURANT_STATEMENTS
+
+    def _keys(self, query: StatementQuery) -> tuple[str, ...]:
+        return query.account
+
+    def _filters(self, query: StatementQuery) -> Sequence[tuple[str, object]]:
+        filters: list[tuple[str, object]] = []
+        if query.event_id is not None:
+            filters.append(("e.event_id = ${}", query.event_id))
+        if query.payout_id is not None:
+            filters.append(("e.payout_id = ${}", query.payout_id))
+        return filters
+
+    def _entries(
+        self, query: StatementQuery, currency: str, rows: Sequence[Row]
+    ) -> list[StoredEntry]:
+        holder_id, currency = query.account
+        return _entries(rows, currency, restaurant_id=holder_id)
+
+
+class PostgresAccountStatements(StatementReader[AccountStatementQuery]):
+    """The statements of accounts."""
+
+    sql = ACCOUNT_STATEMENTS
+
+    def _keys(self, query: AccountStatementQuery) -> tuple[str, ...]:
+        return (query.account_id,)
+
+    def _filters(self, query: AccountStatementQuery) -> Sequence[tuple[str, object]]:
+        return [] if query.payment_id is None else [("e.payment_id = ${}", query.payment_id)]
+
+    def _entries(
+        self, query: AccountStatementQuery, currency: str, rows: Sequence[Row]
+    ) -> list[StoredEntry]:
+        return _entries(rows, currency, account_id=query.account_id)
 
 
 class _Reach(NamedTuple):
-    """The part of an account that one read covers: a row of SELECT_REACH."""
+    """The part of an account that one read covers: a row of `_select_reach`."""
 
     first_txid: str
     end_txid: str
     tail_txid: str
     complete_before: datetime | None
-
-
-async def _page(
-    connection: Connection,
-    query: StatementQuery,
-    moment: StatementMoment,
-    after: StatementPlace | None,
-    limit: int,
-) -> StatementPage:
-    """Reads a part of the account, then larger ones, until the page is full or the period ends."""
-    start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
-    end_at = query.end_at or moment.read_at
-    conditions = _Conditions(query, after)
-    rows: list[Row] = []
-    # As many entries as a page needs, and those between the last mark before the page and the page.
-    reach_entries = limit + 1 + MARK_ENTRIES
-    while True:
-        (row,) = await connection.fetch(
-            SELECT_REACH, *query.account, start_at, end_at, reach_entries
-        )
-        reach = _Reach(*row)
-        until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
-        parameters = [
-            start_at,
-            until,
-            limit + 1 - len(rows),
-            reach.first_txid,
-            reach.end_txid,
-            reach.tail_txid,
-        ]
-        rows += await connection.fetch(
-            SELECT_PAGE.format(conditions=conditions.sql),
-            *query.account,
-            *parameters,
-            *conditions.values,
-        )
-        # One more than asked for shows whether more follow.
-        if len(rows) > limit or until == end_at:
-            return StatementPage(
-                items=_entries(query, rows[:limit]),
-                next_place=_place_of(moment, rows, limit),
-                moment=moment,
-            )
-        start_at = until
-        reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
+    # Only of an account: the keys of a restaurant's balance account have it.
+    currency: str = ""
 
 
 class _Conditions:
     """The further conditions on the entries of a page, as SQL and its parameters."""
 
-    def __init__(self, query: StatementQuery, after: StatementPlace | None) -> None:
+    def __init__(self, parameters_before: int, after: StatementPlace | None) -> None:
         self.sql = ""
         self.values: list[object] = []
+        self._parameters_before = parameters_before
         if after is not None:
-            self._add(
+            self.add(
                 AFTER,
                 after.recorded_at,
                 str(after.recorded_txid),
@@ -370,24 +525,15 @@ class _Conditions:
             )
             moment = after.moment
             seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
-            self._add(
+            self.add(
                 SEEN,
                 seen_anyway_at,
                 str(moment.transactions_end),
                 [str(txid) for txid in moment.transactions_open],
             )
-        if query.entry_types:
-            self._add(
-                "e.entry_type = ANY (${}::text[])",
-                [entry_type.value for entry_type in query.entry_types],
-            )
-        if query.event_id is not None:
-            self._add("e.event_id = ${}", query.event_id)
-        if query.payout_id is not None:
-            self._add("e.payout_id = ${}", query.payout_id)
 
-    def _add(self, condition: str, *values: object) -> None:
-        first = PAGE_PARAMETERS + len(self.values) + 1
+    def add(self, condition: str, *values: object) -> None:
+        first = self._parameters_before + len(self.values) + 1
         self.sql += f" AND {condition.format(*range(first, first + len(values)))}"
         self.values += values
 
@@ -402,8 +548,13 @@ def _place_of(moment: StatementMoment, rows: Sequence[Row], limit: int) -> State
     )
 
 
-def _entries(query: StatementQuery, rows: Sequence[Row]) -> list[StoredEntry]:
-    holder_id, currency = query.account
+def _entries(
+    rows: Sequence[Row],
+    currency: str,
+    *,
+    restaurant_id: str | None = None,
+    account_id: str | None = None,
+) -> list[StoredEntry]:
     # By place: looking columns up by name takes as long as reading them.
     return [
         StoredEntry(
@@ -413,13 +564,15 @@ def _entries(query: StatementQuery, rows: Sequence[Row]) -> list[StoredEntry]:
             _LEDGER_ACCOUNTS[debit],
             _LEDGER_ACCOUNTS[credit],
             amount_minor,
-            holder_id,
+            restaurant_id,
             currency,
             available_at,
             occurred_at,
             recorded_at,
             event_id,
             payout_id,
+            payment_id,
+            account_id,
         )
         for (
             transaction_id,
@@ -433,6 +586,7 @@ def _entries(query: StatementQuery, rows: Sequence[Row]) -> list[StoredEntry]:
             recorded_at,
             event_id,
             payout_id,
+            payment_id,
             _,
         ) in rows
     ]

@@ -69,14 +69,18 @@ def newest_mark(balance_account_id: str) -> str:
   )"""
 
 
-def last_mark_before(balance_account_id: str, instant: str) -> str:
+def last_mark_before(
+    balance_account_id: str, instant: str, sum_minor: str = "payable_minor"
+) -> str:
     """SQL, for FROM: the newest mark that counts nothing recorded at `instant` or later.
 
-    One row or none.
+    One row or none, with the sum of that name.
     """
+    # The database stores no mark of an account without its funds.
+    has_sum = "" if sum_minor == "payable_minor" else f" AND m.{sum_minor} IS NOT NULL"
     return f"""(
-    SELECT m.horizon, m.entries_count, m.payable_minor, m.funds_minor
-    FROM {valid_marks(balance_account_id)} AND m.last_recorded_at < {instant}
+    SELECT m.horizon, m.entries_count, m.{sum_minor}
+    FROM {valid_marks(balance_account_id)} AND m.last_recorded_at < {instant}{has_sum}
     ORDER BY m.last_recorded_at DESC, m.horizon DESC
     LIMIT 1
   )"""
