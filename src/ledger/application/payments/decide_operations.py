@@ -132,7 +132,7 @@ async def _in_transaction(
         decided = _decide_all(undecided, payments, parties, await books.now())
         if decided:
             recorded_at = await books.store_operations(decided, batch_id)
-            outcomes |= _answers(decided, payments, recorded_at)
+            outcomes |= _answers(orders, decided, payments, recorded_at)
     return outcomes
 
 
@@ -215,12 +215,17 @@ def _after(payment: Payment, decision: OperationDecision) -> Payment:
 
 
 def _answers(
+    orders: Sequence[OperationOrder],
     decided: Sequence[DecidedOperation],
     payments: Mapping[str, StoredPayment],
     recorded_at: datetime,
 ) -> Outcomes:
+    asked = set(orders)
     outcomes: Outcomes = {}
     for order, sequence, decision, transaction_id, _, _ in decided:
+        # An expiry that an operation has found, of a payment whose id another operation may have.
+        if order not in asked:
+            continue
         operation = PaymentOperation(
             order,
             sequence,
