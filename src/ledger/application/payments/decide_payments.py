@@ -140,11 +140,16 @@ class DecidePayments:
                     undecided.append(chain)
         if not undecided:
             return outcomes, set()
-        orders = list(chained.from_iterable(undecided))
-        standings = await books.standings(*_accounts_of(orders))
+        standings = await books.standings(*_accounts_of(list(chained.from_iterable(undecided))))
+        accepted: list[Chain] = []
+        for chain in undecided:
+            if refused := _refused_chain(chain, _not_found(chain, standings)):
+                outcomes |= refused
+            else:
+                accepted.append(chain)
         restaurants = {
             BalanceAccount(order.payee_restaurant_id, order.currency)
-            for order in orders
+            for order in chained.from_iterable(accepted)
             if order.payee_restaurant_id
         }
         opened = await books.restaurants(restaurants) if restaurants else {}
@@ -152,10 +157,7 @@ class DecidePayments:
             return {}, unopened
         now = await books.now()
         decided: list[DecidedPayment] = []
-        for chain in undecided:
-            if refused := _refused_chain(chain, _not_found(chain, standings)):
-                outcomes |= refused
-                continue
+        for chain in accepted:
             parties = [
                 (order, standings[order.payer_account_id], _payee(order, standings, opened))
                 for order in chain
