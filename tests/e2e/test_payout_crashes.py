@@ -3,62 +3,29 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
 import uuid_utils.compat
 from grpc import aio
 from support.audit import assert_books_in_order
-from support.commands import PATIENT, RunningServer, start_process
+from support.commands import RunningServer
 from support.dates import date_message, today
 from support.payout_runs import charge_all, end_of_run, start_run
 from support.reconciliation import assert_reconciled
-from support.running import RunningLedger, query, role_settings, running_ledger
+from support.running import RunningLedger, query, running_ledger
+from support.serving import serving_on
 from support.sessions import locked, sessions_gone, waiting_sessions
 from support.waiting import DEADLINE_SECONDS, POLL_SECONDS
 
 from ledger.bootstrap.database import Database
-from ledger.cli.serve.ready_line import READY_PREFIX
 from ledger.domain.payouts import PayoutRunKey
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RESTAURANTS = 1_200
-
-
-@asynccontextmanager
-async def serving_on(
-    database: Database, *, payout_concurrency: int = 1
-) -> AsyncIterator[RunningServer]:
-    """A `ledger serve` on a free port and a database, as a separate process.
-
-    Killed at the end if it still runs.
-
-    It pays one page at a time, so it stands still when its page waits for a lock. It waits as long
-    as a test holds the lock.
-    """
-    env = {
-        "LEDGER_DATABASE_URL": database.url,
-        # Without fsync, which only a power loss needs: tests kill processes.
-        "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
-        **role_settings(database),
-        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
-        "LEDGER_LOG_LEVEL": "error",
-        "LEDGER_SHUTDOWN_GRACE_SECONDS": "5",
-        "LEDGER_PAYOUT_CONCURRENCY": str(payout_concurrency),
-    }
-    process = await start_process("serve", env=env, program=PATIENT)
-    try:
-        assert process.stdout is not None
-        first_line = await asyncio.wait_for(process.stdout.readline(), DEADLINE_SECONDS)
-        yield RunningServer(process, first_line.decode().strip().removeprefix(READY_PREFIX))
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def start_run_at(server: RunningServer) -> str:
