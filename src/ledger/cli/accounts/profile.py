@@ -1,5 +1,7 @@
 """`ledger accounts`: opens accounts, shows them, and changes what callers set of them."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ledger.cli.accounts.views import account_table, accounts_table, json_of_account
@@ -21,6 +23,9 @@ from ledger.cli.parameters import (
 )
 from ledger.cli.words import word_of
 from ledger.v1 import account_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import account_pb2_grpc
 
 UNLIMITED = "unlimited"
 
@@ -138,13 +143,7 @@ def update(
     with connect_accounts(settings) as stub:
         if overdraft is not None:
             # An amount means nothing without its currency, which an account never changes.
-            currency = (
-                ""
-                if overdraft == UNLIMITED
-                else stub.GetAccount(
-                    account_pb2.GetAccountRequest(account_id=account)
-                ).account.currency
-            )
+            currency = "" if overdraft == UNLIMITED else _account(stub, account).currency
             request.account.overdraft.CopyFrom(_overdraft_of(overdraft, currency))
         response = stub.UpdateAccount(request)
     _print_account(response.account, json=json)
@@ -181,8 +180,8 @@ def close(account: str, json: bool, address: str | None) -> None:
 def show(account: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     with connect_accounts(settings) as stub:
-        response = stub.GetAccount(account_pb2.GetAccountRequest(account_id=account))
-    _print_account(response.account, json=json)
+        found = _account(stub, account)
+    _print_account(found, json=json)
 
 
 @click.command(help="List all accounts in the order of their ids.")
@@ -200,6 +199,10 @@ def list_accounts(json: bool, address: str | None) -> None:
                 print_table(accounts_table(page.accounts))
     if not json:
         print_line(counted(count, "account"))
+
+
+def _account(stub: "account_pb2_grpc.AccountServiceStub", account_id: str) -> account_pb2.Account:
+    return stub.GetAccount(account_pb2.GetAccountRequest(account_id=account_id)).account
 
 
 def _overdraft_of(text: str, currency: str) -> account_pb2.Overdraft:

@@ -17,7 +17,7 @@ from ledger.v1 import payment_pb2
 DECLINED_STATUS = """
 Exit status: 0 once it is done, now or by an earlier call; 4 if it was declined:
 nothing moved, and a repeat gets the same answer; 1 if it was refused; 3 without
-a response: the same command may be run again.
+a response: repeat the command.
 """
 
 OperationResponse = (

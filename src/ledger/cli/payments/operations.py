@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _Send = Callable[["payment_pb2_grpc.PaymentServiceStub", str, int], OperationResponse]
 
 _REPEAT = f"""
-The answer shows the operation id. The same command with --operation-id of that
-id is a repeat: it does nothing and shows the first answer. Without the option
-each call is another operation.
+The answer, or the error if there was none, shows the operation id. The same
+command with --operation-id of that id is a repeat: it does nothing twice, and
+shows the first answer. Without the option each call is another operation.
 {DECLINED_STATUS}"""
 CAPTURE_HELP = f"""
 Move what is held for PAYMENT to the payee: all of it, or --amount. The rest
