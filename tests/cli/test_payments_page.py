@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
+from support.audit import assert_books_in_order
 from support.commands import run_command
 from support.running import RunningLedger
 
@@ -105,3 +106,4 @@ async def test_walk_does_what_the_page_shows(
                 write_file(arguments[0], step.shown)
             case _:
                 assert (step.command, step.shown) == ("echo $?", [str(status)])
+    await assert_books_in_order(ledger.database)
