@@ -11,6 +11,7 @@ from ledger.domain.posting_rules import (
     PAYMENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
 )
+from ledger.infrastructure.postgres.verification.audit import load_checks
 from ledger.infrastructure.postgres.verification.doctor import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,17 @@ def test_payout_posting_rules_are_documented_as_they_are() -> None:
         ]
         for state, rule in PAYOUT_POSTING_RULES.items()
     ]
+
+
+def test_pages_say_how_many_checks_the_audit_has() -> None:
+    """Where they show what `ledger verify` prints. The chain of seals has fewer than ten."""
+    found = [
+        (page.name, int(number))
+        for page in PAGES
+        for number in re.findall(r"\b([0-9]{2,}) checks\b", page.read_text())
+    ]
+    assert {name for name, _ in found} == {"README.md", "settlement.md"}
+    assert {number for _, number in found} == {len(load_checks())}
 
 
 def test_checks_of_the_doctor_are_documented() -> None:
