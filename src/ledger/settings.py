@@ -274,8 +274,8 @@ class Settings(BaseSettings):
         default=OPEN_CALLS_DEFAULT,
         ge=1,
         le=100_000,
-        description="Calls other than booking events that may be open at once; one more gets "
-        "RESOURCE_EXHAUSTED.",
+        description="Calls that may be open at once, other than those that book events, decide "
+        "payments or read balances; one more gets RESOURCE_EXHAUSTED.",
     )
     open_streams: int = Field(
         default=OPEN_STREAMS_DEFAULT,

@@ -28,12 +28,14 @@ def test_call_beyond_the_limit_is_refused_until_one_has_ended() -> None:
 
 
 def test_each_method_has_its_limit() -> None:
-    """Streams have one, other calls share another; the ingest queue limits events."""
+    """Streams have one, other calls share another; queues limit events, payments and balances."""
     limits = OpenCallsLimits(CallLimits(calls=1, streams=1))
     assert limits.of(METHODS["ListEntries"]) is limits.of(METHODS["RunPayouts"])
     assert limits.of(METHODS["ListEntries"]) is not limits.of(METHODS["StreamEvents"])
     assert limits.of(METHODS["StreamEvents"]) is not None
-    assert limits.of(METHODS["IngestEvent"]) is None
+    for method in ("IngestEvent", "GetAccountBalance", "AuthorizePayment", "VoidPayment"):
+        assert limits.of(METHODS[method]) is None
+    assert limits.of(METHODS["GetPayment"]) is limits.of(METHODS["CreateAccount"]) is not None
 
 
 class Ending:
