@@ -1,5 +1,6 @@
 """What callers of payments get, and the parts in which their commands are decided."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,9 @@ Outcome = TypeVar("Outcome")
 
 # How long a part waits for a lock, once a group has met one that lasted.
 PART_LOCK_WAIT_SECONDS = 0.1
+# For so long after that a single command waits as long as usual: many groups that take one busy
+# account wait for each other, and each gets its turn.
+PATIENCE_SECONDS = 2.0
 
 
 class PaymentStatus(StrEnum):
@@ -92,14 +96,21 @@ async def in_parts(
 
     `decide` gets a part and how many seconds it may wait for a lock; None: as long as usual.
     """
-    lock_wait_seconds: float | None = None
+    time = asyncio.get_running_loop().time
+    patient_until: float | None = None
 
     async def work(part: Sequence[Item]) -> Outcome:
-        nonlocal lock_wait_seconds
+        nonlocal patient_until
+        is_alone = len(part) == 1
+        is_patient = patient_until is None or (is_alone and time() < patient_until)
         try:
-            return await decide(part, lock_wait_seconds)
+            return await decide(part, None if is_patient else PART_LOCK_WAIT_SECONDS)
         except DatabaseContention:
-            lock_wait_seconds = PART_LOCK_WAIT_SECONDS
-            raise
+            if patient_until is not None:
+                raise
+            patient_until = time() + PATIENCE_SECONDS
+            if not is_alone:
+                raise
+        return await decide(part, None)
 
     return await in_halves(work, items, (*REFUSALS, DatabaseContention))
