@@ -23,7 +23,8 @@ BANK = "bank"
 INSERT_ACCOUNT = """
 WITH opened AS (
   INSERT INTO accounts (account_id, currency, overdraft_limit_minor, opened_with)
-  VALUES (:account_id, :currency, CAST(:limit_minor AS bigint), '{}')
+  VALUES (:account_id, :currency, CAST(:limit_minor AS bigint),
+          jsonb_build_object('name', '', 'overdraft_limit_minor', CAST(:limit_minor AS bigint)))
   RETURNING account_id, currency
 )
 INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened
