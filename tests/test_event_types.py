@@ -1,4 +1,6 @@
-"""Event types and payout states have a row in every place that needs one. A failure names the file.
+"""What the code knows has a row in every place that needs one. A failure names the file.
+
+That are event types, payout states, and the steps, states and reasons of payments.
 
 Other places are checked elsewhere: converters and scopes at import, the posting rules in
 tests/domain/test_posting_rules.py, docs/accounting.md in tests/test_documentation.py.
@@ -9,16 +11,29 @@ from pathlib import Path
 
 import pytest
 
+from ledger.domain.accounts import AccountState
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import FEE_EVENT_TYPES, PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.payments import CaptureMode, DeclineReason, OperationKind, PaymentState
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.domain.posting_rules import (
     EVENT_POSTING_RULES,
+    PAYMENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
     Available,
+    EntryType,
     PostingRule,
 )
 
+PAYMENT_RULES = list(
+    dict.fromkeys(
+        rule
+        for rules in PAYMENT_POSTING_RULES.values()
+        for rule in (rules.payer, *rules.payee_account, *rules.payee_restaurant)
+        # Events have it too.
+        if rule.entry_type is not EntryType.FEE
+    )
+)
 ROOT = Path(__file__).resolve().parents[1]
 # Files, and how they spell an event type. Those of the second list have no types of payout events.
 PLACES = [
@@ -76,6 +91,7 @@ def test_domain_of_posting_rules_has_the_rules_of_the_code() -> None:
     """Each with its accounts, once, and no others. A migration adds a rule to it."""
     rules = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
     rules += PAYOUT_POSTING_RULES.values()
+    rules += PAYMENT_RULES
     listed = words_of("posting_rule_check")
     assert len(listed) == len(set(listed))
     assert set(listed) == {f"{rule.entry_type} {rule.debit} {rule.credit}" for rule in rules}
@@ -87,10 +103,10 @@ def test_domain_of_posting_rules_has_the_rules_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [rule for rules in EVENT_POSTING_RULES.values() for rule in rules],
+    [*(rule for rules in EVENT_POSTING_RULES.values() for rule in rules), *PAYMENT_RULES],
     ids=lambda rule: rule.entry_type.value,
 )
-def test_every_entry_of_an_event_passes_the_checks(rule: PostingRule) -> None:
+def test_every_entry_of_an_event_or_a_payment_passes_the_checks(rule: PostingRule) -> None:
     """Those of maturity and of payout items. A migration adds the entry type to them."""
     checks = []
     if rule.available is Available.AT_MATURITY:
@@ -99,6 +115,18 @@ def test_every_entry_of_an_event_passes_the_checks(rule: PostingRule) -> None:
         checks.append("payout_items_entry_type_check")
     missing = [name for name in checks if rule.entry_type.value not in words_of(name)]
     assert missing == [], f"{rule.entry_type.value} is not in: {', '.join(missing)}"
+
+
+def test_words_of_payments_are_those_of_the_code() -> None:
+    """The states, the reasons and the kinds, in order. A migration adds one to them."""
+    for check, words in (
+        ("payment_state_check", PaymentState),
+        ("decline_reason_check", DeclineReason),
+        ("payment_operations_kind_check", OperationKind),
+        ("payments_capture_check", CaptureMode),
+        ("accounts_state_check", AccountState),
+    ):
+        assert words_of(check) == [word.value for word in words], check
 
 
 @pytest.mark.parametrize("state", list(PayoutState))

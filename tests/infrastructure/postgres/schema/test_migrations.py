@@ -478,8 +478,8 @@ WHERE account_id IS NOT NULL
 async def test_statements_of_the_revision_before_accounts_still_run(database: Database) -> None:
     """Servers of revision 0026 book events, and take snapshots of accounts as well.
 
-    Their marks of accounts would lack what newer servers need, and are dropped. Balances of
-    accounts stay right, also of a past instant.
+    Their marks of accounts would lack what newer servers need, and are dropped. Balances and
+    statements of accounts stay right, also of a past instant.
     """
     async with running_ledger(database) as ledger:
         await pay_between_accounts(ledger)
@@ -504,6 +504,10 @@ async def test_statements_of_the_revision_before_accounts_still_run(database: Da
                     before.available_minor,
                     before.held_minor,
                 )
+            statement = await ledger.accounts.ListAccountEntries(
+                account_pb2.ListAccountEntriesRequest(account_id=before.account_id)
+            )
+            assert statement.closing_balance_minor == before.available_minor
         # What servers of this revision add to it.
         await take_snapshots(ledger.engine)
         await make_marks(ledger.engine)
