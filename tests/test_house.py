@@ -90,6 +90,11 @@ THEME_FOLDERS = ("bench", "contract", "e2e", "faults", "supply_chain")
 
 # Tests that go by a theme, each with the sources that it tests: files, or folders.
 THEMES = {
+    "api/test_account_statement.py": [
+        "api/convert/account_statements.py",
+        "application/list_account_entries.py",
+        "infrastructure/postgres/account_statements.py",
+    ],
     "api/test_accounts.py": [
         "application/accounts.py",
         "domain/accounts.py",

@@ -1,10 +1,12 @@
 """Takes balance snapshots and makes statement marks whenever a test needs them."""
 
 import asyncio
+import random
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON
 from ledger.infrastructure.postgres.snapshot_ladder import PostgresSnapshotLadder
@@ -127,3 +129,17 @@ async def make_ladder(
     for row in rows:
         await ladder.take(row["balance_account_id"], 1)
     return sum(made)
+
+
+async def delete_some(
+    connection: Connection, table: str, account: int, chance: random.Random, share: float
+) -> None:
+    """Deletes a share of an account's rows in a table of snapshots or marks."""
+    rows = await connection.fetch(
+        f"SELECT horizon::text AS horizon FROM {table} WHERE balance_account_id = $1", account
+    )
+    await connection.execute(
+        f"DELETE FROM {table} WHERE balance_account_id = $1 AND horizon::text = ANY ($2)",
+        account,
+        [row["horizon"] for row in rows if chance.random() < share],
+    )

@@ -91,10 +91,11 @@ class AccountServiceServicer:
         """Changes what the mask names: the name, the metadata, the overdraft, the state. What is left out
         stays as it is.
 
-        On repeat: the same result, unless the request has an etag, which the first call has used up.
-        NOT_FOUND: no such account. FAILED_PRECONDITION: the account is closed, which is final; or it is
-        to be closed and holds money or has open holds; or the etag is not the account's.
-        INVALID_ARGUMENT: a bad field or mask.
+        On repeat: an account that has the values already is returned unchanged, whatever the etag, so
+        that a call whose response was lost may be repeated. NOT_FOUND: no such account.
+        FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
+        money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
+        mask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

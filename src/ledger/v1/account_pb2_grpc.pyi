@@ -49,10 +49,11 @@ class AccountServiceStub:
     """Changes what the mask names: the name, the metadata, the overdraft, the state. What is left out
     stays as it is.
 
-    On repeat: the same result, unless the request has an etag, which the first call has used up.
-    NOT_FOUND: no such account. FAILED_PRECONDITION: the account is closed, which is final; or it is
-    to be closed and holds money or has open holds; or the etag is not the account's.
-    INVALID_ARGUMENT: a bad field or mask.
+    On repeat: an account that has the values already is returned unchanged, whatever the etag, so
+    that a call whose response was lost may be repeated. NOT_FOUND: no such account.
+    FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
+    money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
+    mask.
     """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
     """Returns an account. NOT_FOUND: no such account. INVALID_ARGUMENT: not an account id."""
@@ -96,10 +97,11 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Changes what the mask names: the name, the metadata, the overdraft, the state. What is left out
     stays as it is.
 
-    On repeat: the same result, unless the request has an etag, which the first call has used up.
-    NOT_FOUND: no such account. FAILED_PRECONDITION: the account is closed, which is final; or it is
-    to be closed and holds money or has open holds; or the etag is not the account's.
-    INVALID_ARGUMENT: a bad field or mask.
+    On repeat: an account that has the values already is returned unchanged, whatever the etag, so
+    that a call whose response was lost may be repeated. NOT_FOUND: no such account.
+    FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
+    money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
+    mask.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Returns an account. NOT_FOUND: no such account. INVALID_ARGUMENT: not an account id."""
@@ -152,10 +154,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes what the mask names: the name, the metadata, the overdraft, the state. What is left out
         stays as it is.
 
-        On repeat: the same result, unless the request has an etag, which the first call has used up.
-        NOT_FOUND: no such account. FAILED_PRECONDITION: the account is closed, which is final; or it is
-        to be closed and holds money or has open holds; or the etag is not the account's.
-        INVALID_ARGUMENT: a bad field or mask.
+        On repeat: an account that has the values already is returned unchanged, whatever the etag, so
+        that a call whose response was lost may be repeated. NOT_FOUND: no such account.
+        FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
+        money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
+        mask.
         """
 
     @_abc_1.abstractmethod

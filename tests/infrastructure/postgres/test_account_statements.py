@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on, superuser
 from support.disorder import recorded
 from support.events import unique
+from support.plans import buffers_of, explained, rows_read
 from support.snapshots import ReportedTails, make_marks, until_final
 
 from ledger.application.list_account_entries import list_account_entries
@@ -482,6 +483,46 @@ async def test_only_marks_of_this_stay_are_used(
         )
 
 
+# A mark as a server of before 0027 makes it.
+INSERT_OLD_MARK = """
+INSERT INTO statement_marks (balance_account_id, stay_id, horizon, entries_count, last_recorded_at,
+  late_by_max, payable_minor)
+SELECT $1, (SELECT stay_id FROM current_stay), pg_snapshot_xmin(pg_current_snapshot()), count(*),
+       max(recorded_at), interval '0', $2
+FROM ledger_entries WHERE balance_account_id = $1
+"""
+
+
+async def test_marks_without_the_funds_of_an_account_are_not_stored(
+    shared_database: Database,
+) -> None:
+    """Servers that know no accounts make them. They would take the places of marks with the sum.
+
+    Marks of restaurants are used, and continued with both sums.
+    """
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        for holder, amount in ((ACCOUNT, 0), (RESTAURANT, 5)):
+            holder_id = unique(holder.name)
+            account = await open_account(connection, holder, holder_id)
+            await connection.execute(holder.insert_now, account, 5)
+            await until_final(engine)
+            async with autocommit(engine) as session:
+                status = await session.execute(INSERT_OLD_MARK, account, amount)
+            assert status == ("INSERT 0 0" if holder is ACCOUNT else "INSERT 0 1")
+            await connection.execute(holder.insert_now, account, 7)
+            assert await make_marks(engine, holder_id) == 1
+            sums = await connection.fetch(
+                "SELECT payable_minor, funds_minor FROM statement_marks"
+                " WHERE balance_account_id = $1 ORDER BY horizon",
+                account,
+            )
+            assert [tuple(row) for row in sums] == (
+                [(0, 12)] if holder is ACCOUNT else [(5, None), (12, 0)]
+            )
+            assert (await paged(engine, holder, holder.query(holder_id), 1))[:2] == (0, 12)
+            assert await connection.fetch(MARKS_CHECK) == []
+
+
 async def test_marks_are_made_before_a_long_tail_is_read(
     shared_database: Database, holder: Holder
 ) -> None:
@@ -537,31 +578,6 @@ async def test_statement_reports_how_many_entries_no_mark_counts(
 
 ACCOUNT_ENTRIES = 20_000
 PAGE_ENTRIES = 100
-
-
-def rows_read(plan: Any) -> int:
-    """How many rows of ledger_entries the plan has read, discarded ones included."""
-    own = 0
-    if plan.get("Relation Name") == "ledger_entries":
-        rows = (
-            plan["Actual Rows"]
-            + plan.get("Rows Removed by Filter", 0)
-            + plan.get("Rows Removed by Index Recheck", 0)
-        )
-        own = round(rows * plan["Actual Loops"])
-    return own + sum(rows_read(part) for part in plan.get("Plans", ()))
-
-
-def buffers_of(plan: Any) -> int:
-    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
-
-
-async def explained(connection: Connection, statement: str, *values: object) -> Any:
-    """The plan of a statement as the service runs it, with what it read."""
-    found = await connection.fetchval(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values
-    )
-    return found[0]["Plan"]
 
 
 async def test_cost_of_a_page_does_not_grow_with_the_account(

@@ -8,6 +8,7 @@ from support.books import engine_on
 from support.events import unique
 from support.running import running_ledger
 from support.snapshots import make_marks, until_final
+from support.transfers import open_accounts, post_payments
 from support.waiting import until
 
 from ledger.application.find_long_accounts import LONG_TAIL_ENTRIES
@@ -84,6 +85,31 @@ async def test_long_accounts_are_found_until_they_have_marks(
     drawn = await accounts.draw(LONG_TAIL)
     assert long in dict(drawn.long)
     assert drawn.has_grown
+
+
+async def test_long_accounts_of_callers_are_found_as_well(
+    engine: AsyncEngine, every_place: None
+) -> None:
+    """Those between which payments move money, beside those of restaurants."""
+    accounts = PostgresLongAccounts(engine)
+    payer, payee, short = (unique("acc") for _ in range(3))
+    await open_accounts(engine, payer, payee, short)
+    async with autocommit(engine) as connection:
+        await post_payments(connection, payer, payee, 1, count=LONG_TAIL)
+        await post_payments(connection, short, payee, 1)
+        rows = await connection.fetch(
+            "SELECT account_id, balance_account_id FROM balance_accounts"
+            " WHERE account_id = ANY ($1)",
+            [payer, payee, short],
+        )
+        await post_payments(connection, payer, short, 1)
+    await until_final(engine)
+    ids = {row["account_id"]: row["balance_account_id"] for row in rows}
+    found = dict((await accounts.draw(LONG_TAIL)).long)
+    assert {ids[payer], ids[payee]} <= found.keys()
+    assert ids[short] not in found
+    assert await make_marks(engine, payer) == 1
+    assert ids[payer] not in dict((await accounts.draw(LONG_TAIL)).long)
 
 
 async def test_entries_that_are_not_final_do_not_count(

@@ -26,7 +26,14 @@ from support.books import restore as restore_books
 from support.disorder import recorded
 from support.events import unique
 from support.sessions import locked
-from support.snapshots import ReportedTails, make_ladder, make_marks, take_snapshots, until_final
+from support.snapshots import (
+    ReportedTails,
+    delete_some,
+    make_ladder,
+    make_marks,
+    take_snapshots,
+    until_final,
+)
 from support.waiting import DEADLINE_SECONDS
 
 from ledger.application.ports.balances import BalanceQuery, TailLength
@@ -240,19 +247,6 @@ async def assert_no_findings(connection: Connection) -> None:
     assert len(CHECKS) == 3
     for check in CHECKS:
         assert await connection.fetch(check.statement) == [], check.name
-
-
-async def delete_some(
-    connection: Connection, table: str, account: int, chance: random.Random, share: float
-) -> None:
-    rows = await connection.fetch(
-        f"SELECT horizon::text AS horizon FROM {table} WHERE balance_account_id = $1", account
-    )
-    await connection.execute(
-        f"DELETE FROM {table} WHERE balance_account_id = $1 AND horizon::text = ANY ($2)",
-        account,
-        [row["horizon"] for row in rows if chance.random() < share],
-    )
 
 
 @pytest.mark.parametrize("books", range(8))
