@@ -40,9 +40,9 @@ async def create_account(
     """
     async with begin() as uow:
         opened = await uow.accounts.open(profile)
-        await uow.commit()
-    if opened is not None:
-        return OpenedAccount(opened, is_duplicate=False)
+        if opened is not None:
+            await uow.commit()
+            return OpenedAccount(opened, is_duplicate=False)
     # The reader waits until the account is durable: it may have been opened a moment ago.
     account = await get_account(accounts, profile.account_id)
     if differing_fields := account.differing_fields(profile):

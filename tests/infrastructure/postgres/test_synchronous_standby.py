@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from grpc import aio
 from support.dates import date_message, days_ago
@@ -30,8 +31,9 @@ from ledger.infrastructure.postgres.sessions.engine import (
     create_engine,
 )
 from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
-from ledger.v1 import ledger_pb2, payment_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
+ACCOUNT = account_pb2.CreateAccountRequest(account_id="acc_opened", currency="PEN", name="Caja")
 PAYMENT = order("pay_read", "acc_bank", "acc_paid", 100)
 
 # The function by which reads wait for the standby.
@@ -147,7 +149,9 @@ async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
 
 
 class Read:
-    """Reads of an event, of the run that has paid it, and of the payout."""
+    """Reads of an event, of the run that has paid it, of the payout, of a payment and of an
+    account.
+    """
 
     def __init__(
         self,
@@ -178,10 +182,23 @@ class Read:
             "ListPayments": payment_pb2.ListPaymentsRequest(
                 payer_account_id=PAYMENT.payer_account_id
             ),
+            "CreateAccount": ACCOUNT,
+            "UpdateAccount": account_pb2.UpdateAccountRequest(
+                account=account_pb2.Account(account_id=ACCOUNT.account_id, name=ACCOUNT.name),
+                update_mask=FieldMask(paths=["name"]),
+            ),
+            "GetAccount": account_pb2.GetAccountRequest(account_id=ACCOUNT.account_id),
+            "ListAccounts": account_pb2.ListAccountsRequest(),
+            "GetAccountBalance": account_pb2.GetAccountBalanceRequest(
+                account_id=ACCOUNT.account_id
+            ),
+            "ListAccountEntries": account_pb2.ListAccountEntriesRequest(
+                account_id=ACCOUNT.account_id
+            ),
         }
 
     async def __call__(self, method: str) -> Message:
-        stubs = (self._ledger.stub, self._ledger.payments)
+        stubs = (self._ledger.stub, self._ledger.accounts, self._ledger.payments)
         (call,) = (getattr(stub, method) for stub in stubs if hasattr(stub, method))
         response: Message = await call(self._requests[method])
         return response
@@ -212,6 +229,7 @@ async def read(ledger: RunningLedger) -> Read:
             ).payout_run
     for account_id in (PAYMENT.payer_account_id, PAYMENT.payee_account_id):
         await open_account(ledger, account_id, None)
+    await ledger.accounts.CreateAccount(ACCOUNT)
     await ledger.payments.AuthorizePayment(PAYMENT)
     payouts = (
         await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))
@@ -228,15 +246,28 @@ FENCED = [
     "ListPayouts",
     "GetPayment",
     "ListPayments",
+    "GetAccount",
+    "ListAccounts",
 ]
-UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
+# They change nothing, but lock what they would change.
+REPEATED = ["CreateAccount", "UpdateAccount"]
+UNFENCED = [
+    "GetBalance",
+    "ListEntries",
+    "GetRestaurant",
+    "ListRestaurants",
+    "GetAccountBalance",
+    "ListAccountEntries",
+]
 
 
-@pytest.mark.parametrize("method", FENCED)
+@pytest.mark.parametrize("method", [*FENCED, *REPEATED])
 async def test_reads_that_callers_act_on_wait_for_the_standby(
     ledger: RunningLedger, read: Read, method: str
 ) -> None:
-    """A read of an event, a run or a payout waits, and then returns the same as before."""
+    """A read of an event, a run, a payout, an account or a payment waits, and then returns the same
+    as before.
+    """
     before = await read(method)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
