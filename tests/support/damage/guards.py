@@ -183,6 +183,11 @@ DAMAGE_TO_GUARDS = (
     Damage(TRIGGERS, "DROP TRIGGER accounts_deny_move ON accounts", ("table accounts",)),
     Damage(
         TRIGGERS,
+        "DROP TRIGGER statement_marks_skip_without_funds ON statement_marks",
+        ("table statement_marks",),
+    ),
+    Damage(
+        TRIGGERS,
         "CREATE OR REPLACE FUNCTION check_payment_move() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN RETURN NEW; END'",
         ("table payments",),

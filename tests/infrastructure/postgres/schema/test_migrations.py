@@ -504,10 +504,10 @@ async def test_statements_of_the_revision_before_accounts_still_run(database: Da
                     before.available_minor,
                     before.held_minor,
                 )
-            statement = await ledger.accounts.ListAccountEntries(
+            listed = await ledger.accounts.ListAccountEntries(
                 account_pb2.ListAccountEntriesRequest(account_id=before.account_id)
             )
-            assert statement.closing_balance_minor == before.available_minor
+            assert listed.closing_balance_minor == before.available_minor
         # What servers of this revision add to it.
         await take_snapshots(ledger.engine)
         await make_marks(ledger.engine)
