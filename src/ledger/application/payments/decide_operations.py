@@ -128,8 +128,8 @@ async def _in_transaction(
         else:
             undecided.append(order)
     if undecided:
-        parties = await _parties(books, undecided, payments)
-        decided = _decide_all(undecided, payments, parties, await books.now())
+        parties, now = await _parties(books, undecided, payments)
+        decided = _decide_all(undecided, payments, parties, now)
         if decided:
             recorded_at = await books.store_operations(decided, batch_id)
             outcomes |= _answers(orders, decided, payments, recorded_at)
@@ -140,8 +140,10 @@ async def _parties(
     books: PaymentBooks,
     orders: Sequence[OperationOrder],
     payments: Mapping[str, StoredPayment],
-) -> dict[str, _Parties]:
-    """Locks the accounts that take part, and returns the payer and the payee of each payment."""
+) -> tuple[dict[str, _Parties], datetime]:
+    """Locks the accounts that take part. Returns the payer and the payee of each payment, and the
+    time of the books.
+    """
     deciding: set[str] = set()
     others: set[str] = set()
     restaurants: set[BalanceAccount] = set()
@@ -156,7 +158,7 @@ async def _parties(
             others.add(payment.payee_account_id)
     others -= deciding
     await books.lock_accounts(deciding, others)
-    standings = await books.standings(deciding, others)
+    standings, now, _ = await books.standings(deciding, others)
     opened = await books.restaurants(restaurants) if restaurants else {}
     found: dict[str, _Parties] = {}
     for order in orders:
@@ -167,7 +169,7 @@ async def _parties(
         else:
             payee = standings[payment.payee_account_id]
         found[order.payment_id] = _Parties(standings[payment.payer_account_id], payee)
-    return found
+    return found, now
 
 
 def _decide_all(

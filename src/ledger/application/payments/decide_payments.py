@@ -127,20 +127,21 @@ class DecidePayments:
     ) -> tuple[Outcomes, set[BalanceAccount]]:
         """Returns the outcomes; or, if there are any, the balance accounts to open first."""
         orders = list(chained.from_iterable(chains))
-        await books.lock_accounts(*_accounts_of(orders))
-        stored = await books.stored([order.payment_id for order in orders])
+        accounts = _accounts_of(orders)
+        await books.lock_accounts(*accounts)
+        standings, now, stored_ids = await books.standings(
+            *accounts, [order.payment_id for order in orders]
+        )
         outcomes: Outcomes = {}
         undecided = chains
-        if stored:
+        if stored_ids:
+            stored = await books.stored(stored_ids)
             undecided = []
             for chain in chains:
                 if found := _outcomes_of_stored(chain, stored, batch_id):
                     outcomes |= found
                 else:
                     undecided.append(chain)
-        if not undecided:
-            return outcomes, set()
-        standings = await books.standings(*_accounts_of(list(chained.from_iterable(undecided))))
         accepted: list[Chain] = []
         for chain in undecided:
             if refused := _refused_chain(chain, _not_found(chain, standings)):
@@ -155,7 +156,6 @@ class DecidePayments:
         opened = await books.restaurants(restaurants) if restaurants else {}
         if unopened := restaurants - opened.keys():
             return {}, unopened
-        now = await books.now()
         decided: list[DecidedPayment] = []
         for chain in accepted:
             parties = [

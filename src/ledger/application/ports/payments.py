@@ -30,6 +30,16 @@ class RestaurantStanding(NamedTuple):
 Payee = AccountStanding | RestaurantStanding
 
 
+class Standings(NamedTuple):
+    """Accounts by id, the time of the books, and the ids that are stored of the payments that were
+    asked for.
+    """
+
+    accounts: dict[str, AccountStanding]
+    now: datetime
+    stored_ids: Sequence[str]
+
+
 class StoredPayment(NamedTuple):
     """A stored payment. `batch_id` names the attempt that stored it: a repeated attempt recognizes
     its payments by it.
@@ -96,14 +106,13 @@ class PaymentBooks(Protocol):
         """From here on each wait for a lock ends after `seconds`, with DatabaseContention."""
         ...
 
-    async def now(self) -> datetime:
-        """The time of the books."""
-        ...
-
     async def standings(
-        self, deciding: Collection[str], others: Collection[str]
-    ) -> dict[str, AccountStanding]:
-        """The accounts that exist, by id. Those in `deciding` have their available balance.
+        self,
+        deciding: Collection[str],
+        others: Collection[str],
+        payment_ids: Collection[str] = (),
+    ) -> Standings:
+        """The accounts that exist. Those in `deciding` have their available balance.
 
         Call it after the locks: it sees everything that they waited for.
         """

@@ -13,6 +13,7 @@ from ledger.application.ports.payments import (
     IdsTaken,
     Payee,
     RestaurantStanding,
+    Standings,
     StoredOperation,
     StoredPayment,
 )
@@ -52,40 +53,57 @@ LOCK_PAYMENTS = """
 SELECT FROM payments WHERE payment_id = ANY ($1::text[]) ORDER BY payment_id FOR NO KEY UPDATE
 """
 
-SELECT_NOW = "SELECT ledger_now()"
-
 _ACCOUNT = "b.balance_account_id"
 
-# What the accounts $1 have available, and the state of those and of the accounts $2. Nothing is
-# added up for an account that may go below zero without a limit: nothing is decided by its balance.
+# The accounts $1 with what they have available, and the accounts $2; beside each, and once if there
+# are none, the time of the books and which of the payments $3 are stored. Nothing is added up for
+# an account that may go below zero without a limit: nothing is decided by its balance.
+#
+# One plan serves any number of accounts, in small tables and in large ones: with LIMIT each account
+# is looked up by itself, and no plan reads a whole table to join it.
 #
 # Entries in the books of accounts never mature, so a sum needs no instant.
 SELECT_STANDINGS = f"""
-SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
-       settled.available_minor + tail.available_minor AS available_minor,
-       tail.entries_count AS entries_read
-FROM unnest($1::text[]) AS q (account_id)
-JOIN accounts AS a ON a.account_id = q.account_id
-JOIN balance_accounts AS b ON b.account_id = q.account_id
-LEFT JOIN LATERAL (
-  SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.overdraft_limit_minor IS NOT NULL
-) AS s ON true
-CROSS JOIN LATERAL (
-  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
-           AS available_minor
-  FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
-) AS settled
-CROSS JOIN LATERAL (
-  SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
-         count(*) AS entries_count
-  FROM ledger_entries AS e
-  WHERE {tail(_ACCOUNT)} AND a.overdraft_limit_minor IS NOT NULL
-) AS tail
-UNION ALL
-SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor, NULL, 0
-FROM unnest($2::text[]) AS q (account_id)
-JOIN accounts AS a ON a.account_id = q.account_id
-JOIN balance_accounts AS b ON b.account_id = q.account_id
+WITH moment AS MATERIALIZED (
+  SELECT ledger_now() AS now_at,
+         ARRAY(SELECT p.payment_id FROM payments AS p WHERE p.payment_id = ANY ($3::text[]))
+           AS stored_ids
+)
+SELECT m.now_at, m.stored_ids, standing.*
+FROM moment AS m
+LEFT JOIN (
+  SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
+         CASE WHEN q.decides THEN settled.available_minor + tail.available_minor END
+           AS available_minor,
+         tail.entries_count AS entries_read
+  FROM (
+    SELECT unnest($1::text[]) AS account_id, true AS decides
+    UNION ALL
+    SELECT unnest($2::text[]), false
+  ) AS q
+  CROSS JOIN LATERAL (
+    SELECT b.balance_account_id FROM balance_accounts AS b WHERE b.account_id = q.account_id LIMIT 1
+  ) AS b
+  CROSS JOIN LATERAL (
+    SELECT a.currency, a.state, a.overdraft_limit_minor,
+           q.decides AND a.overdraft_limit_minor IS NOT NULL AS is_added_up
+    FROM accounts AS a WHERE a.account_id = q.account_id LIMIT 1
+  ) AS a
+  LEFT JOIN LATERAL (
+    SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.is_added_up
+  ) AS s ON true
+  CROSS JOIN LATERAL (
+    SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
+             AS available_minor
+    FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
+  ) AS settled
+  CROSS JOIN LATERAL (
+    SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
+           count(*) AS entries_count
+    FROM ledger_entries AS e
+    WHERE {tail(_ACCOUNT)} AND a.is_added_up
+  ) AS tail
+) AS standing ON true
 """
 
 # The restaurants $1 in the currencies $2 that have a balance account; $3 is the maturity of those
@@ -233,6 +251,9 @@ SELECT (SELECT count(*) FROM stored) AS stored_count, recorded_now() AS recorded
 """
 
 
+_ACCOUNT_STATES = {state.value: state for state in AccountState}
+
+
 class _Entry(NamedTuple):
     """An entry to post, in the order of the parameters of `_posted`."""
 
@@ -265,25 +286,31 @@ class PostgresPaymentBooks:
     async def lock_payments(self, payment_ids: Collection[str]) -> None:
         await self._connection.fetch(LOCK_PAYMENTS, list(payment_ids))
 
-    async def now(self) -> datetime:
-        now: datetime = await self._connection.fetchval(SELECT_NOW)
-        return now
-
     async def standings(
-        self, deciding: Collection[str], others: Collection[str]
-    ) -> dict[str, AccountStanding]:
-        rows = await self._connection.fetch(SELECT_STANDINGS, list(deciding), list(others))
-        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
-        return {
-            row["account_id"]: AccountStanding(
-                row["balance_account_id"],
-                row["currency"],
-                AccountState(row["state"]),
-                row["overdraft_limit_minor"],
-                None if row["available_minor"] is None else int(row["available_minor"]),
+        self,
+        deciding: Collection[str],
+        others: Collection[str],
+        payment_ids: Collection[str] = (),
+    ) -> Standings:
+        rows = await self._connection.fetch(
+            SELECT_STANDINGS, list(deciding), list(others), list(payment_ids)
+        )
+        accounts: dict[str, AccountStanding] = {}
+        tails: list[tuple[int, int]] = []
+        for _, _, account_id, number, currency, state, limit_minor, available_minor, read in rows:
+            if account_id is None:
+                # There are none of the accounts.
+                continue
+            accounts[account_id] = AccountStanding(
+                number,
+                currency,
+                _ACCOUNT_STATES[state],
+                limit_minor,
+                None if available_minor is None else int(available_minor),
             )
-            for row in rows
-        }
+            tails.append((number, read))
+        self._long_tails.report(tails)
+        return Standings(accounts, rows[0]["now_at"], rows[0]["stored_ids"])
 
     async def restaurants(
         self, accounts: Collection[BalanceAccount]
