@@ -19,8 +19,15 @@ from ledger.application.ports.payments import (
 )
 from ledger.domain.accounts import AccountState
 from ledger.domain.balances import BalanceAccount
-from ledger.domain.payments import AccountStanding, Move, PaymentState, first_move, first_state
-from ledger.domain.posting_rules import PAYMENT_POSTING_RULES, Amount, PostingRule
+from ledger.domain.payments import (
+    AccountStanding,
+    Move,
+    PaymentOrder,
+    PaymentState,
+    first_move,
+    first_state,
+)
+from ledger.domain.posting_rules import PAYMENT_POSTING_RULES, Amount, PaymentStep, PostingRule
 from ledger.infrastructure.postgres.event_columns import metadata_json
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.payment_columns import (
@@ -144,6 +151,18 @@ _POSTING_RULES = list(
 _RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
 
 
+def _rules(step: PaymentStep, is_restaurant: bool, has_fee: bool) -> list[tuple[bool, PostingRule]]:
+    """The posting rules of a step in the order of their positions, each with whether its entry is
+    in the books of the payer.
+    """
+    rules = PAYMENT_POSTING_RULES[step]
+    of_payee = rules.payee_restaurant if is_restaurant else rules.payee_account
+    return [
+        (True, rules.payer),
+        *((False, rule) for rule in of_payee if has_fee or rule.amount is not Amount.FEE),
+    ]
+
+
 def _of_rule(column: Iterable[object], sql_type: str) -> str:
     """SQL: what the posting rule of the entry `e` has in a column of the table of rules."""
     return f"('{{{','.join(map(str, column))}}}'::{sql_type}[])[e.rule]"
@@ -152,6 +171,15 @@ def _of_rule(column: Iterable[object], sql_type: str) -> str:
 _ENTRY_TYPE = _of_rule((rule.entry_type.value for rule in _POSTING_RULES), "text")
 _DEBIT = _of_rule((rule.debit.value for rule in _POSTING_RULES), "text")
 _CREDIT = _of_rule((rule.credit.value for rule in _POSTING_RULES), "text")
+
+
+# SQL, for WITH: adds up what the entries in `posted` move on interaccount. The cast fails, and with
+# it the statement, unless both sides of each transaction id agree.
+_BALANCED = f"""balanced AS (
+  SELECT sum({signed_minor("interaccount", "0")})::interaccount_rest AS rest_minor
+  FROM posted AS e
+  GROUP BY e.transaction_id
+)"""
 
 
 def _posted(first: int) -> str:
@@ -180,22 +208,52 @@ def _posted(first: int) -> str:
           payment_id)
   RETURNING transaction_id, debit_account, credit_account, amount_minor
 ),
--- The cast fails, and with it the statement, unless both sides of each transaction id agree.
-balanced AS (
-  SELECT sum({signed_minor("interaccount", "0")})::interaccount_rest AS rest_minor
-  FROM posted AS e
-  GROUP BY e.transaction_id
-)"""
+{_BALANCED}"""
 
 
 ENTRY_PARAMETERS = 7
-_PAYMENT_PARAMETERS = 15
+
+# What a payment may post when it is decided: nothing, or by the kinds of the step and of the payee
+# and whether it has a fee, the posting rules. A payment names its postings by their number.
+_NO_POSTINGS = 0
+_POSTINGS = [
+    (step, is_restaurant, has_fee)
+    for step in (PaymentStep.HOLD, PaymentStep.TRANSFER)
+    for is_restaurant in (False, True)
+    for has_fee in (False, True)
+]
+_POSTINGS_NUMBERS = {postings: number for number, postings in enumerate(_POSTINGS, start=1)}
+
+
+def _first_entries() -> str:
+    """SQL, for FROM: a row for each entry of each number of _POSTINGS."""
+    rows: list[str] = []
+    for postings, number in _POSTINGS_NUMBERS.items():
+        for position, (of_payer, rule) in enumerate(_rules(*postings), start=1):
+            rows.append(
+                f"({number}, {position}::smallint, {of_payer}, {rule.amount is Amount.FEE},"
+                f" {rule.matures}, '{rule.entry_type}', '{rule.debit}', '{rule.credit}')"
+            )
+    return f"""(VALUES
+      {", ".join(rows)}
+    ) AS e (postings, position, of_payer, of_fee, matures, entry_type, debit_account,
+            credit_account)"""
+
 
 # Stores payments and posts their entries. If fewer are stored than are given, another transaction
 # has stored one of the ids: the caller rolls back, since it decided the others as if it had stored
 # all. In the byte order of their ids, as by every writer, so that no two writers deadlock.
 INSERT_PAYMENTS = f"""
-WITH stored AS (
+WITH candidate AS MATERIALIZED (
+  SELECT c.*
+  FROM unnest($1::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+              $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
+              $14::text[], $15::bigint[], $16::integer[], $17::integer[])
+    AS c (payment_id, transaction_id, payer, payee, currency, amount_minor, fee_minor, capture,
+          expires_at, reference, metadata, decline_reason, state, captured_minor, postings,
+          maturity_days)
+),
+stored AS (
   INSERT INTO payments (
     payment_id, transaction_id, batch_id, payer_balance_account_id, payee_balance_account_id,
     currency, amount_minor, fee_minor, capture, expires_at, reference, metadata, decline_reason,
@@ -203,16 +261,26 @@ WITH stored AS (
   SELECT c.payment_id, c.transaction_id, $2::uuid, c.payer, c.payee, c.currency, c.amount_minor,
          c.fee_minor, c.capture, c.expires_at, c.reference, c.metadata::jsonb, c.decline_reason,
          c.state, c.captured_minor
-  FROM unnest($1::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-              $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
-              $14::text[], $15::bigint[])
-    AS c (payment_id, transaction_id, payer, payee, currency, amount_minor, fee_minor, capture,
-          expires_at, reference, metadata, decline_reason, state, captured_minor)
+  FROM candidate AS c
   ORDER BY c.payment_id COLLATE "C"
   ON CONFLICT (payment_id) DO NOTHING
   RETURNING payment_id
 ),
-{_posted(_PAYMENT_PARAMETERS + 1)}
+posted AS (
+  INSERT INTO ledger_entries (
+    balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+    amount_minor, available_at, payment_id)
+  SELECT CASE WHEN e.of_payer THEN c.payer ELSE c.payee END, c.transaction_id, e.position,
+         e.entry_type, e.debit_account, e.credit_account,
+         CASE WHEN e.of_fee THEN c.fee_minor ELSE c.amount_minor END,
+         CASE WHEN e.matures AND c.maturity_days > 0
+              THEN recorded_now() + make_interval(hours => 24 * c.maturity_days) END,
+         c.payment_id
+  FROM candidate AS c
+  JOIN {_first_entries()} ON e.postings = c.postings
+  RETURNING transaction_id, debit_account, credit_account, amount_minor
+),
+{_BALANCED}
 SELECT (SELECT count(*) FROM stored) AS stored_count, recorded_now() AS recorded_at,
        (SELECT count(rest_minor) FROM balanced) AS balanced_count
 """
@@ -347,45 +415,36 @@ class PostgresPaymentBooks:
         }
 
     async def store(self, decided: Sequence[DecidedPayment], batch_id: UUID) -> datetime:
-        entries: list[_Entry] = []
-        rows = []
-        for each in decided:
-            order, reason = each.order, each.decline_reason
-            state = first_state(order, reason)
-            rows.append(
-                (
-                    order.payment_id,
-                    each.transaction_id,
-                    each.payer.balance_account_id,
-                    each.payee.balance_account_id,
-                    order.currency,
-                    order.amount_minor,
-                    order.fee_minor,
-                    order.capture.value,
-                    order.expires_at,
-                    order.reference,
-                    metadata_json(order.metadata),
-                    None if reason is None else reason.value,
-                    state.value,
-                    order.amount_minor if state is PaymentState.CAPTURED else 0,
-                )
-            )
-            if reason is None:
-                entries += _entries_of(
-                    order.payment_id,
-                    each.transaction_id,
-                    [first_move(order)],
-                    each.payer,
-                    each.payee,
-                )
-        payment_ids, *columns = _columns(rows)
+        orders, reasons, transaction_ids, payers, payees = zip(*decided, strict=True)
+        fields = dict(zip(PaymentOrder._fields, zip(*orders, strict=True), strict=True))
+        states = [first_state(each.order, each.decline_reason) for each in decided]
+        captured = PaymentState.CAPTURED
         return await self._store(
             INSERT_PAYMENTS,
-            len(rows),
-            payment_ids,
+            len(decided),
+            fields["payment_id"],
             batch_id,
-            *columns,
-            *_columns(entries, ENTRY_PARAMETERS),
+            transaction_ids,
+            [payer.balance_account_id for payer in payers],
+            [payee.balance_account_id for payee in payees],
+            fields["currency"],
+            fields["amount_minor"],
+            fields["fee_minor"],
+            fields["capture"],
+            fields["expires_at"],
+            fields["reference"],
+            [metadata_json(metadata) for metadata in fields["metadata"]],
+            reasons,
+            states,
+            [
+                amount_minor if state is captured else 0
+                for amount_minor, state in zip(fields["amount_minor"], states, strict=True)
+            ],
+            [_postings_number(each) for each in decided],
+            [
+                payee.maturity_days if isinstance(payee, RestaurantStanding) else 0
+                for payee in payees
+            ],
         )
 
     async def store_operations(
@@ -460,51 +519,25 @@ def _entries_of(
 ) -> Iterator[_Entry]:
     """The entries of one transaction id: of each move the payer's and then the payee's."""
     positions = count(1)
+    is_restaurant = isinstance(payee, RestaurantStanding)
+    payee_days = payee.maturity_days if isinstance(payee, RestaurantStanding) else 0
     for move in moves:
-        rules = PAYMENT_POSTING_RULES[move.step]
-        yield _entry(
-            payment_id,
-            transaction_id,
-            next(positions),
-            rules.payer,
-            move,
-            payer.balance_account_id,
-            0,
-        )
-        is_restaurant = isinstance(payee, RestaurantStanding)
-        for rule in rules.payee_restaurant if is_restaurant else rules.payee_account:
-            if rule.amount is Amount.FEE and not move.fee_minor:
-                continue
-            maturity_days = (
-                payee.maturity_days if isinstance(payee, RestaurantStanding) and rule.matures else 0
-            )
-            yield _entry(
-                payment_id,
+        for of_payer, rule in _rules(move.step, is_restaurant, move.fee_minor > 0):
+            yield _Entry(
+                payer.balance_account_id if of_payer else payee.balance_account_id,
                 transaction_id,
                 next(positions),
-                rule,
-                move,
-                payee.balance_account_id,
-                maturity_days,
+                _RULE_NUMBERS[rule],
+                move.amount_minor if rule.amount is Amount.AMOUNT else move.fee_minor,
+                payee_days if rule.matures else 0,
+                payment_id,
             )
 
 
-def _entry(
-    payment_id: str,
-    transaction_id: str,
-    position: int,
-    rule: PostingRule,
-    move: Move,
-    balance_account_id: int,
-    maturity_days: int,
-) -> _Entry:
-    amount_minor = move.amount_minor if rule.amount is Amount.AMOUNT else move.fee_minor
-    return _Entry(
-        balance_account_id,
-        transaction_id,
-        position,
-        _RULE_NUMBERS[rule],
-        amount_minor,
-        maturity_days,
-        payment_id,
-    )
+def _postings_number(decided: DecidedPayment) -> int:
+    """The number in _POSTINGS of what a payment posts."""
+    if decided.decline_reason is not None:
+        return _NO_POSTINGS
+    move = first_move(decided.order)
+    is_restaurant = isinstance(decided.payee, RestaurantStanding)
+    return _POSTINGS_NUMBERS[move.step, is_restaurant, move.fee_minor > 0]
