@@ -307,11 +307,9 @@ def first_state(order: PaymentOrder, decline_reason: DeclineReason | None) -> Pa
     return PaymentState.AUTHORIZED
 
 
-def first_move(order: PaymentOrder) -> Move:
-    """What an order moves when it is accepted."""
-    if order.capture is CaptureMode.IMMEDIATE:
-        return Move(PaymentStep.TRANSFER, order.amount_minor, order.fee_minor)
-    return Move(PaymentStep.HOLD, order.amount_minor)
+def first_step(order: PaymentOrder) -> PaymentStep:
+    """What an order does when it is accepted."""
+    return PaymentStep.TRANSFER if order.capture is CaptureMode.IMMEDIATE else PaymentStep.HOLD
 
 
 def as_first_answered(payment: Payment) -> Payment:

@@ -24,8 +24,8 @@ from ledger.domain.payments import (
     Move,
     PaymentOrder,
     PaymentState,
-    first_move,
     first_state,
+    first_step,
 )
 from ledger.domain.posting_rules import PAYMENT_POSTING_RULES, Amount, PaymentStep, PostingRule
 from ledger.infrastructure.postgres.event_columns import metadata_json
@@ -243,15 +243,19 @@ def _first_entries() -> str:
 # Stores payments and posts their entries. If fewer are stored than are given, another transaction
 # has stored one of the ids: the caller rolls back, since it decided the others as if it had stored
 # all. In the byte order of their ids, as by every writer, so that no two writers deadlock.
+#
+# The arrays of columns that most payments leave empty may be empty: see `_unless_all`.
 INSERT_PAYMENTS = f"""
 WITH candidate AS MATERIALIZED (
-  SELECT c.*
+  SELECT c.payment_id, c.transaction_id, c.payer, c.payee, c.currency, c.amount_minor,
+         COALESCE(c.fee_minor, 0) AS fee_minor, c.capture, c.expires_at,
+         COALESCE(c.reference, '') AS reference, COALESCE(c.metadata, '{{}}')::jsonb AS metadata,
+         c.decline_reason, c.state, c.postings, c.maturity_days
   FROM unnest($1::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
               $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
-              $14::text[], $15::bigint[], $16::integer[], $17::integer[])
+              $14::text[], $15::integer[], $16::integer[])
     AS c (payment_id, transaction_id, payer, payee, currency, amount_minor, fee_minor, capture,
-          expires_at, reference, metadata, decline_reason, state, captured_minor, postings,
-          maturity_days)
+          expires_at, reference, metadata, decline_reason, state, postings, maturity_days)
 ),
 stored AS (
   INSERT INTO payments (
@@ -259,8 +263,8 @@ stored AS (
     currency, amount_minor, fee_minor, capture, expires_at, reference, metadata, decline_reason,
     state, captured_minor)
   SELECT c.payment_id, c.transaction_id, $2::uuid, c.payer, c.payee, c.currency, c.amount_minor,
-         c.fee_minor, c.capture, c.expires_at, c.reference, c.metadata::jsonb, c.decline_reason,
-         c.state, c.captured_minor
+         c.fee_minor, c.capture, c.expires_at, c.reference, c.metadata, c.decline_reason, c.state,
+         CASE WHEN c.state = '{PaymentState.CAPTURED}' THEN c.amount_minor ELSE 0 END
   FROM candidate AS c
   ORDER BY c.payment_id COLLATE "C"
   ON CONFLICT (payment_id) DO NOTHING
@@ -415,10 +419,9 @@ class PostgresPaymentBooks:
         }
 
     async def store(self, decided: Sequence[DecidedPayment], batch_id: UUID) -> datetime:
+        # All columns at once, because every group calls this.
         orders, reasons, transaction_ids, payers, payees = zip(*decided, strict=True)
         fields = dict(zip(PaymentOrder._fields, zip(*orders, strict=True), strict=True))
-        states = [first_state(each.order, each.decline_reason) for each in decided]
-        captured = PaymentState.CAPTURED
         return await self._store(
             INSERT_PAYMENTS,
             len(decided),
@@ -429,22 +432,21 @@ class PostgresPaymentBooks:
             [payee.balance_account_id for payee in payees],
             fields["currency"],
             fields["amount_minor"],
-            fields["fee_minor"],
+            _unless_all(0, fields["fee_minor"]),
             fields["capture"],
-            fields["expires_at"],
-            fields["reference"],
-            [metadata_json(metadata) for metadata in fields["metadata"]],
-            reasons,
-            states,
-            [
-                amount_minor if state is captured else 0
-                for amount_minor, state in zip(fields["amount_minor"], states, strict=True)
-            ],
+            _unless_all(None, fields["expires_at"]),
+            _unless_all("", fields["reference"]),
+            _unless_all("{}", [metadata_json(metadata) for metadata in fields["metadata"]]),
+            _unless_all(None, reasons),
+            [first_state(order, reason) for order, reason in zip(orders, reasons, strict=True)],
             [_postings_number(each) for each in decided],
-            [
-                payee.maturity_days if isinstance(payee, RestaurantStanding) else 0
-                for payee in payees
-            ],
+            _unless_all(
+                0,
+                [
+                    payee.maturity_days if isinstance(payee, RestaurantStanding) else 0
+                    for payee in payees
+                ],
+            ),
         )
 
     async def store_operations(
@@ -503,6 +505,13 @@ class PostgresPaymentBooks:
         return recorded_at
 
 
+def _unless_all(default: object, values: Sequence[Any]) -> Sequence[Any]:
+    """`values`, or nothing if all are the default, which SQL then puts in: the driver looks at each
+    element of an array several times.
+    """
+    return () if values.count(default) == len(values) else values
+
+
 def _columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[list[Any]]:
     """The columns of rows, as parallel arrays; `width` of them if there are no rows."""
     if not rows:
@@ -538,6 +547,7 @@ def _postings_number(decided: DecidedPayment) -> int:
     """The number in _POSTINGS of what a payment posts."""
     if decided.decline_reason is not None:
         return _NO_POSTINGS
-    move = first_move(decided.order)
-    is_restaurant = isinstance(decided.payee, RestaurantStanding)
-    return _POSTINGS_NUMBERS[move.step, is_restaurant, move.fee_minor > 0]
+    order = decided.order
+    return _POSTINGS_NUMBERS[
+        first_step(order), bool(order.payee_restaurant_id), order.fee_minor > 0
+    ]
