@@ -60,10 +60,10 @@ LOCK_PAYMENTS = """
 SELECT FROM payments WHERE payment_id = ANY ($1::text[]) ORDER BY payment_id FOR NO KEY UPDATE
 """
 
-_ACCOUNT = "b.balance_account_id"
+_ACCOUNT = "books.balance_account_id"
 
-# The accounts $1 with what they have available, and the accounts $2; beside each, and once if there
-# are none, the time of the books and which of the payments $3 are stored. Nothing is added up for
+# First a row with the time of the books and which of the payments $3 are stored; then a row for
+# each account: those of $1 with what they have available, and those of $2. Nothing is added up for
 # an account that may go below zero without a limit: nothing is decided by its balance.
 #
 # One plan serves any number of accounts, in small tables and in large ones: with LIMIT each account
@@ -71,46 +71,43 @@ _ACCOUNT = "b.balance_account_id"
 #
 # Entries in the books of accounts never mature, so a sum needs no instant.
 SELECT_STANDINGS = f"""
-WITH moment AS MATERIALIZED (
-  SELECT ledger_now() AS now_at,
-         ARRAY(SELECT p.payment_id FROM payments AS p WHERE p.payment_id = ANY ($3::text[]))
-           AS stored_ids
-)
-SELECT m.now_at, m.stored_ids, standing.*
-FROM moment AS m
-LEFT JOIN (
-  SELECT q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
-         CASE WHEN q.decides THEN settled.available_minor + tail.available_minor END
-           AS available_minor,
-         tail.entries_count AS entries_read
-  FROM (
-    SELECT unnest($1::text[]) AS account_id, true AS decides
-    UNION ALL
-    SELECT unnest($2::text[]), false
-  ) AS q
-  CROSS JOIN LATERAL (
-    SELECT b.balance_account_id FROM balance_accounts AS b WHERE b.account_id = q.account_id LIMIT 1
-  ) AS b
-  CROSS JOIN LATERAL (
-    SELECT a.currency, a.state, a.overdraft_limit_minor,
-           q.decides AND a.overdraft_limit_minor IS NOT NULL AS is_added_up
-    FROM accounts AS a WHERE a.account_id = q.account_id LIMIT 1
-  ) AS a
-  LEFT JOIN LATERAL (
-    SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.is_added_up
-  ) AS s ON true
-  CROSS JOIN LATERAL (
-    SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
-             AS available_minor
-    FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
-  ) AS settled
-  CROSS JOIN LATERAL (
-    SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
-           count(*) AS entries_count
-    FROM ledger_entries AS e
-    WHERE {tail(_ACCOUNT)} AND a.is_added_up
-  ) AS tail
-) AS standing ON true
+SELECT ledger_now() AS now_at,
+       ARRAY(SELECT p.payment_id FROM payments AS p WHERE p.payment_id = ANY ($3::text[]))
+         AS stored_ids,
+       NULL AS account_id, NULL::bigint AS balance_account_id, NULL AS currency, NULL AS state,
+       NULL::bigint AS overdraft_limit_minor, NULL::numeric AS available_minor,
+       NULL::bigint AS entries_read
+UNION ALL
+SELECT NULL, NULL, q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
+       CASE WHEN q.decides THEN settled.available_minor + tail.available_minor END,
+       tail.entries_count
+FROM (
+  SELECT unnest($1::text[]) AS account_id, true AS decides
+  UNION ALL
+  SELECT unnest($2::text[]), false
+) AS q
+CROSS JOIN LATERAL (
+  SELECT b.balance_account_id FROM balance_accounts AS b WHERE b.account_id = q.account_id LIMIT 1
+) AS books
+CROSS JOIN LATERAL (
+  SELECT a.currency, a.state, a.overdraft_limit_minor,
+         q.decides AND a.overdraft_limit_minor IS NOT NULL AS is_added_up
+  FROM accounts AS a WHERE a.account_id = q.account_id LIMIT 1
+) AS a
+LEFT JOIN LATERAL (
+  SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.is_added_up
+) AS s ON true
+CROSS JOIN LATERAL (
+  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
+           AS available_minor
+  FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
+) AS settled
+CROSS JOIN LATERAL (
+  SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
+         count(*) AS entries_count
+  FROM ledger_entries AS e
+  WHERE {tail(_ACCOUNT)} AND a.is_added_up
+) AS tail
 """
 
 # The restaurants $1 in the currencies $2 that have a balance account; $3 is the maturity of those
@@ -364,15 +361,12 @@ class PostgresPaymentBooks:
         others: Collection[str],
         payment_ids: Collection[str] = (),
     ) -> Standings:
-        rows = await self._connection.fetch(
+        moment, *rows = await self._connection.fetch(
             SELECT_STANDINGS, list(deciding), list(others), list(payment_ids)
         )
         accounts: dict[str, AccountStanding] = {}
         tails: list[tuple[int, int]] = []
         for _, _, account_id, number, currency, state, limit_minor, available_minor, read in rows:
-            if account_id is None:
-                # There are none of the accounts.
-                continue
             accounts[account_id] = AccountStanding(
                 number,
                 currency,
@@ -382,7 +376,7 @@ class PostgresPaymentBooks:
             )
             tails.append((number, read))
         self._long_tails.report(tails)
-        return Standings(accounts, rows[0]["now_at"], rows[0]["stored_ids"])
+        return Standings(accounts, moment["now_at"], moment["stored_ids"])
 
     async def restaurants(
         self, accounts: Collection[BalanceAccount]

@@ -46,6 +46,8 @@ _log = structlog.get_logger("ledger")
 def valid_snapshots(balance_account_id: str) -> str:
     """SQL, for FROM and WHERE: an account's snapshots of the present stay. Add AND or ORDER BY.
 
+    The snapshots are "b" here, so `balance_account_id` must be a column of something else.
+
     Their txids are those of this cluster. Snapshots with a horizon in the future are left out: a
     later transaction could get a txid below such a horizon, and the snapshot would seem to count
     its entries.
