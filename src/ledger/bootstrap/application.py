@@ -83,6 +83,7 @@ class Application:
         worker_failed = engines.hosts.outages.worker_failed
         self._group_connections = KeptConnections(engines.groups)
         self._ingest_connections = KeptConnections(engines.ingest)
+        self._payment_connections = KeptConnections(engines.payments)
         self._balance_connections = KeptConnections(engines.balances)
         self._balance_snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine),
@@ -186,7 +187,7 @@ class Application:
             maturity_days=settings.maturity_days,
             long_tails=self._balance_snapshot_worker,
         )
-        begin_payments = partial(PostgresUnitOfWork, engines.payments, payment_books)
+        begin_payments = partial(PostgresUnitOfWork, self._payment_connections, payment_books)
         decide_operations = DecideOperations(begin_payments)
         payments = PostgresPayments(engine, self._fence)
         self._pay = Pay(
@@ -265,6 +266,7 @@ class Application:
         await self._group_connections.close()
         await self._ingest_connections.close()
         await asyncio.gather(self._get_balance.close(), self._get_account_balance.close())
+        await self._payment_connections.close()
         await self._balance_connections.close()
         await self._fence.close()
         await self._hosts.stop()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,11 @@ from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
 from ledger.infrastructure.postgres.sessions.driver import Connection, Transaction
-from ledger.infrastructure.postgres.sessions.engine import autocommit, check_safe
+from ledger.infrastructure.postgres.sessions.engine import (
+    KeptConnections,
+    autocommit,
+    check_safe,
+)
 from ledger.infrastructure.postgres.sessions.errors import refusals
 
 
@@ -26,11 +31,15 @@ class PostgresUnitOfWork:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        connections: AsyncEngine | KeptConnections,
         payment_books: Callable[[Connection], PostgresPaymentBooks] | None = None,
     ) -> None:
         """Without `payment_books` it is not for payments."""
-        self._engine = engine
+        self._autocommit = (
+            connections.autocommit
+            if isinstance(connections, KeptConnections)
+            else partial(autocommit, connections)
+        )
         self._payment_books = payment_books
         self._connection: Connection | None = None
         # The transaction, until it is committed.
@@ -58,7 +67,7 @@ class PostgresUnitOfWork:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
             exits.enter_context(refusals())
-            connection = await exits.enter_async_context(autocommit(self._engine))
+            connection = await exits.enter_async_context(self._autocommit())
             transaction = connection.transaction()
             await transaction.start()
             exits.push_async_exit(self._roll_back)
