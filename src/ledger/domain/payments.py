@@ -5,7 +5,6 @@ list of steps, which `ledger.domain.posting_rules` turns into entries.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -104,8 +103,7 @@ COMPARED_ORDER_FIELDS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(NamedTuple):
     """A payment as it stands, or as it stood when a command was answered.
 
     `transaction_id` is that of the authorisation's entries; a declined payment posted none.
@@ -155,8 +153,7 @@ COMPARED_OPERATION_FIELDS = ("kind", "payment_id", "requested_minor", "is_final"
 _CONTRACT_NAMES = {"requested_minor": "amount_minor"}
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentOperation:
+class PaymentOperation(NamedTuple):
     """An operation that was decided. The last three but one say where it left the payment."""
 
     order: OperationOrder
