@@ -2114,8 +2114,9 @@ WITH wanted (function_name, digest) AS (
     ('ledger_now()', 'edcb092f46038024d71900e8b1a3c0ee'),
     ('ledger_now_behind()', 'ec422d5345e40d1ca671cff2d8bb690a'),
     ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
+    ('seal_without_payments()', '8f5229c33f64b5fe7709c98424100731'),
     ('skip_mark_without_funds()', '7414b36fcb895f1909f4238bceb9b3b9'),
-    ('summarize_recorded_txids()', '2c8728af0dde664dcd44d68c000a76d2'),
+    ('summarize_recorded_txids()', '5c86862bd1f294e87612b5e73ecb6408'),
     ('write_payout_run_items(uuid, integer)', 'bbb003ea49a8cb29bafeeb47f0d5df83')
 ),
 found AS (
@@ -2284,6 +2285,14 @@ FROM (
   SELECT recorded_at FROM ledger_entries
   WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
     AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
+  UNION ALL
+  SELECT recorded_at FROM payments
+  WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
+    AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
+  UNION ALL
+  SELECT recorded_at FROM payment_operations
+  WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
+    AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
 ) AS r
 HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
 
@@ -2367,6 +2376,7 @@ broken AS (
   WHERE (r.rolname = 'ledger_app'
          AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
                                                    'summarize_recorded_txids()', 'recorded_now()',
+                                                   'seal_without_payments()',
                                                    'write_payout_run_items(uuid, integer)')
          OR r.rolname IN ('ledger_app', 'ledger_read')
             AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))

@@ -382,6 +382,23 @@ CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
 COMMENT ON FUNCTION recorded_now() IS
   'When a row is recorded: the time of the books, the same for all rows of a transaction.';
 
+CREATE FUNCTION seal_without_payments() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  IF EXISTS (SELECT FROM payments) THEN
+    RAISE EXCEPTION 'there are payments, which only servers of revision 0029 and later seal'
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN false;
+END
+$$;
+
+COMMENT ON FUNCTION seal_without_payments() IS
+  'Is false, and raises an error once there are payments: for the seals of servers that know '
+  'none.';
+
 CREATE FUNCTION skip_mark_without_funds() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -915,6 +932,7 @@ CREATE TABLE ledger_seals (
     previous_hash bytea NOT NULL,
     hash bytea NOT NULL,
     stay_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    covers_payments boolean DEFAULT seal_without_payments() NOT NULL,
     CONSTRAINT ledger_seals_contents_hash_check CHECK ((octet_length(contents_hash) = 32)),
     CONSTRAINT ledger_seals_entries_count_check CHECK ((entries_count >= 0)),
     CONSTRAINT ledger_seals_epoch_check CHECK ((epoch >= 1)),
@@ -928,8 +946,8 @@ CREATE TABLE ledger_seals (
 ALTER TABLE ONLY ledger_seals ALTER COLUMN row_digests SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE ledger_seals IS
-  'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. '
-  'Append-only.';
+  'A chain of hashes over events, entries, payments and operations of payments, so that a change '
+  'to any of them shows: docs/seals.md. Append-only.';
 COMMENT ON COLUMN ledger_seals.sequence IS
   'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
 COMMENT ON COLUMN ledger_seals.epoch IS
@@ -943,7 +961,8 @@ COMMENT ON COLUMN ledger_seals.system_identifier IS
 COMMENT ON COLUMN ledger_seals.first_txid IS 'The least recorded_txid that it covers.';
 COMMENT ON COLUMN ledger_seals.end_txid IS 'The recorded_txid before which it ends.';
 COMMENT ON COLUMN ledger_seals.events_count IS
-  'How many events it covers: those of its range that no earlier epoch has sealed.';
+  'How many events, payments and operations of payments it covers: those of its range that no '
+  'earlier epoch has sealed.';
 COMMENT ON COLUMN ledger_seals.entries_count IS
   'How many entries it covers: those of its range that no earlier epoch has sealed.';
 COMMENT ON COLUMN ledger_seals.contents_hash IS
@@ -957,6 +976,8 @@ COMMENT ON COLUMN ledger_seals.hash IS 'SHA-256 over all of the above: what is p
 COMMENT ON COLUMN ledger_seals.stay_id IS
   'The stay in which it was made; another one begins an epoch. No part of the hash. Zeros: not '
   'known.';
+COMMENT ON COLUMN ledger_seals.covers_payments IS
+  'Whether the server that made it knew payments; if not, there were none. No part of the hash.';
 
 CREATE TABLE page_token_keys (
     page_token_key_id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1436,6 +1457,12 @@ CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries
 COMMENT ON INDEX ledger_entries_recorded_txid_idx IS
   'For sealing and for checking seals, which read by ranges of it.';
 
+CREATE INDEX payment_operations_recorded_txid_idx ON payment_operations
+    USING brin ((((recorded_txid)::text)::bigint));
+
+COMMENT ON INDEX payment_operations_recorded_txid_idx IS
+  'For sealing and for checking seals, which read by ranges of it.';
+
 CREATE INDEX processor_events_recorded_txid_idx ON processor_events
     USING brin ((((recorded_txid)::text)::bigint));
 
@@ -1447,8 +1474,9 @@ CREATE FUNCTION summarize_recorded_txids() RETURNS integer
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     SET lock_timeout TO '100ms'
     BEGIN ATOMIC
- SELECT (brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
-     + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass));
+ SELECT ((brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
+     + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass))
+     + brin_summarize_new_values('payment_operations_recorded_txid_idx'::regclass));
 END;
 
 COMMENT ON FUNCTION summarize_recorded_txids() IS
@@ -1573,6 +1601,11 @@ CREATE INDEX payments_payer_idx ON payments
 
 COMMENT ON INDEX payments_payer_idx IS
   'For the list of the payments that an account pays, latest first.';
+
+CREATE INDEX payments_recorded_txid_idx ON payments USING btree ((((recorded_txid)::text)::bigint));
+
+COMMENT ON INDEX payments_recorded_txid_idx IS
+  'For sealing and for checking seals, which read by ranges of it.';
 
 CREATE INDEX payout_run_items_open_idx ON payout_run_items
     USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
@@ -1852,6 +1885,7 @@ GRANT ALL ON FUNCTION ledger_now_behind() TO ledger_read;
 GRANT ALL ON FUNCTION ledger_now() TO ledger_app;
 GRANT ALL ON FUNCTION ledger_now() TO ledger_read;
 GRANT ALL ON FUNCTION recorded_now() TO ledger_app;
+GRANT ALL ON FUNCTION seal_without_payments() TO ledger_app;
 GRANT ALL ON FUNCTION write_payout_run_items(uuid, integer) TO ledger_app;
 GRANT SELECT ON TABLE accounts TO ledger_app;
 GRANT SELECT ON TABLE accounts TO ledger_read;

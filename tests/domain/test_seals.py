@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -12,9 +13,15 @@ from ledger.domain.seals import (
     ENTRY_TITLE,
     EVENT_TITLE,
     FIRST_PREVIOUS_HASH,
+    OPERATION_TITLE,
+    PAYMENT_ENTRY_TITLE,
+    PAYMENT_TITLE,
     PLACE_MAX,
     SEALED_ENTRY_FIELDS,
     SEALED_EVENT_FIELDS,
+    SEALED_OPERATION_FIELDS,
+    SEALED_PAYMENT_ENTRY_FIELDS,
+    SEALED_PAYMENT_FIELDS,
     Change,
     Seal,
     SealContents,
@@ -63,6 +70,89 @@ ENTRY = {
     "event_id": "evt_1",
     "payout_id": None,
 }
+# A payment to an account, its entry and its expiry: the second example.
+PAYMENT_ENTRY = {
+    "recorded_txid": 812,
+    "transaction_id": "01a1f8be-b56e-716f-800d-991ee07bd5c0",
+    "position": 1,
+    "balance_account_id": 8,
+    "restaurant_id": None,
+    "currency": "PEN",
+    "entry_type": "PAYMENT_HOLD",
+    "debit_account": "account_funds",
+    "credit_account": "account_held",
+    "amount_minor": 2500,
+    "available_at": None,
+    "occurred_at": None,
+    "recorded_at": 1_764_583_201_000_000,
+    "event_id": None,
+    "payout_id": None,
+    "account_id": "acc_ana",
+    "payment_id": "pay_1",
+}
+PAYMENT = {
+    "payment_id": "pay_1",
+    "transaction_id": "01a1f8be-b56e-716f-800d-991ee07bd5c0",
+    "batch_id": "01a1f8be-b56e-716f-800d-991ee07bd5c1",
+    "payer_balance_account_id": 8,
+    "payer_account_id": "acc_ana",
+    "payee_balance_account_id": 9,
+    "payee_account_id": "acc_ben",
+    "payee_restaurant_id": None,
+    "currency": "PEN",
+    "amount_minor": 2500,
+    "fee_minor": 0,
+    "capture": "MANUAL",
+    "expires_at": 1_764_669_600_000_000,
+    "reference": "order 1",
+    "decline_reason": None,
+    "recorded_txid": 812,
+    "recorded_at": 1_764_583_201_000_000,
+    "metadata": "{}",
+}
+OPERATION = {
+    "payment_id": "pay_1",
+    "sequence": 1,
+    "operation_id": None,
+    "transaction_id": "01a1f8be-b56e-716f-800d-991ee07bd5c2",
+    "batch_id": "01a1f8be-b56e-716f-800d-991ee07bd5c3",
+    "kind": "EXPIRE",
+    "requested_minor": 0,
+    "is_final": 0,
+    "amount_minor": 0,
+    "released_minor": 2500,
+    "decline_reason": None,
+    "state": "EXPIRED",
+    "captured_minor": 0,
+    "refunded_minor": 0,
+    "recorded_txid": 815,
+    "recorded_at": 1_764_669_600_000_001,
+}
+PAYMENT_TEXTS = (
+    (
+        PAYMENT_ENTRY_TITLE,
+        SEALED_PAYMENT_ENTRY_FIELDS,
+        PAYMENT_ENTRY,
+        "ledger-entry/2\n812\n01a1f8be-b56e-716f-800d-991ee07bd5c0\n1\n8\n~\nPEN\nPAYMENT_HOLD\n"
+        "account_funds\naccount_held\n2500\n~\n~\n1764583201000000\n~\n~\nacc_ana\npay_1",
+    ),
+    (
+        PAYMENT_TITLE,
+        SEALED_PAYMENT_FIELDS,
+        PAYMENT,
+        "ledger-payment/1\npay_1\n01a1f8be-b56e-716f-800d-991ee07bd5c0\n"
+        "01a1f8be-b56e-716f-800d-991ee07bd5c1\n8\nacc_ana\n9\nacc_ben\n~\nPEN\n2500\n0\nMANUAL\n"
+        "1764669600000000\norder 1\n~\n812\n1764583201000000\n{}",
+    ),
+    (
+        OPERATION_TITLE,
+        SEALED_OPERATION_FIELDS,
+        OPERATION,
+        "ledger-payment-operation/1\npay_1\n1\n~\n01a1f8be-b56e-716f-800d-991ee07bd5c2\n"
+        "01a1f8be-b56e-716f-800d-991ee07bd5c3\nEXPIRE\n0\n0\n0\n2500\n~\nEXPIRED\n0\n0\n815\n"
+        "1764669600000001",
+    ),
+)
 SEAL = Seal(
     sequence=1,
     epoch=1,
@@ -124,12 +214,54 @@ def test_canonical_bytes_never_change() -> None:
     assert seal.hash == hashlib.sha256(text.encode()).digest()
 
 
+@pytest.mark.parametrize(("title", "fields", "row", "text"), PAYMENT_TEXTS)
+def test_canonical_bytes_of_payments_never_change(
+    title: str, fields: tuple[str, ...], row: dict[str, Any], text: str
+) -> None:
+    """Those of a payment, of an operation of it, and of an entry that it posted."""
+    assert [*row] == [*fields]
+    assert row_digest(title, [row[name] for name in fields]) == sha256(text)
+
+
+def test_payment_stands_before_its_entries_in_a_seal() -> None:
+    """At the place of an event, and `events_count` counts it as one."""
+    entry, payment, operation = (sha256(text) for *_, text in PAYMENT_TEXTS)
+    contents = contents_of(
+        [
+            SealedTransaction(812, uuid_bytes(PAYMENT), b"\x00\x01", payment + entry),
+            SealedTransaction(815, uuid_bytes(OPERATION), b"\x00", operation),
+        ]
+    )
+    assert (contents.events_count, contents.rows_count) == (2, 3)
+    assert contents.row_digests() == (
+        uuid_bytes(PAYMENT)
+        + b"\x00"
+        + payment[:6]
+        + b"\x81"
+        + entry[:6]
+        + uuid_bytes(OPERATION)
+        + b"\x80"
+        + operation[:6]
+    )
+
+
+def sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def uuid_bytes(row: dict[str, Any]) -> bytes:
+    return UUID(row["transaction_id"]).bytes
+
+
 def test_page_about_seals_shows_the_hashes_of_the_example() -> None:
-    """Those of the seal, of its contents, and the digests of its rows."""
+    """Those of the seal, of its contents, and the digests of its rows; and of a payment's rows."""
     page = (resource("sql").parent / "docs" / "seals.md").read_text()
     seal = example()
     for shown in (seal.hash.hex(), seal.contents_hash.hex(), seal.row_digests.hex()):
         assert shown in page
+    for *_, text in PAYMENT_TEXTS:
+        assert f"```\n{text}\n```" in page
+        assert sha256(text).hex() in page
 
 
 def transaction(number: int, *digests: bytes, places: bytes | None = None) -> SealedTransaction:

@@ -126,12 +126,16 @@ def _chain_lines(report: ChainReport) -> list[str]:
     if report.head is None:
         lines.append("nothing is sealed yet")
     else:
-        events = counted(report.events_count, "event")
+        covered = [counted(report.events_count, "event")]
+        if report.payments_count:
+            covered.append(counted(report.payments_count, "payment"))
+        if report.operations_count:
+            covered.append(counted(report.operations_count, "operation"))
         entries = counted(report.entries_count, "entry", "entries")
         lines.append(f"head: {report.head.hash.hex()}")
         lines.append(
             f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)};"
-            f" the chain covers {events} and {entries}"
+            f" the chain covers {', '.join(covered)} and {entries}"
         )
     lines.append(f"not sealed yet: {counted(report.unsealed_count, 'row')}")
     if report.expected_sequence is not None:
@@ -148,6 +152,8 @@ def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
         "head": _json_of_seal(report.head) if report.head else None,
         "events_sealed": report.events_count,
         "entries_sealed": report.entries_count,
+        "payments_sealed": report.payments_count,
+        "operations_sealed": report.operations_count,
         "rows_not_sealed": report.unsealed_count,
         "expected_sequence": report.expected_sequence,
     }

@@ -1,4 +1,4 @@
-"""Seals: a chain of hashes over events and entries, so that a change to any of them shows.
+"""Seals: a chain of hashes over events, payments and entries, so that a change to any shows.
 
 docs/seals.md specifies the same byte by byte, for a program in another language that recomputes the
 chain. A test checks the example there.
@@ -18,8 +18,8 @@ from ledger.domain.audit import AuditReport
 from ledger.domain.events import BUSINESS_FIELDS, microseconds
 
 # The fields of a row in the order in which they are hashed, by the names of their columns. An entry
-# has restaurant_id and currency from its balance account. The number in a title is the version of
-# the set of fields.
+# has restaurant_id, account_id and currency from its balance account, a payment its three ids of
+# payer and payee likewise. The number in a title is the version of the set of fields.
 EVENT_TITLE = "ledger-event/1"
 SEALED_EVENT_FIELDS = (
     "event_id",
@@ -49,6 +49,50 @@ SEALED_ENTRY_FIELDS = (
     "event_id",
     "payout_id",
 )
+# An entry with a payment_id. Other entries keep the first version, so that their seals stay valid.
+PAYMENT_ENTRY_TITLE = "ledger-entry/2"
+SEALED_PAYMENT_ENTRY_FIELDS = (*SEALED_ENTRY_FIELDS, "account_id", "payment_id")
+PAYMENT_TITLE = "ledger-payment/1"
+# All but the state and the two sums, which change: the operations have each of their values.
+SEALED_PAYMENT_FIELDS = (
+    "payment_id",
+    "transaction_id",
+    "batch_id",
+    "payer_balance_account_id",
+    "payer_account_id",
+    "payee_balance_account_id",
+    "payee_account_id",
+    "payee_restaurant_id",
+    "currency",
+    "amount_minor",
+    "fee_minor",
+    "capture",
+    "expires_at",
+    "reference",
+    "decline_reason",
+    "recorded_txid",
+    "recorded_at",
+    "metadata",
+)
+OPERATION_TITLE = "ledger-payment-operation/1"
+SEALED_OPERATION_FIELDS = (
+    "payment_id",
+    "sequence",
+    "operation_id",
+    "transaction_id",
+    "batch_id",
+    "kind",
+    "requested_minor",
+    "is_final",
+    "amount_minor",
+    "released_minor",
+    "decline_reason",
+    "state",
+    "captured_minor",
+    "refunded_minor",
+    "recorded_txid",
+    "recorded_at",
+)
 SEAL_TITLE = "ledger-seal/1"
 # Stands for an absent value: no field that may be absent can hold it.
 ABSENT = "~"
@@ -58,9 +102,9 @@ DIGEST_BYTES = 32
 # hashes of full length show that the seal is broken.
 SHORT_DIGEST_BYTES = 6
 TRANSACTION_ID_BYTES = 16
-# A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the
-# eighth marks the last row.
-EVENT_PLACE = 0
+# A row's place in its transaction: 0 for the cause, which is an event, a payment or an operation of
+# one; the position for an entry. Seven bits, the eighth marks the last row.
+CAUSE_PLACE = 0
 PLACE_MAX = 127
 LAST = 0x80
 ROW_BYTES = 1 + SHORT_DIGEST_BYTES
@@ -72,9 +116,9 @@ def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
     """SHA-256 of a row's canonical bytes: its title and its fields, in the order above, joined by
     line feeds, in UTF-8.
 
-    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text
-    of a jsonb. No field before the metadata can hold a line feed, and the metadata escapes it, so
-    joining by it is unambiguous.
+    Instants are microseconds since 1970, the fingerprint is hexadecimal, a boolean 0 or 1, metadata
+    PostgreSQL's text of a jsonb. No other field can hold a line feed, and the metadata escapes it,
+    so joining by it is unambiguous.
     """
     lines = [title]
     lines += [ABSENT if value is None else str(value) for value in values]
@@ -157,7 +201,7 @@ class SealContents:
     def add(self, transactions: Iterable[SealedTransaction]) -> None:
         """Adds the next rows."""
         for transaction in transactions:
-            self.events_count += transaction.places.count(EVENT_PLACE)
+            self.events_count += transaction.places.count(CAUSE_PLACE)
             self.rows_count += len(transaction.places)
             self._hash.update(transaction.digests)
             if (transaction.recorded_txid, transaction.transaction_id) != self._last:
@@ -238,7 +282,10 @@ def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """One link of the chain. Its fields are the columns of ledger_seals: see sql/schema.sql."""
+    """One link of the chain. Its fields are columns of ledger_seals: see sql/schema.sql.
+
+    `events_count` counts all rows at CAUSE_PLACE.
+    """
 
     sequence: int
     epoch: int
@@ -352,6 +399,7 @@ def tampered_rows(
 class ChainReport:
     """What recomputing the chain showed. `head` is the latest seal; counts are of rows.
 
+    `payments_count` and `operations_count` are of sealed rows that are still there.
     `expected_sequence` is the sequence of the seal with the expected hash; None if no seal has it,
     or no hash was expected.
     """
@@ -360,5 +408,7 @@ class ChainReport:
     head: Seal | None
     events_count: int
     entries_count: int
+    payments_count: int
+    operations_count: int
     unsealed_count: int
     expected_sequence: int | None

@@ -12,16 +12,23 @@ from uuid import UUID
 import pytest
 import uuid_utils
 import uuid_utils.compat
-from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from support.books import burn_numbers, engine_on, restore
-from support.events import event_message, processor_event, unique
+from support.events import event_message, processor_event
 from support.folders import folder_for_all
 from support.payout_runs import finished_run
 from support.psql import run_file
 from support.running import RunningLedger, execute_alone, query, running_ledger
-from support.seals import COUNTS, seal, seal_everything
+from support.seals import (
+    COUNTS,
+    copy_of,
+    findings_of,
+    run_unguarded,
+    seal,
+    seal_everything,
+    verify,
+)
 from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.application.ports.events import Posting
@@ -29,7 +36,7 @@ from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.bootstrap.database import Database
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import fingerprint
-from ledger.domain.seals import ChainReport, Seal, SealContents
+from ledger.domain.seals import Seal, SealContents
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.schema.migrations import database_url
@@ -42,12 +49,6 @@ from ledger.infrastructure.postgres.verification.seal_audit import (
     verify_chain,
 )
 from ledger.v1 import ledger_pb2
-
-
-async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
-    async with engine_on(url, pool_size=1) as engine:
-        return await verify_chain(engine, expected_hash)
-
 
 BATCHES = (
     (
@@ -102,12 +103,8 @@ async def sealed(new_database: Callable[[], Awaitable[Database]]) -> Database:
 @pytest.fixture
 async def copy_of_sealed(sealed: Database, server_url: str) -> AsyncIterator[str]:
     """A superuser's URL of a copy, to tamper with."""
-    name = f"ledger_tampered_{os.getpid()}_{unique('db')}"
-    await execute_alone(
-        server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(sealed.migration_url).database}"
-    )
-    yield database_url(server_url, database=name)
-    await execute_alone(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with copy_of(sealed.migration_url, server_url) as url:
+        yield url
 
 
 @dataclass(frozen=True)
@@ -233,7 +230,7 @@ TAMPERINGS = (
         (
             "entry {evt_a1}/1 was deleted",
             "event evt_b3 was deleted",
-            "event of transaction {evt_b1} was deleted",
+            "event, payment or operation of transaction {evt_b1} was deleted",
             "entry {evt_b1}/1 was deleted",
         ),
     ),
@@ -293,13 +290,6 @@ TAMPERINGS = (
     ),
 )
 
-# The guards that a superuser removes first.
-UNGUARD = """
-ALTER TABLE balance_accounts DISABLE TRIGGER USER;
-ALTER TABLE processor_events DISABLE TRIGGER processor_events_deny_change;
-ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change;
-ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;
-"""
 NAMES = """
 SELECT event_id, transaction_id::text FROM processor_events
 UNION ALL
@@ -314,22 +304,9 @@ async def tamper(url: str, sql: str) -> dict[str, str]:
 
     Returns the names that the expected findings may contain.
     """
-    engine = create_engine(url, pool_size=1, role="postgres")
-    try:
-        async with autocommit(engine) as connection:
-            names = {row[0]: row[1] for row in await connection.fetch(NAMES)}
-            await connection.execute(UNGUARD + sql)
-    finally:
-        await engine.dispose()
+    names = {row[0]: row[1] for row in await query(url, NAMES)}
+    await run_unguarded(url, sql)
     return names
-
-
-def findings_of(report: ChainReport, check: str) -> list[str]:
-    return [
-        f"{finding.entity} {finding.detail}"
-        for finding in report.audit.errors
-        if finding.check == check
-    ]
 
 
 async def test_books_in_order_verify(sealed: Database) -> None:

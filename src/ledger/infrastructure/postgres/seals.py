@@ -14,14 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.ports.seals import WHOLE, PartedTransaction, SealPart, SealPosition
 from ledger.domain.seals import (
     ABSENT,
+    CAUSE_PLACE,
     ENTRY_TITLE,
-    EVENT_PLACE,
     EVENT_TITLE,
     LAST,
+    OPERATION_TITLE,
+    PAYMENT_ENTRY_TITLE,
+    PAYMENT_TITLE,
     PLACE_MAX,
     ROW_BYTES,
     SEALED_ENTRY_FIELDS,
     SEALED_EVENT_FIELDS,
+    SEALED_OPERATION_FIELDS,
+    SEALED_PAYMENT_ENTRY_FIELDS,
+    SEALED_PAYMENT_FIELDS,
     SHORT_DIGEST_BYTES,
     PackedTransaction,
     Seal,
@@ -88,32 +94,64 @@ def _microseconds(column: str) -> str:
 
 # The SQL of fields that are not written as their columns are.
 _WRITTEN = {
-    **{name: _microseconds(name) for name in ("available_at", "occurred_at", "recorded_at")},
+    **{
+        name: _microseconds(name)
+        for name in ("available_at", "occurred_at", "recorded_at", "expires_at")
+    },
     **{
         name: f"{name}::text"
         for name in ("transaction_id", "batch_id", "payout_id", "recorded_txid", "metadata")
     },
     "fingerprint": "encode(fingerprint, 'hex')",
+    "is_final": "is_final::integer",
 }
-EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_EVENT_FIELDS}
-ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_ENTRY_FIELDS}
 
-# Entries with the restaurant and the currency of their balance account, if that exists. LATERAL and
+
+def _values(fields: Sequence[str]) -> Mapping[str, str]:
+    """The SQL of each field."""
+    return {name: _WRITTEN.get(name, name) for name in fields}
+
+
+EVENT_VALUES = _values(SEALED_EVENT_FIELDS)
+ENTRY_VALUES = _values(SEALED_ENTRY_FIELDS)
+PAYMENT_ENTRY_VALUES = _values(SEALED_PAYMENT_ENTRY_FIELDS)
+PAYMENT_VALUES = _values(SEALED_PAYMENT_FIELDS)
+OPERATION_VALUES = _values(SEALED_OPERATION_FIELDS)
+
+# The tables whose rows are sealed.
+SEALED_TABLES = ("processor_events", "ledger_entries", "payments", "payment_operations")
+
+# Entries with the holder and the currency of their balance account, if that exists. LATERAL and
 # OFFSET 0 look the accounts up one by one: a join could read all accounts for a few entries.
-ENTRIES_WITH_ACCOUNT = """
-ledger_entries
-LEFT JOIN LATERAL (
-  SELECT restaurant_id, currency FROM balance_accounts
-  WHERE balance_accounts.balance_account_id = ledger_entries.balance_account_id
-  OFFSET 0) AS account ON true
+ENTRIES = """
+(SELECT ledger_entries.*, account.restaurant_id, account.account_id, account.currency
+ FROM ledger_entries
+ LEFT JOIN LATERAL (
+   SELECT restaurant_id, account_id, currency FROM balance_accounts
+   WHERE balance_accounts.balance_account_id = ledger_entries.balance_account_id
+   OFFSET 0) AS account ON true)
 """
-# The expression of the BRIN index, which is the only index that serves a range of it.
+# Payments with the holders of both balance accounts, likewise.
+PAYMENTS = """
+(SELECT payments.*, payer.payer_account_id, payee.payee_account_id, payee.payee_restaurant_id
+ FROM payments
+ LEFT JOIN LATERAL (
+   SELECT account_id AS payer_account_id FROM balance_accounts
+   WHERE balance_account_id = payments.payer_balance_account_id
+   OFFSET 0) AS payer ON true
+ LEFT JOIN LATERAL (
+   SELECT account_id AS payee_account_id, restaurant_id AS payee_restaurant_id
+   FROM balance_accounts
+   WHERE balance_account_id = payments.payee_balance_account_id
+   OFFSET 0) AS payee ON true)
+"""
+# The expression of the indexes, each of which is the only one that serves a range of it.
 TXID = "recorded_txid::text::bigint"
 OF_RANGE = f"{TXID} >= $1 AND {TXID} < $2"
 # The offset of the last row's place in `kept`, the packed rows of one transaction id.
 _LAST_PLACE = f"length(kept) - {ROW_BYTES}"
-# The place of an entry. Seven bits hold it: the rules post at most three entries to a transaction.
-PLACE = f"LEAST(GREATEST(position, {EVENT_PLACE + 1}), {PLACE_MAX})"
+# The place of an entry. Seven bits hold it: the rules post few entries to a transaction.
+PLACE = f"LEAST(GREATEST(position, {CAUSE_PLACE + 1}), {PLACE_MAX})"
 
 
 def _digest(title: str, values: Mapping[str, str]) -> str:
@@ -122,24 +160,32 @@ def _digest(title: str, values: Mapping[str, str]) -> str:
     return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
 
 
+_ENTRY_DIGEST = f"""
+CASE WHEN payment_id IS NULL THEN {_digest(ENTRY_TITLE, ENTRY_VALUES)}
+     ELSE {_digest(PAYMENT_ENTRY_TITLE, PAYMENT_ENTRY_VALUES)} END"""
+# The rows that are sealed, each with the SQL of its place and of its digest.
+_SEALED = (
+    ("processor_events", f"{CAUSE_PLACE}", _digest(EVENT_TITLE, EVENT_VALUES)),
+    (ENTRIES, PLACE, _ENTRY_DIGEST),
+    (PAYMENTS, f"{CAUSE_PLACE}", _digest(PAYMENT_TITLE, PAYMENT_VALUES)),
+    ("payment_operations", f"{CAUSE_PLACE}", _digest(OPERATION_TITLE, OPERATION_VALUES)),
+)
+
+
 def _row_digests(limit: str) -> str:
     """SQL for the digest of each row of the range [$1, $2).
 
     PostgreSQL hashes, because the server's calls would wait while Python hashes. If $3 is true,
     only rows with a txid from NEXT_TXID on are returned, which are the restored rows.
     """
-    of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_TXID}))"
-    return f"""
-  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place,
-          {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest, recorded_at
-   FROM processor_events
-   WHERE {OF_RANGE} AND {of_restored} {limit})
-  UNION ALL
-  (SELECT {TXID}, transaction_id, {PLACE}, {_digest(ENTRY_TITLE, ENTRY_VALUES)}, recorded_at
-   FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency
-         FROM {ENTRIES_WITH_ACCOUNT}) AS entry
-   WHERE {OF_RANGE} AND {of_restored} {limit})
+    return "UNION ALL".join(
+        f"""
+  (SELECT {TXID} AS recorded_txid, transaction_id, {place} AS place, {digest} AS digest, recorded_at
+   FROM {rows} AS r
+   WHERE {OF_RANGE} AND (NOT $3 OR recorded_txid >= (SELECT {NEXT_TXID})) {limit})
 """
+        for rows, place, digest in _SEALED
+    )
 
 
 # A row for each database transaction, packed like `ledger.domain.seals.packed`. PostgreSQL packs
@@ -149,7 +195,7 @@ SELECT_TRANSACTIONS = f"""
 WITH row_digest AS ({_row_digests("LIMIT $4 + 1")}),
 of_id AS (
   SELECT recorded_txid, transaction_id, count(*) AS rows_count,
-         count(*) FILTER (WHERE place = {EVENT_PLACE}) AS events_count,
+         count(*) FILTER (WHERE place = {CAUSE_PLACE}) AS events_count,
          string_agg(digest, '' ORDER BY place, digest) AS digests,
          string_agg(set_byte('\\x00', 0, place) || substr(digest, 1, {SHORT_DIGEST_BYTES}), ''
                     ORDER BY place, digest) AS kept,
@@ -182,13 +228,14 @@ FROM row_digest
 ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
 """
 
+_OF_TXID = " UNION ALL ".join(
+    f"SELECT transaction_id FROM {table} WHERE {TXID} = $1" for table in SEALED_TABLES
+)
 # The transaction id that ends a part of about $3 rows of the txid $1, after the transaction id $2.
 # No row if fewer rows are left. Hashes nothing.
 SELECT_PART_END = f"""
 SELECT uuid_send(transaction_id)
-FROM (SELECT transaction_id FROM processor_events WHERE {TXID} = $1
-      UNION ALL
-      SELECT transaction_id FROM ledger_entries WHERE {TXID} = $1) AS r
+FROM ({_OF_TXID}) AS r
 WHERE $2::uuid IS NULL OR transaction_id > $2
 ORDER BY transaction_id
 OFFSET $3 LIMIT 1
@@ -208,8 +255,7 @@ SELECT_ROW_DIGESTS = "SELECT row_digests FROM ledger_seals WHERE sequence = $1"
 
 SELECT_IS_SEALED_IN_PARTS = f"""
 SELECT p.rows_count > 0
-   AND p.rows_count = (SELECT count(*) FROM processor_events WHERE {TXID} = $1)
-                    + (SELECT count(*) FROM ledger_entries WHERE {TXID} = $1)
+   AND p.rows_count = (SELECT count(*) FROM ({_OF_TXID}) AS r)
 FROM (SELECT COALESCE(sum(events_count + entries_count), 0) AS rows_count
       FROM ledger_seals
       WHERE is_restored AND end_txid = $1 + 1 AND stay_id = {STAY}) AS p
@@ -224,8 +270,8 @@ WHERE epoch < $1 AND first_txid < $3 AND end_txid > $2
 """
 
 INSERT_SEALS = f"""
-INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id)
-SELECT *, $14::uuid
+INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id, covers_payments)
+SELECT *, $14::uuid, true
 FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[],
             $7::integer[], $8::integer[], $9::bytea[], $10::timestamptz[], $11::bytea[],
             $12::bytea[], $13::bytea[])

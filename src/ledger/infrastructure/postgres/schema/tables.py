@@ -157,6 +157,7 @@ payments = Table(
             "expires_at IS NOT NULL AND state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')"
         ),
     ),
+    Index("payments_recorded_txid_idx", _TXID),
 )
 
 payment_operations = Table(
@@ -186,6 +187,7 @@ payment_operations = Table(
         name="payment_operations_payment_id_fkey",
         ondelete="RESTRICT",
     ),
+    Index("payment_operations_recorded_txid_idx", _TXID, postgresql_using="brin"),
 )
 
 processor_events = Table(
@@ -526,6 +528,7 @@ ledger_seals = Table(
     Column("previous_hash", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Column("stay_id", Uuid, nullable=False),
+    Column("covers_payments", Boolean, nullable=False),
     PrimaryKeyConstraint("sequence", name="ledger_seals_pkey"),
     UniqueConstraint("previous_hash", name="ledger_seals_previous_hash_key"),
 )

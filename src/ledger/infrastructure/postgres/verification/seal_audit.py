@@ -1,8 +1,9 @@
 """The audit of the seals: recomputes the whole chain and reports what changed since."""
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -10,13 +11,20 @@ from zlib import crc32
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
+from ledger.domain.posting_rules import EntryType
 from ledger.domain.seals import (
+    CAUSE_PLACE,
     ENTRY_TITLE,
-    EVENT_PLACE,
     EVENT_TITLE,
+    OPERATION_TITLE,
+    PAYMENT_ENTRY_TITLE,
+    PAYMENT_TITLE,
     PLACE_MAX,
     SEALED_ENTRY_FIELDS,
     SEALED_EVENT_FIELDS,
+    SEALED_OPERATION_FIELDS,
+    SEALED_PAYMENT_ENTRY_FIELDS,
+    SEALED_PAYMENT_FIELDS,
     ChainReport,
     Change,
     KeptRow,
@@ -30,12 +38,16 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.infrastructure.postgres.seals import (
-    ENTRIES_WITH_ACCOUNT,
-    ENTRY_VALUES,
+    ENTRIES,
     EVENT_VALUES,
     OF_RANGE,
+    OPERATION_VALUES,
+    PAYMENT_ENTRY_VALUES,
+    PAYMENT_VALUES,
+    PAYMENTS,
     PLACE,
     SEAL_COLUMNS,
+    SEALED_TABLES,
     SELECT_ROW_DIGESTS_BEFORE,
     TXID,
     seal_of,
@@ -68,76 +80,172 @@ ORDER BY sequence
 LIMIT 1
 """
 
-SELECT_BOUNDS = """
+SELECT_BOUNDS = f"""
 SELECT (SELECT COALESCE(max(epoch), 0) FROM ledger_seals WHERE NOT is_restored) AS latest_epoch,
-       (SELECT count(*) FROM processor_events) + (SELECT count(*) FROM ledger_entries) AS rows_count
+       {" + ".join(f"(SELECT count(*) FROM {table})" for table in SEALED_TABLES)} AS rows_count,
+       EXISTS (SELECT FROM payments) OR EXISTS (SELECT FROM payment_operations) AS has_payments
 """
 
 
-def _columns(values: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{value} AS {name}" for name, value in values)
+def _rows_of(rows: str, values: Mapping[str, str], place: str = "") -> str:
+    """SQL for the rows of a range, with their txid and the values that are hashed.
+
+    The same expressions as for sealing, but this process joins and hashes them. PostgreSQL sorts,
+    on disk if necessary, but not by the digest, which is computed here: few rows are equal in all
+    else.
+    """
+    columns = ", ".join(f"{value} AS {name}" for name, value in values.items())
+    return f"""
+SELECT {TXID} AS txid, {columns} FROM {rows} AS r WHERE {OF_RANGE}
+ORDER BY txid, r.transaction_id {place}
+"""
 
 
-# The same expressions as for sealing, but this process joins and hashes them. PostgreSQL sorts, on
-# disk if necessary, but not by the digest, which is computed here: few rows are equal in all else.
-SELECT_EVENTS = f"""
-SELECT {TXID} AS txid, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
-ORDER BY txid, processor_events.transaction_id
-"""
-SELECT_ENTRIES = f"""
-SELECT {TXID} AS txid, {_columns(ENTRY_VALUES.items())}
-FROM (
-  SELECT ledger_entries.*, account.restaurant_id, account.currency
-  FROM {ENTRIES_WITH_ACCOUNT}
-) AS entry
-WHERE {OF_RANGE}
-ORDER BY txid, entry.transaction_id, {PLACE}
-"""
-_TRANSACTION_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("transaction_id")
-_EVENT_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("event_id")
-_TRANSACTION_ID_OF_ENTRY = 1 + SEALED_ENTRY_FIELDS.index("transaction_id")
-_EVENT_ID_OF_ENTRY = 1 + SEALED_ENTRY_FIELDS.index("event_id")
-_POSITION = 1 + SEALED_ENTRY_FIELDS.index("position")
+SELECT_EVENTS = _rows_of("processor_events", EVENT_VALUES)
+SELECT_ENTRIES = _rows_of(ENTRIES, PAYMENT_ENTRY_VALUES, f", {PLACE}")
+SELECT_PAYMENTS = _rows_of(PAYMENTS, PAYMENT_VALUES)
+SELECT_OPERATIONS = _rows_of("payment_operations", OPERATION_VALUES)
+
+# The types of the entries that only the authorisation of a payment posts.
+AUTHORISATIONS = {EntryType.PAYMENT_HOLD, EntryType.TRANSFER_OUT, EntryType.TRANSFER_IN}
+
+
+class _Kind(Enum):
+    """The table of a row."""
+
+    EVENT = "processor_events"
+    ENTRY = "ledger_entries"
+    PAYMENT = "payments"
+    OPERATION = "payment_operations"
 
 
 class _StoredRow(NamedTuple):
     """A row of a range. Rows sort in the order in which they are hashed.
 
-    `place` is 0 for an event and 1 to 127 for an entry.
+    `place` is 1 to 127 for an entry and 0 for any other row. `number` is the position of an entry
+    or the sequence of an operation, `word` the type of an entry or the id of an operation.
     """
 
     recorded_txid: int
     transaction_id: bytes
     place: int
     digest: bytes
-    position: int
-    event_id: str | None
+    kind: _Kind
+    event_id: str | None = None
+    payment_id: str | None = None
+    number: int = 0
+    word: str | None = None
+
+    def entity(self) -> str:
+        """What findings call the row."""
+        match self.kind:
+            case _Kind.EVENT:
+                return f"event {self.event_id}"
+            case _Kind.ENTRY:
+                return f"entry {UUID(bytes=self.transaction_id)}/{self.number}"
+            case _Kind.PAYMENT:
+                return f"payment {self.payment_id}"
+            case _Kind.OPERATION:
+                which = f"number {self.number}" if self.word is None else self.word
+                return f"operation {which} of payment {self.payment_id}"
+
+
+def _cause_of(entries: Iterable[_StoredRow]) -> str | None:
+    """What findings call the row that posted these entries, if that is not there.
+
+    None if they do not say it.
+    """
+    for entry in entries:
+        if entry.event_id is not None:
+            return f"event {entry.event_id}"
+        if entry.payment_id is not None:
+            of = "payment" if entry.word in AUTHORISATIONS else "operation of payment"
+            return f"{of} {entry.payment_id}"
+    return None
+
+
+def _places(fields: Sequence[str], *names: str) -> tuple[int, ...]:
+    """Where a row of `_rows_of` has these fields."""
+    return tuple(1 + fields.index(name) for name in names)
+
+
+_TRANSACTION_ID_OF_EVENT, _EVENT_ID_OF_EVENT = _places(
+    SEALED_EVENT_FIELDS, "transaction_id", "event_id"
+)
+_TRANSACTION_ID_OF_ENTRY, _EVENT_ID_OF_ENTRY, _PAYMENT_ID_OF_ENTRY = _places(
+    SEALED_PAYMENT_ENTRY_FIELDS, "transaction_id", "event_id", "payment_id"
+)
+_POSITION, _ENTRY_TYPE = _places(SEALED_PAYMENT_ENTRY_FIELDS, "position", "entry_type")
+# The fields that only entries of payments are hashed with.
+_OF_PAYMENT_ONLY = len(SEALED_PAYMENT_ENTRY_FIELDS) - len(SEALED_ENTRY_FIELDS)
+_TRANSACTION_ID_OF_PAYMENT, _PAYMENT_ID_OF_PAYMENT = _places(
+    SEALED_PAYMENT_FIELDS, "transaction_id", "payment_id"
+)
+_TRANSACTION_ID_OF_OPERATION, _PAYMENT_ID_OF_OPERATION, _SEQUENCE, _OPERATION_ID = _places(
+    SEALED_OPERATION_FIELDS, "transaction_id", "payment_id", "sequence", "operation_id"
+)
+
+
+def _bytes_of(transaction_id: str) -> bytes:
+    return bytes.fromhex(transaction_id.replace("-", ""))
 
 
 def _of_event(row: Row) -> _StoredRow:
-    transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_EVENT].replace("-", ""))
     return _StoredRow(
         row[0],
-        transaction_id,
-        EVENT_PLACE,
+        _bytes_of(row[_TRANSACTION_ID_OF_EVENT]),
+        CAUSE_PLACE,
         row_digest(EVENT_TITLE, row[1:]),
-        0,
-        row[_EVENT_ID_OF_EVENT],
+        _Kind.EVENT,
+        event_id=row[_EVENT_ID_OF_EVENT],
     )
 
 
 def _of_entry(row: Row) -> _StoredRow:
-    transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_ENTRY].replace("-", ""))
-    position = row[_POSITION]
-    place = min(max(position, EVENT_PLACE + 1), PLACE_MAX)
+    position, payment_id = row[_POSITION], row[_PAYMENT_ID_OF_ENTRY]
     return _StoredRow(
         row[0],
-        transaction_id,
-        place,
-        row_digest(ENTRY_TITLE, row[1:]),
-        position,
+        _bytes_of(row[_TRANSACTION_ID_OF_ENTRY]),
+        min(max(position, CAUSE_PLACE + 1), PLACE_MAX),
+        row_digest(ENTRY_TITLE, row[1:-_OF_PAYMENT_ONLY])
+        if payment_id is None
+        else row_digest(PAYMENT_ENTRY_TITLE, row[1:]),
+        _Kind.ENTRY,
         row[_EVENT_ID_OF_ENTRY],
+        payment_id,
+        position,
+        row[_ENTRY_TYPE],
     )
+
+
+def _of_payment(row: Row) -> _StoredRow:
+    return _StoredRow(
+        row[0],
+        _bytes_of(row[_TRANSACTION_ID_OF_PAYMENT]),
+        CAUSE_PLACE,
+        row_digest(PAYMENT_TITLE, row[1:]),
+        _Kind.PAYMENT,
+        payment_id=row[_PAYMENT_ID_OF_PAYMENT],
+    )
+
+
+def _of_operation(row: Row) -> _StoredRow:
+    return _StoredRow(
+        row[0],
+        _bytes_of(row[_TRANSACTION_ID_OF_OPERATION]),
+        CAUSE_PLACE,
+        row_digest(OPERATION_TITLE, row[1:]),
+        _Kind.OPERATION,
+        payment_id=row[_PAYMENT_ID_OF_OPERATION],
+        number=row[_SEQUENCE],
+        word=row[_OPERATION_ID],
+    )
+
+
+# The statements that read a range, and what makes rows of theirs. Books without payments are not
+# asked for any.
+_TABLES = ((SELECT_EVENTS, _of_event), (SELECT_ENTRIES, _of_entry))
+_TABLES_OF_PAYMENTS = ((SELECT_PAYMENTS, _of_payment), (SELECT_OPERATIONS, _of_operation))
 
 
 class _Source:
@@ -184,7 +292,8 @@ async def verify_chain(
         await connection.execute(READ_WHOLE_TABLES)
         (bounds,) = await connection.fetch(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
         await connection.execute(READ_RANGES)
-        walk = _Walk(connection, bounds["latest_epoch"], expected_hash, slice_rows)
+        tables = _TABLES + _TABLES_OF_PAYMENTS if bounds["has_payments"] else _TABLES
+        walk = _Walk(connection, tables, bounds["latest_epoch"], expected_hash, slice_rows)
         while (
             row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)
         ) is not None:
@@ -198,11 +307,13 @@ class _Walk:
     def __init__(
         self,
         connection: Connection,
+        tables: Sequence[tuple[str, Callable[[Row], _StoredRow]]],
         latest_epoch: int,
         expected_hash: bytes | None,
         slice_rows: int,
     ) -> None:
         self._connection = connection
+        self._tables = tables
         self._slice_rows = slice_rows
         self._compared_rows = COMPARED_SLICES * slice_rows
         self._latest_epoch = latest_epoch
@@ -210,9 +321,11 @@ class _Walk:
         self._expected_sequence: int | None = None
         self._findings: dict[str, list[Finding]] = defaultdict(list)
         self._findings_count: dict[str, int] = defaultdict(int)
-        self._events_count = 0
+        self._causes_count = 0
         self._entries_count = 0
         self._rows_seen = 0
+        # The sealed rows that are there, by kind.
+        self._found_by_kind: Counter[_Kind] = Counter()
         self.head: Seal | None = None
 
     async def check(self, seal: Seal) -> None:
@@ -223,7 +336,7 @@ class _Walk:
         elif seal.hash == self._expected_hash:
             self._expected_sequence = seal.sequence
         await self._check_rows(seal)
-        self._events_count += seal.events_count
+        self._causes_count += seal.events_count
         self._entries_count += seal.entries_count
         self.head = seal
 
@@ -243,14 +356,18 @@ class _Walk:
                 self._findings[check].append(
                     Finding(check, Severity.ERROR, "more", f"{left_out} more like these")
                 )
+        payments_count = self._found_by_kind[_Kind.PAYMENT]
+        operations_count = self._found_by_kind[_Kind.OPERATION]
         return ChainReport(
             audit=AuditReport(
                 tuple(checks),
                 tuple(finding for check in checks for finding in self._findings[check]),
             ),
             head=self.head,
-            events_count=self._events_count,
+            events_count=self._causes_count - payments_count - operations_count,
             entries_count=self._entries_count,
+            payments_count=payments_count,
+            operations_count=operations_count,
             unsealed_count=rows_count - self._rows_seen,
             expected_sequence=self._expected_sequence,
         )
@@ -261,10 +378,9 @@ class _Walk:
         That order is (recorded_txid, transaction_id, place). Rows that agree in all three are in
         the same batch.
         """
-        range_ = (seal.first_txid, seal.end_txid)
         sources = [
-            _Source(self._rows(SELECT_EVENTS, *range_), _of_event),
-            _Source(self._rows(SELECT_ENTRIES, *range_), _of_entry),
+            _Source(self._rows(statement, seal.first_txid, seal.end_txid), stored_row)
+            for statement, stored_row in self._tables
         ]
         rows: list[_StoredRow] = []
         while unread := [source for source in sources if source.reached is not None]:
@@ -292,9 +408,11 @@ class _Walk:
 
     async def _check_rows(self, seal: Seal) -> None:
         contents = SealContents()
+        kinds: Counter[_Kind] = Counter()
         at_hand: list[_StoredRow] | None = []
         async for rows in self._stored_rows(seal):
             contents.add(_transactions(rows))
+            kinds.update(row.kind for row in rows)
             if at_hand is not None:
                 at_hand = (
                     at_hand + rows if len(at_hand) + len(rows) <= self._compared_rows else None
@@ -304,6 +422,7 @@ class _Walk:
             seal.row_digests,
         ):
             self._rows_seen += contents.rows_count
+            self._found_by_kind += kinds
             return
         try:
             sealed_ids = {kept.transaction_id for kept in unpacked(seal.row_digests)}
@@ -317,7 +436,9 @@ class _Walk:
         # After a restore the ranges of epochs overlap: this range may hold rows of other seals.
         own = SealContents()
         async for rows in self._rows_again(seal, at_hand):
-            own.add(each for each in _transactions(rows) if each.transaction_id in sealed_ids)
+            own_rows = [row for row in rows if row.transaction_id in sealed_ids]
+            own.add(_transactions(own_rows))
+            self._found_by_kind.update(row.kind for row in own_rows)
         self._rows_seen += own.rows_count
         is_broken = (own.contents_hash, own.row_digests()) != (seal.contents_hash, seal.row_digests)
         tampered_count = 0
@@ -396,25 +517,17 @@ class _Walk:
             None,
         )
         transaction_id = UUID(bytes=tampered.transaction_id)
-        if tampered.place == EVENT_PLACE:
-            # The entries of a deleted event have its id, if they are still there.
-            event_id = next(
-                (
-                    row.event_id
-                    for row in ([there] if there else siblings)
-                    if row.event_id is not None
-                ),
-                None,
-            )
+        if there is not None:
+            entity = there.entity()
+        elif tampered.place == CAUSE_PLACE:
+            # The entries of a deleted event or payment have its id, if they are still there.
             entity = (
-                f"event {event_id}"
-                if event_id is not None
-                else f"event of transaction {transaction_id}"
+                _cause_of(row for row in siblings if row.kind is _Kind.ENTRY)
+                or f"event, payment or operation of transaction {transaction_id}"
             )
         else:
-            position = there.position if there else tampered.place
-            entity = f"entry {transaction_id}/{position}"
-            if not there and position == PLACE_MAX:
+            entity = f"entry {transaction_id}/{tampered.place}"
+            if tampered.place == PLACE_MAX:
                 entity += " or a later position"
         self._found(
             ROWS,
