@@ -559,7 +559,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 from grpc import aio
 from ledger.cli.connection import connect_plainly
-from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2, payment_pb2_grpc
 
 
 async def requests(
@@ -604,13 +604,27 @@ async def main() -> int:
         )
         last_event_at = balance.last_event_at.ToDatetime()
         print(created, transaction_id, refused, is_running, reason, last_event_at)
+        payments = payment_pb2_grpc.PaymentServiceStub(channel)
+        paid = await payments.AuthorizePayment(
+            payment_pb2.AuthorizePaymentRequest(
+                payment_id="pay_1",
+                payer_account_id="acc_1",
+                payee_restaurant_id="res_1",
+                amount_minor=1250,
+                currency="PEN",
+                capture=payment_pb2.CAPTURE_MODE_IMMEDIATE,
+            )
+        )
+        declined: bool = paid.status == payment_pb2.PAYMENT_STATUS_DECLINED
+        held: int = paid.payment.held_minor
+        print(declined, payment_pb2.DeclineReason.Name(paid.payment.decline_reason), held)
         return available
 
 
 asyncio.run(main())
 """
 MISTYPED_CALLER = """
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc, payment_pb2
 
 
 async def main(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
@@ -620,6 +634,9 @@ async def main(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
     await stub.IngestEvent(ledger_pb2.GetEventRequest(event_id="evt_1"))
     await stub.DeleteEvent(ledger_pb2.GetEventRequest(event_id="evt_1"))
     amount: str = (await stub.GetBalance(ledger_pb2.GetBalanceRequest())).available_minor
+    payment_pb2.AuthorizePaymentRequest(capture="IMMEDIATE")
+    payment_pb2.Transfer(payer_id="acc_1")
+    await stub.AuthorizePayment(payment_pb2.AuthorizePaymentRequest())
 """
 
 
