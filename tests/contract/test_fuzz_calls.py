@@ -94,11 +94,6 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "GetPayment": {C.NOT_FOUND},
     "ListPayments": {C.NOT_FOUND},
 }
-# The methods that wait for the lock of an account.
-OF_ACCOUNTS = {
-    *("UpdateAccount", "AuthorizePayment", "BatchAuthorizePayments", "BatchTransfers"),
-    *("CapturePayment", "VoidPayment", "RefundPayment", "ReversePayment"),
-}
 REASONS = {
     name.removeprefix("ERROR_REASON_")
     for name in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
@@ -157,22 +152,6 @@ def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
     return f"{error.code().name} {reason_of(status)}"
 
 
-async def response_of(method: Any, case: FuzzCase) -> bytes:
-    """Makes a call, and repeats it as clients do while the account of a payment is busy.
-
-    All payments here have one payer. On a slow machine some wait too long for its lock.
-    """
-    for is_last in (False, False, False, True):
-        try:
-            response: bytes = await method(case.requests[0], timeout=DEADLINE_SECONDS)
-        except aio.AioRpcError as error:
-            if error.code() is not C.UNAVAILABLE or case.method not in OF_ACCOUNTS or is_last:
-                raise
-        else:
-            return response
-    raise AssertionError("the last call returns or raises")
-
-
 async def judge(channel: aio.Channel, case: FuzzCase) -> str:
     """Makes the call, checks its outcome against the contract, and returns the outcome."""
     path = path_of(case.method)
@@ -199,7 +178,7 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             single: Any = channel.unary_unary(
                 path, request_serializer=None, response_deserializer=None
             )
-            responses.append(await response_of(single, case))
+            responses.append(await single(case.requests[0], timeout=DEADLINE_SECONDS))
     except aio.AioRpcError as error:
         return judge_refusal(case, error)
     assert len(responses) == len(case.requests)
