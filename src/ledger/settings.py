@@ -168,7 +168,10 @@ class Settings(BaseSettings):
         description="The same bound in events, for batches and streams.",
     )
     ingest_queue_megabytes: int = Field(
-        default=32, ge=1, le=4096, description="The same bound in MiB of memory."
+        default=32,
+        ge=1,
+        le=4096,
+        description="The same bound in MiB of memory, which payments share.",
     )
     ingest_group_events: int = Field(
         default=500,

@@ -1,5 +1,6 @@
 """The payments of the contract: each method decodes, calls its use case, and encodes."""
 
+from itertools import chain
 from typing import Any
 
 from grpc import aio
@@ -27,14 +28,15 @@ class PaymentService(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.AuthorizePaymentRequest, context: Context
     ) -> payment_pb2.AuthorizePaymentResponse:
         order = payments.decode_order(request)
-        outcome = await self._pay.authorize(order, size_bytes=request.ByteSize())
+        size_bytes = payments.memory_bytes((order,), request.ByteSize())
+        outcome = await self._pay.authorize(order, size_bytes=size_bytes)
         return payments.encode_authorization(outcome)
 
     async def BatchAuthorizePayments(
         self, request: payment_pb2.BatchAuthorizePaymentsRequest, context: Context
     ) -> payment_pb2.BatchAuthorizePaymentsResponse:
-        size_bytes = request.ByteSize()
         chains, errors = payments.decode_payments(request)
+        size_bytes = payments.memory_bytes(chain.from_iterable(chains), request.ByteSize())
         # Not held while its payments wait: it takes as much memory as they do.
         del request
         outcomes = await self._pay.authorize_batch(chains, size_bytes=size_bytes)
@@ -45,8 +47,8 @@ class PaymentService(payment_pb2_grpc.PaymentServiceServicer):
     async def BatchTransfers(
         self, request: payment_pb2.BatchTransfersRequest, context: Context
     ) -> payment_pb2.BatchTransfersResponse:
-        size_bytes = request.ByteSize()
         chains, errors = payments.decode_transfers(request)
+        size_bytes = payments.memory_bytes(chain.from_iterable(chains), request.ByteSize())
         del request
         outcomes = await self._pay.authorize_batch(chains, size_bytes=size_bytes)
         response = payment_pb2.BatchTransfersResponse()
@@ -97,5 +99,6 @@ class PaymentService(payment_pb2_grpc.PaymentServiceServicer):
 
     async def _operate(self, kind: OperationKind, request: Any, response: Any) -> None:
         order = payments.decode_operation(kind, request)
-        outcome = await self._pay.operate(order, size_bytes=request.ByteSize())
+        size_bytes = payments.memory_bytes((order,), request.ByteSize())
+        outcome = await self._pay.operate(order, size_bytes=size_bytes)
         payments.write_operation_outcome(response, outcome)

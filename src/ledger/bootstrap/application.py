@@ -116,6 +116,8 @@ class Application:
             fence=self._fence,
             metrics=metrics,
         )
+        # Events and payments share it.
+        queue_bytes_max = settings.ingest_queue_megabytes * 1024 * 1024
         self._ingest_events = IngestEvents(
             PostgresEventLedger(
                 self._ingest_connections.autocommit, maturity_days=settings.maturity_days
@@ -128,13 +130,14 @@ class Application:
             limits=IngestLimits(
                 queue_calls_max=settings.ingest_queue_calls,
                 queue_events_max=settings.ingest_queue_events,
-                queue_bytes_max=settings.ingest_queue_megabytes * 1024 * 1024,
+                queue_bytes_max=queue_bytes_max,
                 group_events_max=settings.ingest_group_events,
                 batches_at_once_max=settings.ingest_concurrency,
             ),
             on_group=partial(metrics.group, "ingest"),
             on_repeated=metrics.facts_repeated,
             on_queue=metrics.queue,
+            other_bytes=lambda: self._pay.size_bytes,
         )
         # One bound for both kinds of balances, so that their groups always have a session.
         long_balances = asyncio.Semaphore(LONG_READS_AT_ONCE_MAX)
@@ -198,6 +201,8 @@ class Application:
             ),
             decide_operations,
             on_group=partial(metrics.group, "payment"),
+            bytes_max=queue_bytes_max,
+            other_bytes=lambda: self._ingest_events.size_bytes,
             on_decided=metrics.payment_decided,
         )
         self._expiry_worker = ExpiryWorker(

@@ -1126,7 +1126,9 @@ class GetPaymentResponse(message.Message):
 
     @builtins.property
     def entries(self) -> containers.RepeatedCompositeFieldContainer[ledger_pb2.LedgerEntry]:
-        """The entries that it and its operations posted, in that order; first the payer's."""
+        """The entries that it and its operations posted, in that order; of one transaction id by their
+        positions.
+        """
 
     def __init__(
         self,

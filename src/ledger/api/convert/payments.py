@@ -85,6 +85,12 @@ _FIELD_ORDER = {
     field.name: field.number for field in payment_pb2.AuthorizePaymentRequest.DESCRIPTOR.fields
 }
 
+# The memory, at most, of a payment without its texts, and of an entry of its metadata.
+_PAYMENT_BYTES, _ENTRY_BYTES = 1000, 150
+# How often a request's texts are in memory, at most: decoded, with four bytes a character, and in
+# the SQL statement.
+_TEXT_COPIES = 7
+
 # An order, or the error of one that is rejected.
 DecodedOrder = PaymentOrder | InvalidRequest
 
@@ -203,6 +209,16 @@ def _decode_batch(
             ]
         chain = []
     return chains, errors
+
+
+def memory_bytes(orders: Iterable[PaymentOrder | OperationOrder], message_bytes: int) -> int:
+    """The memory that the orders of a message of `message_bytes` take until they are decided."""
+    size_bytes = _TEXT_COPIES * message_bytes
+    for order in orders:
+        size_bytes += _PAYMENT_BYTES
+        if isinstance(order, PaymentOrder):
+            size_bytes += _ENTRY_BYTES * len(order.metadata)
+    return size_bytes
 
 
 def decode_operation(

@@ -40,11 +40,13 @@ class IngestEvents:
         on_group: Callable[[int, float], None] = lambda _events, _seconds: None,
         on_queue: Callable[[int, int], None] = lambda _events, _size_bytes: None,
         on_repeated: Callable[[int], None] = lambda _events: None,
+        other_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`group_ledger` books the groups, and should not wait long for locks; None: `ledger` does.
 
         `on_group` gets the events and seconds of each group and batch, `on_queue` the events and
         bytes that wait or are being booked, `on_repeated` how many events repeat a recent fact.
+        `other_bytes` returns the bytes that others have taken of those that may wait.
         """
         register = unknown_restaurants is UnknownRestaurants.REGISTER
         facts = RepeatedFacts(on_repeated)
@@ -54,7 +56,7 @@ class IngestEvents:
             groups_at_once_max=limits.batches_at_once_max,
         )
         self._on_group = on_group
-        self._queue = IngestQueue(limits, on_change=on_queue)
+        self._queue = IngestQueue(limits, on_change=on_queue, other_bytes=other_bytes)
         self._groups: Grouping[SingleCall, IngestOutcome] = Grouping(
             self._book_group_timed,
             group_items_max=limits.group_events_max,
@@ -69,6 +71,11 @@ class IngestEvents:
     def is_busy(self) -> bool:
         """Whether events wait or are being booked."""
         return self._queue.events > 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory of the events that wait or are being booked."""
+        return self._queue.size_bytes
 
     def admit(self, events: int, request_bytes: int, seconds_left: float | None) -> Admission:
         """Admits a call, or refuses it before the work of decoding it.

@@ -47,11 +47,15 @@ class IngestQueue:
         limits: IngestLimits,
         *,
         on_change: Callable[[int, int], None] = lambda _events, _size_bytes: None,
+        other_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`on_change` gets the events and bytes that are here, after each group or batch, and
+        """`other_bytes` returns how much of `queue_bytes_max` others have taken now.
+
+        `on_change` gets the events and bytes that are here, after each group or batch, and
         when none are left.
         """
         self._on_change = on_change
+        self._other_bytes = other_bytes
         self._limits = limits
         self._single_limits = (
             limits.queue_calls_max,
@@ -139,5 +143,5 @@ class IngestQueue:
         return (
             self.calls < calls_max
             and self.events + events <= events_max
-            and self.size_bytes + size_bytes <= bytes_max
+            and self.size_bytes + self._other_bytes() + size_bytes <= bytes_max
         )

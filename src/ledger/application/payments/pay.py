@@ -5,6 +5,7 @@ decided one after the other: one busy account takes no commit a payment.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -42,10 +43,8 @@ GROUPS_AT_ONCE_MAX = 2
 BATCHES_AT_ONCE_MAX = 2
 # How many database sessions all of them take.
 SESSIONS_MAX = 2 * GROUPS_AT_ONCE_MAX + BATCHES_AT_ONCE_MAX
-# How many commands may wait or be under way, and the bytes of their requests. A single one may take
-# 8 KiB and more of metadata.
+# How many commands may wait or be under way.
 COMMANDS_MAX = 20_000
-REQUEST_BYTES_MAX = 64 * 1024 * 1024
 
 _COMMANDS: dict[OperationKind, PaymentCommand] = {
     OperationKind.CAPTURE: "capture",
@@ -65,16 +64,23 @@ class Pay:
         decide_payments: DecidePayments,
         decide_operations: DecideOperations,
         *,
+        bytes_max: int = sys.maxsize,
+        other_bytes: Callable[[], int] = lambda: 0,
         on_group: Callable[[int, float], None] = lambda _commands, _seconds: None,
         on_decided: Callable[[PaymentCommand, str], None] = lambda _command, _outcome: None,
     ) -> None:
-        """`on_group` gets the commands and seconds of each group and batch.
+        """`bytes_max` bounds the memory of the commands that wait or are under way, together with
+        what `other_bytes` returns, which others have taken of it.
+
+        `on_group` gets the commands and seconds of each group and batch.
 
         `on_decided` gets each command that was decided, with its outcome as for
         `LedgerMetrics.payment_decided`.
         """
         self._decide_payments = decide_payments
         self._decide_operations = decide_operations
+        self._bytes_max = bytes_max
+        self._other_bytes = other_bytes
         self._on_group = on_group
         self._on_decided = on_decided
         self._payments: Grouping[PaymentOrder, PaymentOutcome] = Grouping(
@@ -92,16 +98,16 @@ class Pay:
         self._batches = asyncio.Semaphore(BATCHES_AT_ONCE_MAX)
         self._running: set[asyncio.Task[list[PaymentOutcome]]] = set()
         self._commands = 0
-        self._size_bytes = 0
+        self.size_bytes = 0
         self._closed = False
 
     async def authorize(self, order: PaymentOrder, *, size_bytes: int) -> PaymentOutcome:
         """Decides a valid order; returns its outcome once it is durable.
 
-        `size_bytes` is the size of the request. When the call is cancelled, a decision that has
-        begun goes on. Raises QueueFull and ShuttingDown, with nothing stored; DatabaseUnavailable,
-        DatabaseContention or DatabaseTimeout when the outcome is not known: then the same order may
-        be sent again.
+        `size_bytes` is what the order takes in memory. When the call is cancelled, a decision that
+        has begun goes on. Raises QueueFull and ShuttingDown, with nothing stored;
+        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known:
+        then the same order may be sent again.
         """
         self._enter(1, size_bytes)
         try:
@@ -151,16 +157,16 @@ class Pay:
             raise ShuttingDown
         is_full = (
             self._commands + commands > COMMANDS_MAX
-            or self._size_bytes + size_bytes > REQUEST_BYTES_MAX
+            or self.size_bytes + self._other_bytes() + size_bytes > self._bytes_max
         )
         if is_full and self._commands:
             raise QueueFull
         self._commands += commands
-        self._size_bytes += size_bytes
+        self.size_bytes += size_bytes
 
     def _leave(self, commands: int, size_bytes: int) -> None:
         self._commands -= commands
-        self._size_bytes -= size_bytes
+        self.size_bytes -= size_bytes
 
     def _batch_ended(self, task: asyncio.Task[list[PaymentOutcome]]) -> None:
         self._batches.release()
