@@ -17,6 +17,7 @@ from support.paying import (
     IMMEDIATE,
     MANUAL,
     SELECT_UNBALANCED,
+    account_balance,
     batch,
     from_now,
     funds,
@@ -50,13 +51,6 @@ async def change(ledger: RunningLedger, account_id: str, state: int) -> None:
             account=account_pb2.Account(account_id=account_id, state=state),  # type: ignore[arg-type]
             update_mask=FieldMask(paths=["state"]),
         )
-    )
-
-
-async def balance(ledger: RunningLedger, account_id: str, as_of: Timestamp | None = None) -> Any:
-    """The balance of an account, now or at a past instant."""
-    return await ledger.accounts.GetAccountBalance(
-        account_pb2.GetAccountBalanceRequest(account_id=account_id, as_of=as_of)
     )
 
 
@@ -172,7 +166,7 @@ async def test_nothing_is_lost_or_doubled_at_any_instant_of_a_storm(
             as_of = Timestamp()
             as_of.FromDatetime(instant)
             holders = [f"a{place}" for place in range(ACCOUNTS)] + [BANK]
-            balances = [await balance(first, holder, as_of) for holder in holders]
+            balances = [await account_balance(first, holder, as_of) for holder in holders]
             rows = await first.query(
                 "SELECT COALESCE(sum(signed_minor), 0)::bigint FROM ledger_movements"
                 " WHERE ledger_account IN ('restaurant_payable', 'platform_fees')"

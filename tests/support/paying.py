@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.application.payments.expire_payments import ExpiryWorker
-from ledger.v1 import payment_pb2
+from ledger.v1 import account_pb2, payment_pb2
 from support.events import unique
 from support.running import RunningLedger
 from support.waiting import until
@@ -94,6 +94,15 @@ async def set_state(ledger: RunningLedger, account_id: str, state: str) -> None:
         "UPDATE accounts SET state = :state WHERE account_id = :account_id",
         account_id=account_id,
         state=state,
+    )
+
+
+async def account_balance(
+    ledger: RunningLedger, account_id: str, as_of: Timestamp | None = None
+) -> account_pb2.GetAccountBalanceResponse:
+    """The balance of an account, now or at a past instant."""
+    return await ledger.accounts.GetAccountBalance(
+        account_pb2.GetAccountBalanceRequest(account_id=account_id, as_of=as_of)
     )
 
 

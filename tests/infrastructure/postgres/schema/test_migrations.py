@@ -14,7 +14,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.operations.ops import AddColumnOp, CreateIndexOp, ModifyTableOps, UpgradeOps
 from alembic.runtime.migration import MigrationContext
-from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Column, Integer
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -24,8 +23,8 @@ from support.audited_books import book_events, pay_everything
 from support.audited_payments import ACCOUNTS, pay_between_accounts
 from support.catalog import CATALOG
 from support.events import event_message, unique
-from support.paying import open_account, order
-from support.running import RunningLedger, execute_alone, query, running_ledger
+from support.paying import account_balance, open_account, order
+from support.running import execute_alone, query, running_ledger
 from support.snapshots import make_marks, take_snapshots, until_final
 
 from ledger.bootstrap.database import Database
@@ -483,7 +482,7 @@ async def test_statements_of_the_revision_before_accounts_still_run(database: Da
     """
     async with running_ledger(database) as ledger:
         await pay_between_accounts(ledger)
-        balances = [await balance_of_account(ledger, account_id) for account_id in ACCOUNTS]
+        balances = [await account_balance(ledger, account_id) for account_id in ACCOUNTS]
         assert (balances[0].available_minor, balances[1].held_minor) == (-50_070, 1_900)
         await begin_stay_if_moved(ledger.engine)
         await until_final(ledger.engine)
@@ -499,7 +498,7 @@ async def test_statements_of_the_revision_before_accounts_still_run(database: Da
         await assert_books_in_order(database)
         for before in balances:
             for as_of in (None, before.as_of):
-                now = await balance_of_account(ledger, before.account_id, as_of)
+                now = await account_balance(ledger, before.account_id, as_of)
                 assert (now.available_minor, now.held_minor) == (
                     before.available_minor,
                     before.held_minor,
@@ -514,14 +513,6 @@ async def test_statements_of_the_revision_before_accounts_still_run(database: Da
         await ledger.payments.AuthorizePayment(
             order("pay_more", "acc_bank", "acc_a", 1, currency="CHF")
         )
-        now = await balance_of_account(ledger, "acc_a")
+        now = await account_balance(ledger, "acc_a")
         assert now.available_minor == balances[1].available_minor + 1
     await assert_books_in_order(database)
-
-
-async def balance_of_account(
-    ledger: RunningLedger, account_id: str, as_of: Timestamp | None = None
-) -> account_pb2.GetAccountBalanceResponse:
-    return await ledger.accounts.GetAccountBalance(
-        account_pb2.GetAccountBalanceRequest(account_id=account_id, as_of=as_of)
-    )
