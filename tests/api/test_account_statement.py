@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
+from support.audit import assert_books_in_order
 from support.events import unique
 from support.paying import MANUAL, order
 from support.running import RunningLedger
@@ -157,6 +158,7 @@ async def test_statement_ties_out_over_pages_while_payments_go_on(
     """
     payer = await funded_account(shared_ledger, 10**6)
     payee = await open_account(shared_ledger)
+    await paid(shared_ledger, payer, payee, 7)
     is_over = asyncio.Event()
 
     async def pay() -> None:
@@ -221,6 +223,7 @@ async def test_largest_page_of_a_long_account_is_answered(shared_ledger: Running
     assert len(first.entries) == 1_000
     statement = await statement_of(shared_ledger, payee, page_size=1_000)
     assert statement.balances == [3 * number for number in range(1, 1_501)]
+    await assert_books_in_order(shared_ledger.database)
 
 
 async def test_payment_to_a_restaurant_is_in_its_statement_too(

@@ -1,8 +1,10 @@
 """Accounts are opened once under their id, lose no update, and close empty."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -11,14 +13,17 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from support.audit import assert_books_in_order
 from support.events import unique
 from support.locks import until_blocked
+from support.paying import MANUAL, order
 from support.running import RunningLedger
 from support.transfers import hold, open_accounts, post_payments, transfer, void
 from support.waiting import DEADLINE_SECONDS
+from support.wallets import open_account
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
-from ledger.v1 import account_pb2
+from ledger.v1 import account_pb2, payment_pb2
 
 CREATED = account_pb2.CREATE_ACCOUNT_STATUS_CREATED
 DUPLICATE = account_pb2.CREATE_ACCOUNT_STATUS_DUPLICATE
@@ -296,6 +301,55 @@ async def test_closing_waits_for_payments_and_counts_them(
     assert first == second
 
 
+async def test_closed_account_has_nothing_however_calls_race(
+    shared_ledger: RunningLedger, seed: int
+) -> None:
+    """Payments, holds and closings of the same accounts at once: money is in open accounts only."""
+    chance = random.Random(seed)
+    bank = await open_account(shared_ledger, limit_minor=None)
+    accounts = [await open_account(shared_ledger) for _ in range(12)]
+
+    async def act(account_id: str, kind: str) -> None:
+        if kind == "close":
+            with suppress(aio.AioRpcError):
+                await update(shared_ledger, account_id, "state", state=CLOSED)
+            return
+        payer, payee = (bank, account_id) if kind == "in" else (account_id, bank)
+        capture = {"capture": MANUAL} if kind == "hold" else {}
+        await shared_ledger.payments.AuthorizePayment(
+            order(unique("pay"), payer, payee, 5, **capture)
+        )
+
+    # Half of the accounts have money at the beginning. The others get none, so they are closed.
+    with_money = accounts[::2]
+    for account_id in with_money:
+        await act(account_id, "in")
+    for _ in range(4):
+        calls = [
+            act(account_id, kind)
+            for account_id in accounts
+            for kind in (
+                "close",
+                "out",
+                chance.choice(("close", "in" if account_id in with_money else "close")),
+                chance.choice(("out", "hold")),
+            )
+        ]
+        chance.shuffle(calls)
+        await asyncio.gather(*calls)
+    closed = 0
+    for account_id in accounts:
+        if (await get(shared_ledger, account_id)).state == CLOSED:
+            closed += 1
+            assert await balance(shared_ledger, account_id) == (0, 0, 0), f"seed {seed}"
+            refused = await shared_ledger.payments.AuthorizePayment(
+                order(unique("pay"), bank, account_id, 5)
+            )
+            assert refused.payment.decline_reason == payment_pb2.DECLINE_REASON_ACCOUNT_CLOSED
+    assert closed >= len(accounts) / 2, f"seed {seed}"
+    await assert_books_in_order(shared_ledger.database)
+
+
 async def test_accounts_are_listed_in_the_order_of_their_ids(ledger: RunningLedger) -> None:
     """By bytes, page by page; an account that comes in between is there if its id is later."""
     ids = ["B", "a", "a.b", "a:1", "a_1", "b"]
@@ -358,3 +412,4 @@ async def test_balance_has_all_that_was_committed_before(shared_ledger: RunningL
             ]
             * 10
         )
+    await assert_books_in_order(shared_ledger.database)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 class BalanceAccount(NamedTuple):
     """Whose money, in which currency: every ledger entry belongs to one balance account.
 
-    The holder is a restaurant today and may be another account holder one day. Code that only
-    groups, sorts or looks up by account uses this value, and does not change on that day.
+    The holder is a restaurant, which has one for each currency. An account has one, which its id
+    alone names.
     """
 
     holder_id: str
