@@ -66,10 +66,9 @@ class Deciding:
 
     async def pay(self, *orders: PaymentOrder) -> list[PaymentOutcome]:
         """The outcomes of orders of one group, none of them linked."""
-        outcomes = await self.decide_payments(
-            [(order,) for order in orders], uuid_utils.compat.uuid7()
-        )
-        return [outcomes[order.payment_id] for order in orders]
+        chains = [(order,) for order in orders]
+        outcomes = await self.decide_payments(chains, uuid_utils.compat.uuid7())
+        return [found[order.payment_id] for order, found in zip(orders, outcomes, strict=True)]
 
     async def operate(self, *orders: OperationOrder) -> list[OperationOutcome]:
         """The outcomes of operations of one group."""

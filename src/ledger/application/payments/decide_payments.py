@@ -1,8 +1,9 @@
 """Decides payments that come together, in one database transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import chain as chained
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -74,111 +75,166 @@ class DecidePayments:
         self._begin = begin
         self._register = register
 
-    async def __call__(self, chains: Sequence[Chain], batch_id: UUID) -> Outcomes:
-        """Returns the outcome of each order, by payment id. No id occurs twice.
+    async def __call__(self, chains: Sequence[Chain], batch_id: UUID) -> list[Outcomes]:
+        """Returns the outcomes of each chain, by payment id. No id occurs twice in a chain.
 
-        Raises DatabaseUnavailable and DatabaseTimeout, when the outcome is not known: the same
-        orders may be decided again, by the same `batch_id`.
+        In several chains it may: all but the first repeat it. Raises DatabaseUnavailable and
+        DatabaseTimeout, when the outcome is not known: the same orders may be decided again, by the
+        same `batch_id`.
         """
+        answered: set[str] = set()
 
-        async def decide(part: Sequence[Chain], lock_wait_seconds: float | None) -> Outcomes:
-            return await self._decide(part, batch_id, lock_wait_seconds)
+        async def decide(part: Sequence[Chain], lock_wait_seconds: float | None) -> list[Outcomes]:
+            attempt = _Attempt(batch_id, answered)
+            found = await self._decide(part, attempt, lock_wait_seconds)
+            answered.update(order.payment_id for chain in part for order in chain)
+            return found
 
-        outcomes: Outcomes = {}
+        outcomes: list[Outcomes] = []
         for part, result in await in_parts(decide, chains):
             if isinstance(result, LedgerError):
-                outcomes |= {order.payment_id: _refused(order, result) for order in part[0]}
+                outcomes.append({order.payment_id: _refused(order, result) for order in part[0]})
             else:
-                outcomes |= result
+                outcomes += result
         return outcomes
 
     async def _decide(
-        self, chains: Sequence[Chain], batch_id: UUID, lock_wait_seconds: float | None
-    ) -> Outcomes:
-        refused: Outcomes = {}
+        self, chains: Sequence[Chain], attempt: "_Attempt", lock_wait_seconds: float | None
+    ) -> list[Outcomes]:
+        unknown: set[str] = set()
         for _ in range(ATTEMPTS_MAX):
-            left = [chain for chain in chains if chain[0].payment_id not in refused]
             try:
                 async with self._begin() as uow:
                     if lock_wait_seconds is not None:
                         await uow.payments.limit_lock_wait(lock_wait_seconds)
-                    outcomes, unopened = await self._in_transaction(uow.payments, left, batch_id)
-                    if not unopened:
+                    found = await _in_transaction(uow.payments, chains, attempt, unknown)
+                    if not isinstance(found, _Unopened):
                         await uow.commit()
-                        return refused | outcomes
+                        return found
             except IdsTaken:
                 continue
-            unknown = await self._ledger.open_accounts(
-                sorted(unopened), register=self._register, lock_wait_seconds=lock_wait_seconds
+            unknown |= await self._ledger.open_accounts(
+                sorted(found.accounts),
+                register=self._register,
+                lock_wait_seconds=lock_wait_seconds,
             )
-            for chain in left:
-                refused |= _refused_chain(
-                    chain,
-                    {
-                        order.payment_id: RestaurantNotFound(order.payee_restaurant_id)
-                        for order in chain
-                        if order.payee_restaurant_id in unknown
-                    },
-                )
         raise DatabaseContention
 
-    async def _in_transaction(
-        self, books: PaymentBooks, chains: Sequence[Chain], batch_id: UUID
-    ) -> tuple[Outcomes, set[BalanceAccount]]:
-        """Returns the outcomes; or, if there are any, the balance accounts to open first."""
-        orders = list(chained.from_iterable(chains))
-        accounts = _accounts_of(orders)
-        await books.lock_accounts(*accounts)
-        standings, now, stored_ids = await books.standings(
-            *accounts, [order.payment_id for order in orders]
-        )
-        outcomes: Outcomes = {}
-        undecided = chains
-        if stored_ids:
-            stored = await books.stored(stored_ids)
-            undecided = []
-            for chain in chains:
-                if found := _outcomes_of_stored(chain, stored, batch_id):
-                    outcomes |= found
-                else:
-                    undecided.append(chain)
-        accepted: list[Chain] = []
-        for chain in undecided:
-            if refused := _refused_chain(chain, _not_found(chain, standings)):
-                outcomes |= refused
-            else:
-                accepted.append(chain)
-        restaurants = {
-            BalanceAccount(order.payee_restaurant_id, order.currency)
-            for order in chained.from_iterable(accepted)
-            if order.payee_restaurant_id
+
+class _Attempt(NamedTuple):
+    """An attempt, and the payments that are answered in earlier parts of it: those are not new."""
+
+    batch_id: UUID
+    answered: Collection[str]
+
+
+class _Unopened(NamedTuple):
+    """Restaurants' balance accounts that are to be opened before anything is decided."""
+
+    accounts: set[BalanceAccount]
+
+
+async def _in_transaction(
+    books: PaymentBooks, chains: Sequence[Chain], attempt: _Attempt, unknown: set[str]
+) -> list[Outcomes] | _Unopened:
+    """The outcomes of each chain. Payments to the restaurants in `unknown` are refused."""
+    orders = list(chained.from_iterable(chains))
+    accounts = _accounts_of(orders)
+    await books.lock_accounts(*accounts)
+    standings, now, stored_ids = await books.standings(
+        *accounts, {order.payment_id for order in orders}
+    )
+    stored = await books.stored(stored_ids) if stored_ids else {}
+    sorted_out = _sort_out(chains, stored, attempt, standings, unknown)
+    restaurants = {
+        BalanceAccount(order.payee_restaurant_id, order.currency)
+        for place in sorted_out.undecided
+        for order in chains[place]
+        if order.payee_restaurant_id
+    }
+    opened = await books.restaurants(restaurants) if restaurants else {}
+    if unopened := restaurants - opened.keys():
+        return _Unopened(unopened)
+    outcomes = sorted_out.outcomes
+    if sorted_out.undecided:
+        decided = {
+            place: _decide_chain(chains[place], standings, opened, now)
+            for place in sorted_out.undecided
         }
-        opened = await books.restaurants(restaurants) if restaurants else {}
-        if unopened := restaurants - opened.keys():
-            return {}, unopened
-        decided: list[DecidedPayment] = []
-        for chain in accepted:
-            parties = [
-                (order, standings[order.payer_account_id], _payee(order, standings, opened))
-                for order in chain
-            ]
-            reasons = decide_chain(
-                [
-                    (order, payer, payee if isinstance(payee, AccountStanding) else None)
-                    for order, payer, payee in parties
-                ],
-                now,
-            )
-            decided += [
-                DecidedPayment(order, reason, str(uuid_utils.uuid7()), payer, payee)
-                for (order, payer, payee), reason in zip(parties, reasons, strict=True)
-            ]
-        if decided:
-            recorded_at = await books.store(decided, batch_id)
-            for each in decided:
-                payment = _payment(each, recorded_at)
-                outcomes[each.order.payment_id] = AnsweredPayment(status_of(payment), payment)
-        return outcomes, set()
+        recorded_at = await books.store(
+            list(chained.from_iterable(decided.values())), attempt.batch_id
+        )
+        payments = {payment_id: found.payment for payment_id, found in stored.items()}
+        for place, all_of_chain in decided.items():
+            answers = [_payment(each, recorded_at) for each in all_of_chain]
+            payments |= {payment.order.payment_id: payment for payment in answers}
+            outcomes[place] = {
+                payment.order.payment_id: AnsweredPayment(status_of(payment), payment)
+                for payment in answers
+            }
+        for place in sorted_out.repeating:
+            outcomes[place] = _outcomes_of_stored(chains[place], payments, new=frozenset())
+    return [outcomes[place] for place in range(len(chains))]
+
+
+class _SortedOut(NamedTuple):
+    """Chains by their places: with outcomes, to decide, and to answer as repeats of those."""
+
+    outcomes: dict[int, Outcomes]
+    undecided: list[int]
+    repeating: list[int]
+
+
+def _sort_out(
+    chains: Sequence[Chain],
+    stored: dict[str, StoredPayment],
+    attempt: _Attempt,
+    standings: dict[str, AccountStanding],
+    unknown: set[str],
+) -> _SortedOut:
+    """What an earlier attempt of this batch has stored is new, once."""
+    found = _SortedOut({}, [], [])
+    payments = {payment_id: each.payment for payment_id, each in stored.items()}
+    new = {name for name, each in stored.items() if each.batch_id == attempt.batch_id}
+    new.difference_update(attempt.answered)
+    taken: set[str] = set()
+    for place, chain in enumerate(chains):
+        ids = {order.payment_id for order in chain}
+        if not taken.isdisjoint(ids):
+            found.repeating.append(place)
+        elif outcomes := (
+            _outcomes_of_stored(chain, payments, new)
+            or _refused_chain(chain, _not_found(chain, standings, unknown))
+        ):
+            found.outcomes[place] = outcomes
+            new -= ids
+        else:
+            found.undecided.append(place)
+            taken |= ids
+    return found
+
+
+def _decide_chain(
+    chain: Chain,
+    standings: dict[str, AccountStanding],
+    opened: dict[BalanceAccount, RestaurantStanding],
+    now: datetime,
+) -> list[DecidedPayment]:
+    parties = [
+        (order, standings[order.payer_account_id], _payee(order, standings, opened))
+        for order in chain
+    ]
+    reasons = decide_chain(
+        [
+            (order, payer, payee if isinstance(payee, AccountStanding) else None)
+            for order, payer, payee in parties
+        ],
+        now,
+    )
+    return [
+        DecidedPayment(order, reason, str(uuid_utils.uuid7()), payer, payee)
+        for (order, payer, payee), reason in zip(parties, reasons, strict=True)
+    ]
 
 
 def _accounts_of(orders: Sequence[PaymentOrder]) -> tuple[set[str], set[str]]:
@@ -198,10 +254,12 @@ def _payee(
     return restaurants[BalanceAccount(order.payee_restaurant_id, order.currency)]
 
 
-def _not_found(chain: Chain, standings: dict[str, AccountStanding]) -> Outcomes:
-    """The orders with an account that does not exist, each with its error."""
+def _not_found(chain: Chain, standings: dict[str, AccountStanding], unknown: set[str]) -> Outcomes:
+    """The orders with an account or a restaurant that does not exist, each with its error."""
     outcomes: Outcomes = {}
     for order in chain:
+        if order.payee_restaurant_id in unknown:
+            outcomes[order.payment_id] = RestaurantNotFound(order.payee_restaurant_id)
         for account_id in (order.payee_account_id, order.payer_account_id):
             if account_id and account_id not in standings:
                 outcomes[order.payment_id] = AccountNotFound(account_id)
@@ -218,7 +276,7 @@ def _refused_chain(chain: Chain, errors: Outcomes) -> Outcomes:
     }
 
 
-def _outcomes_of_stored(chain: Chain, stored: dict[str, StoredPayment], batch_id: UUID) -> Outcomes:
+def _outcomes_of_stored(chain: Chain, stored: dict[str, Payment], new: Collection[str]) -> Outcomes:
     """The outcomes of a chain that was stored before; empty if nothing of it was.
 
     If a part of it was stored, by another request, the rest cannot be decided together with it.
@@ -228,11 +286,11 @@ def _outcomes_of_stored(chain: Chain, stored: dict[str, StoredPayment], batch_id
         found = stored.get(order.payment_id)
         if found is None:
             continue
-        if differing := differing_order_fields(found.payment.order, order):
+        if differing := differing_order_fields(found.order, order):
             outcomes[order.payment_id] = PaymentIdReused(order.payment_id, differing)
         else:
-            payment = as_first_answered(found.payment)
-            is_new = found.batch_id == batch_id
+            payment = as_first_answered(found)
+            is_new = order.payment_id in new
             status = status_of(payment) if is_new else PaymentStatus.DUPLICATE
             outcomes[order.payment_id] = AnsweredPayment(status, payment)
     return _refused_chain(chain, outcomes)

@@ -66,24 +66,21 @@ def status_of(payment: Payment) -> PaymentStatus:
     return _STATUS_BY_STATE[payment.state]
 
 
-def rounds(ids_of_chains: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """The places of the chains in rounds: in each no id occurs twice, and the first comes first.
+def rounds(ids: Sequence[str]) -> Iterator[list[int]]:
+    """The places of the ids in rounds: in each no id occurs twice, and the first comes first.
 
-    A chain that repeats an id is decided in a later round, when the first is stored. A chain that
-    holds an id twice fits into no round and is left out.
+    What repeats an id is decided in a later round, when the first is stored.
 
-        rounds([["a"], ["b"], ["a"], ["b", "c"]])   [0, 1], [2, 3]
+        rounds(["a", "b", "a", "c"])   [0, 1, 3], [2]
     """
-    pending = [place for place, ids in enumerate(ids_of_chains) if len(set(ids)) == len(ids)]
+    pending = list(range(len(ids)))
     while pending:
         seen: set[str] = set()
-        now: list[int] = []
         later: list[int] = []
+        now: list[int] = []
         for place in pending:
-            ids = ids_of_chains[place]
-            # A chain that waits keeps its ids from those behind it, which must not overtake it.
-            (now if seen.isdisjoint(ids) else later).append(place)
-            seen.update(ids)
+            (later if ids[place] in seen else now).append(place)
+            seen.add(ids[place])
         yield now
         pending = later
 

@@ -192,14 +192,18 @@ class Pay:
         return outcomes
 
     async def _pay(self, chains: Sequence[Chain]) -> list[PaymentOutcome]:
-        ids_of_chains = [[order.payment_id for order in chain] for chain in chains]
-        found: list[list[PaymentOutcome]] = [_repeat_in_chain(chain) for chain in chains]
-        for places in rounds(ids_of_chains):
-            decide = partial(self._decide_payments, [chains[place] for place in places])
-            outcomes = await _decided(decide)
-            for place in places:
-                found[place] = [outcomes[payment_id] for payment_id in ids_of_chains[place]]
-        return [outcome for outcomes_of_chain in found for outcome in outcomes_of_chain]
+        repeats = [_repeats_in_chain(chain) for chain in chains]
+        valid = [chain for chain, found in zip(chains, repeats, strict=True) if not found]
+        decide = partial(self._decide_payments, valid)
+        decided = iter(await _decided(decide) if valid else ())
+        outcomes: list[PaymentOutcome] = []
+        for chain, found in zip(chains, repeats, strict=True):
+            if found:
+                outcomes += found
+            else:
+                outcomes_by_id = next(decided)
+                outcomes += [outcomes_by_id[order.payment_id] for order in chain]
+        return outcomes
 
     async def _operate_group(self, orders: Sequence[OperationOrder]) -> list[OperationOutcome]:
         loop = asyncio.get_running_loop()
@@ -207,7 +211,7 @@ class Pay:
         found: dict[int, OperationOutcome] = {}
         ids = [order.operation_id or "" for order in orders]
         try:
-            for places in rounds([[operation_id] for operation_id in ids]):
+            for places in rounds(ids):
                 decide = partial(self._decide_operations, [orders[place] for place in places])
                 outcomes = await _decided(decide)
                 found |= {place: outcomes[ids[place]] for place in places}
@@ -243,16 +247,17 @@ async def _decided(decide: Callable[[UUID], Awaitable[Outcome]]) -> Outcome:
         attempt += 1
 
 
-def _repeat_in_chain(chain: Chain) -> list[PaymentOutcome]:
-    """The outcomes of a chain that holds an id twice; without meaning for any other."""
+def _repeats_in_chain(chain: Chain) -> list[PaymentOutcome]:
+    """The outcomes of a chain that holds an id twice; empty for any other."""
+    if len({order.payment_id for order in chain}) == len(chain):
+        return []
     seen: set[str] = set()
     outcomes: list[PaymentOutcome] = []
     for order in chain:
-        is_repeat = order.payment_id in seen
-        seen.add(order.payment_id)
         outcomes.append(
             InvalidRequest([FieldViolation("payment_id", "must not occur twice in a chain")])
-            if is_repeat
+            if order.payment_id in seen
             else LinkedPaymentRefused(order.payment_id)
         )
+        seen.add(order.payment_id)
     return outcomes
