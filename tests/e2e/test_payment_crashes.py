@@ -184,8 +184,8 @@ async def test_server_killed_at_random_instants_decides_each_payment_once(
         await open_account(ledger, "payee")
     answered: dict[str, Any] = {}
     commands: dict[str, Command] = {}
-    for number in range(3):
-        for place in range(150):
+    for number in range(2):
+        for place in range(100):
             payment_id = f"p{number}.{place}"
             commands[payment_id] = (
                 "AuthorizePayment",

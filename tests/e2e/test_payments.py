@@ -15,6 +15,7 @@ from support.paying import (
     IMMEDIATE,
     MANUAL,
     SELECT_UNBALANCED,
+    account_balance,
     batch,
     details,
     entries_of,
@@ -37,7 +38,7 @@ from support.statuses import details_of, fields_of, reason_of, response_or_error
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
-from ledger.v1 import account_pb2, payment_pb2
+from ledger.v1 import payment_pb2
 
 
 def outcome_of(result: payment_pb2.PaymentResult) -> str:
@@ -627,9 +628,7 @@ async def test_balance_read_after_an_answer_includes_it(ledger: RunningLedger) -
     async def balances() -> list[tuple[int, int, int]]:
         found = []
         for account_id in ("payer", "payee"):
-            got = await ledger.accounts.GetAccountBalance(
-                account_pb2.GetAccountBalanceRequest(account_id=account_id)
-            )
+            got = await account_balance(ledger, account_id)
             found.append((got.available_minor, got.held_minor, got.posted_minor))
         return found
 
