@@ -26,9 +26,9 @@ class Held:
     def __init__(self) -> None:
         self.released = asyncio.Event()
 
-    async def payments(self, chains: Sequence[Chain], _: UUID) -> Mapping[str, LedgerError]:
+    async def payments(self, chains: Sequence[Chain], _: UUID) -> list[Mapping[str, LedgerError]]:
         await self.released.wait()
-        return {order.payment_id: AccountNotFound("payer") for chain in chains for order in chain}
+        return [{order.payment_id: AccountNotFound("payer") for order in chain} for chain in chains]
 
     async def operations(
         self, orders: Sequence[OperationOrder], _: UUID
