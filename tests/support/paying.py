@@ -112,15 +112,6 @@ async def funds(ledger: RunningLedger, account_id: str) -> tuple[int, int]:
     return available_minor, held_minor
 
 
-async def account_balance(
-    ledger: RunningLedger, account_id: str, as_of: Timestamp | None = None
-) -> account_pb2.GetAccountBalanceResponse:
-    """The balance of an account, now or at a past instant."""
-    return await ledger.accounts.GetAccountBalance(
-        account_pb2.GetAccountBalanceRequest(account_id=account_id, as_of=as_of)
-    )
-
-
 async def entries_of(ledger: RunningLedger, payment_id: str) -> list[tuple[str, str, int]]:
     """The entries of a payment: type, holder and amount."""
     rows = await ledger.query(SELECT_ENTRIES, payment_id=payment_id)
