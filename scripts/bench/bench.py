@@ -51,6 +51,8 @@ class Load:
     restaurant: str = ""
     # The only payer of the load; empty for all accounts.
     payer: str = ""
+    # The account whose balance is read.
+    account: str = ""
     available_minor: int = 0
     # Instants in microseconds since 1970, each with what was available then; empty for now.
     moments: tuple[tuple[int, int], ...] = ()

@@ -113,6 +113,16 @@ WITH opened AS (
 )
 INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened
 """
+# Transfers of 10.00 each to the account $1, without their payers' entries.
+INSERT_LONG_FUNDS = """
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+                            debit_account, credit_account, amount_minor, payment_id)
+SELECT a.balance_account_id, gen_random_uuid(), 2, 'TRANSFER_IN', 'interaccount', 'account_funds',
+       1000, 'long_' || n
+FROM balance_accounts AS a
+CROSS JOIN generate_series($2::integer, $3::integer) AS n
+WHERE a.account_id = $1
+"""
 
 # Ten charges with fees a transaction, as a group of calls books them. They mature while the account
 # grows. A block with COMMIT takes no parameters.
@@ -291,6 +301,14 @@ async def load_long_account(
             start,
             min(start + entries_a_transaction - 1, entries),
         )
+
+
+async def load_long_funds(connection: Any, account_id: str, currency: str, entries: int) -> None:
+    """Opens an account that got `entries` transfers."""
+    await connection.execute(OPEN_ACCOUNTS, [account_id], currency, 0)
+    for start in range(1, entries + 1, ENTRIES_A_TRANSACTION):
+        end = min(start + ENTRIES_A_TRANSACTION - 1, entries)
+        await connection.execute(INSERT_LONG_FUNDS, account_id, start, end)
 
 
 async def load_history(connection: Any, restaurant_id: str, currency: str, entries: int) -> None:

@@ -10,7 +10,13 @@ from ledger.v1 import payment_pb2, payment_pb2_grpc
 from scripts.bench import books
 from scripts.bench.bench import Bench, Load, interleaved
 from scripts.bench.report import Row, load_row, row, with_costs
-from scripts.bench.rows import RAW_CHANNELS, Rows, against_empty
+from scripts.bench.rows import (
+    RAW_CHANNELS,
+    SHORT_ACCOUNT_ENTRIES,
+    Rows,
+    against_empty,
+    long_against_short,
+)
 from scripts.bench.wire import account_ids
 
 CURRENCY = "PEN"
@@ -114,10 +120,34 @@ async def transfer_batch(bench: Bench) -> Rows:
     yield with_costs(figure, measured)
 
 
+async def account_balance_size(bench: Bench) -> Rows:
+    """The p50 of one caller: an account with very many entries against one with few."""
+    few = await long_account(bench, SHORT_ACCOUNT_ENTRIES)
+    many = await long_account(bench, bench.sizes.long_account_entries)
+    yield await long_against_short(bench, few, many)
+
+
+async def long_account(bench: Bench, entries: int) -> Load:
+    """One caller that reads the balance of an account with `entries` entries, which it makes."""
+    account_id = f"long.{entries}"
+    if account_id not in bench.loaded:
+        bench.loaded.add(account_id)
+        await books.load_long_funds(bench.connection, account_id, CURRENCY, entries)
+        # As autovacuum would have done by the time of a read.
+        await bench.connection.execute("VACUUM (ANALYZE) ledger_entries")
+    return Load(
+        "GetAccountBalance",
+        1,
+        account=account_id,
+        available_minor=entries * books.LONG_ACCOUNT_ENTRY_MINOR,
+    )
+
+
 # By the names for --only.
 PAYMENT_ROWS: dict[str, Callable[[Bench], Rows]] = {
     "transfer-64": transfer_64,
     "transfer-64-raw": transfer_64_raw,
     "transfer-one-payer": transfer_one_payer,
     "transfer-batch": transfer_batch,
+    "account-balance-size": account_balance_size,
 }

@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from grpc import StatusCode, aio
 
@@ -22,7 +23,7 @@ from scripts.bench.bench import (
 from scripts.bench.measured import Measured
 from scripts.bench.report import Row, load_row, p50_row, row
 from scripts.bench.servers import serving, workers_can_be_set
-from scripts.bench.wire import has_field
+from scripts.bench.wire import has_field, path_of, requests_of
 
 BATCH_EVENTS = 1_000
 BATCH_CALLERS = 4
@@ -290,14 +291,15 @@ async def read_until_fast(bench: Bench, load: Load, fast_seconds: float) -> floa
 
     Returns the latency of the last read in seconds, also if the service gave that read up.
     """
-    request = ledger_pb2.GetBalanceRequest(restaurant_id=load.restaurant, currency=load.currency)
+    job = asdict(load)
+    request = requests_of(job).take(1)
     deadline = time.monotonic() + min(SNAPSHOT_DEADLINE_SECONDS, 10 * bench.sizes.seconds)
     async with aio.insecure_channel(bench.service.address) as channel:
-        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        read: Any = channel.unary_unary(path_of(job))
         while True:
             began = time.monotonic()
             try:
-                await stub.GetBalance(request)
+                await read(request)
             except aio.AioRpcError as error:
                 if error.code() is not StatusCode.UNAVAILABLE:
                     raise
@@ -311,19 +313,24 @@ async def balance_of_long_account(bench: Bench) -> Rows:
     """The p50 of one caller: an account with very many entries against one with few."""
     few = await long_account(bench, SHORT_ACCOUNT_ENTRIES)
     many = await long_account(bench, bench.sizes.long_account_entries)
+    yield await long_against_short(bench, few, many)
+
+
+async def long_against_short(bench: Bench, few: Load, many: Load) -> Row:
+    """The balance of an account with `long_account_entries` against one with a hundred."""
     first = await bench.run(few, bench.service)
     # Single reads are slower than consecutive ones; without a snapshot a hundred times as slow.
     fast_seconds = 5 * first.p50_ms / 1000
     took = await read_until_fast(bench, many, fast_seconds)
     entries = bench.sizes.long_account_entries
-    name = f"GetBalance p50, {entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
+    name = f"{many.method} p50, {entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
     note = (
         None
         if took <= fast_seconds
         else "reads did not become fast before the deadline: no snapshot was made"
     )
     if took > SLOW_SECONDS:
-        yield row(
+        return row(
             name,
             took * 1000,
             "ms",
@@ -331,13 +338,12 @@ async def balance_of_long_account(bench: Bench) -> Rows:
             wanted="<= 1.2",
             note=f"{note}; only one read was measured",
         )
-        return
     (limit,), measured = await interleaved(
         bench.sizes.rounds,
         [partial(bench.run, few, bench.service)],
         partial(bench.run, many, bench.service),
     )
-    yield p50_row(name, measured, limit.p50_ms, wanted="<= 1.2", note=note)
+    return p50_row(name, measured, limit.p50_ms, wanted="<= 1.2", note=note)
 
 
 async def alone(bench: Bench) -> Rows:

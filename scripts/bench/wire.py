@@ -4,15 +4,16 @@ The load generator shares the machine with what it measures, so it must cost lit
 handler and the service receive the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ledger.v1 import ledger_pb2, payment_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 _SERVICES = [
     ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
     payment_pb2.DESCRIPTOR.services_by_name["PaymentService"],
+    account_pb2.DESCRIPTOR.services_by_name["AccountService"],
 ]
 AMOUNT_MINOR = 1_000
 FEE_MINOR = 50
@@ -111,22 +112,18 @@ class BalanceRequests:
 
     def __init__(
         self,
-        restaurant_ids: Sequence[str],
-        currency: str,
+        requests: Sequence[bytes],
+        response: Callable[[bytes], Any],
         available_minor: int,
         moments: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Each balance is `available_minor`.
+        """Each balance is `available_minor`; `response` parses.
 
         With `moments`, balances are as of those instants, in microseconds since 1970, each with
         what was available then.
         """
-        instants: list[int | None] = [at for at, _ in moments]
-        self._requests = [
-            _balance_request(restaurant_id, currency, at)
-            for restaurant_id in restaurant_ids
-            for at in instants or [None]
-        ]
+        self._requests = requests
+        self._parse = response
         self._available_minor = available_minor
         self._available_at = dict(moments)
         self._sent = 0
@@ -140,7 +137,7 @@ class BalanceRequests:
         """Raises UnexpectedResponse unless the balance is what was booked."""
         self._checked += 1
         if self._checked % self._CHECKED_EVERY == 1:
-            response = ledger_pb2.GetBalanceResponse.FromString(content)
+            response = self._parse(content)
             expected = self._available_minor
             if self._available_at:
                 expected = self._available_at[response.as_of.ToMicroseconds()]
@@ -252,11 +249,23 @@ def requests_of(job: dict[str, Any]) -> Requests:
     """The requests of a job."""
     restaurant_ids = restaurants(job["currency"], job["restaurants"])
     if job["method"] == "GetBalance":
+        instants: list[int | None] = [at for at, _ in job["moments"]]
         return BalanceRequests(
-            [job["restaurant"]] if job["restaurant"] else restaurant_ids,
-            job["currency"],
+            [
+                _balance_request(restaurant_id, job["currency"], at)
+                for restaurant_id in ([job["restaurant"]] if job["restaurant"] else restaurant_ids)
+                for at in instants or [None]
+            ],
+            ledger_pb2.GetBalanceResponse.FromString,
             job["available_minor"],
             job["moments"],
+        )
+    if job["method"] == "GetAccountBalance":
+        request = account_pb2.GetAccountBalanceRequest(account_id=job["account"])
+        return BalanceRequests(
+            [request.SerializeToString()],
+            account_pb2.GetAccountBalanceResponse.FromString,
+            job["available_minor"],
         )
     if job["method"] == "ListEntries":
         return StatementRequests(restaurant_ids, job["currency"])
