@@ -191,7 +191,6 @@ class Application:
             long_tails=self._balance_snapshot_worker,
         )
         begin_payments = partial(PostgresUnitOfWork, self._payment_connections, payment_books)
-        decide_operations = DecideOperations(begin_payments)
         payments = PostgresPayments(engine, self._fence)
         self._pay = Pay(
             DecidePayments(
@@ -199,7 +198,7 @@ class Application:
                 begin_payments,
                 register=settings.unknown_restaurants is UnknownRestaurants.REGISTER,
             ),
-            decide_operations,
+            DecideOperations(begin_payments),
             on_group=partial(metrics.group, "payment"),
             bytes_max=queue_bytes_max,
             other_bytes=lambda: self._ingest_events.size_bytes,
@@ -207,7 +206,8 @@ class Application:
         )
         self._expiry_worker = ExpiryWorker(
             payments,
-            decide_operations,
+            # Not on the connections that groups and batches keep: there are no more than these use.
+            DecideOperations(partial(PostgresUnitOfWork, engine, payment_books)),
             on_failure=worker_failed,
             on_expired=metrics.payments_expired,
         )
