@@ -11,13 +11,15 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
+from support.paying import order
 from support.running import RunningLedger, running_ledger
 from support.tokens import token_line
 from support.waiting import until
 
+from ledger.api.methods import METHODS
 from ledger.bootstrap.database import Database
 from ledger.metrics import Metrics
-from ledger.v1 import ledger_pb2
+from ledger.v1 import account_pb2, ledger_pb2
 
 SERVICE = "/ledger.v1.LedgerService"
 HEALTH = "/grpc.health.v1.Health"
@@ -124,25 +126,31 @@ async def until_refused(
                     refused += 1
                 else:
                     assert not isinstance(outcome, BaseException)
-    assert calls.refused == {(f"{SERVICE}/{method}", "QUEUE_FULL"): refused}
-    assert (
-        calls.ended_calls.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED))
-        == refused
-    )
+    path = METHODS[method].path
+    assert calls.refused == {(path, "QUEUE_FULL"): refused}
+    assert calls.ended_calls.count((path, grpc.StatusCode.RESOURCE_EXHAUSTED)) == refused
 
 
-@pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])
+@pytest.mark.parametrize(
+    "method",
+    ["IngestEvent", "GetBalance", "ListRestaurants", "GetAccountBalance", "AuthorizePayment"],
+)
 async def test_calls_refused_under_load_are_counted(
     shared_database: Database, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """For each limit: the ingest queue, waiting balances, open calls."""
-    monkeypatch.setattr("ledger.application.get_balance.QUERIES_WAITING_MAX", 1)
+    """For each limit: the ingest queue, waiting balances, open calls, waiting payments."""
+    monkeypatch.setattr("ledger.application.grouped_balances.QUERIES_WAITING_MAX", 1)
+    monkeypatch.setattr("ledger.application.payments.pay.COMMANDS_MAX", 1)
     calls = CountedCalls()
     async with running_ledger(
         shared_database, metrics=Metrics(calls=calls), ingest_queue_events=1, open_calls=1
     ) as ledger:
         restaurant_id = unique("res")
         await ledger.ingest(event_message(restaurant_id=restaurant_id))
+        account_id = unique("acc")
+        await ledger.accounts.CreateAccount(
+            account_pb2.CreateAccountRequest(account_id=account_id, currency="PEN")
+        )
         asks: dict[str, Callable[[], Awaitable[Any]]] = {
             "IngestEvent": lambda: ledger.stub.IngestEvent(
                 ledger_pb2.IngestEventRequest(event=event_message())
@@ -150,6 +158,13 @@ async def test_calls_refused_under_load_are_counted(
             "GetBalance": lambda: ledger.balance(restaurant_id),
             "ListRestaurants": lambda: ledger.stub.ListRestaurants(
                 ledger_pb2.ListRestaurantsRequest()
+            ),
+            "GetAccountBalance": lambda: ledger.accounts.GetAccountBalance(
+                account_pb2.GetAccountBalanceRequest(account_id=account_id)
+            ),
+            # Declined, unless it is refused: the account has no money.
+            "AuthorizePayment": lambda: ledger.payments.AuthorizePayment(
+                order(unique("pay"), account_id, "", 1, payee_restaurant_id=restaurant_id)
             ),
         }
         await until_refused(calls, method, asks[method])
