@@ -19,6 +19,7 @@ from ledger.errors import (
     AccountIdReused,
     AccountNotEmpty,
     AccountNotFound,
+    DatabaseUnavailable,
     InvalidRequest,
 )
 
@@ -44,7 +45,10 @@ async def create_account(
             await uow.commit()
             return OpenedAccount(opened, is_duplicate=False)
     # The reader waits until the account is durable: it may have been opened a moment ago.
-    account = await get_account(accounts, profile.account_id)
+    account = await accounts.get(profile.account_id)
+    if account is None:
+        # It was lost with the primary that had it. A repeat opens it.
+        raise DatabaseUnavailable(f"account {profile.account_id} is gone")
     if differing_fields := account.differing_fields(profile):
         raise AccountIdReused(profile.account_id, differing_fields)
     return OpenedAccount(account, is_duplicate=True)
