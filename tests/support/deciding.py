@@ -96,7 +96,7 @@ class Deciding:
 @asynccontextmanager
 async def deciding_on(database: Database, *, register: bool = True) -> AsyncIterator[Deciding]:
     """The use cases on a database that has the bank."""
-    engine = create_engine(database.url, pool_size=4)
+    engine = create_engine(database.url, pool_size=4, lock_timeout_seconds=60)
     begin = partial(
         PostgresUnitOfWork, engine, partial(PostgresPaymentBooks, maturity_days=MATURITY_DAYS)
     )
