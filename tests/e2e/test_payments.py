@@ -1,6 +1,8 @@
 """Payments and operations, one after the other: answers, repeats, batches, chains and limits."""
 
+import asyncio
 import itertools
+import random
 from collections.abc import Callable
 from datetime import UTC, timedelta
 from typing import Any
@@ -34,6 +36,7 @@ from support.paying import (
     until_past,
 )
 from support.running import COUNT_EVERYTHING, RunningLedger, running_ledger
+from support.snapshots import take_snapshots
 from support.statuses import details_of, fields_of, reason_of, response_or_error
 
 from ledger.bootstrap.database import Database
@@ -614,6 +617,12 @@ async def test_lists_are_complete_page_by_page(ledger: RunningLedger) -> None:
     assert await listed(payer_account_id="payee") == []
     held = payment_pb2.PAYMENT_STATE_AUTHORIZED
     assert await listed(payee_account_id="payee", state=held) == latest_first[1::2]
+    # Of one batch all are recorded at one instant: their ids put them in order.
+    await batch(
+        ledger, [in_batch(order(f"b{place:02}", "payee", "payer", 1)) for place in range(25)]
+    )
+    together = [f"b{place:02}" for place in reversed(range(25))]
+    assert await listed(payer_account_id="payee") == together
     error = await failure_of(listed(payer_account_id="nobody"))
     assert reason_of(error) == "ACCOUNT_NOT_FOUND"
     error = await failure_of(listed(payee_restaurant_id="payee"))
@@ -652,3 +661,57 @@ async def test_balance_read_after_an_answer_includes_it(ledger: RunningLedger) -
     for step, expected in steps:
         await step()
         assert await balances() == expected
+
+
+async def test_decisions_are_the_same_with_snapshots(ledger: RunningLedger, seed: int) -> None:
+    """Snapshots of balances, taken at any time or deleted, change no decision."""
+    chance = random.Random(seed)
+    await open_account(ledger, "payer", 50, funds_minor=500)
+    await open_account(ledger, "payee")
+    left_minor = 500
+    numbers = itertools.count()
+    for _ in range(6):
+        for amount_minor in [chance.randint(1, 90) for _ in range(3)]:
+            request = order(f"p{next(numbers)}", "payer", "payee", amount_minor)
+            response = await ledger.payments.AuthorizePayment(request)
+            accepted = amount_minor <= left_minor + 50
+            assert status_name(response) == ("CAPTURED" if accepted else "DECLINED")
+            left_minor -= amount_minor if accepted else 0
+            if accepted and chance.random() < 0.5:
+                refund = f"o{next(numbers)}"
+                await operation(ledger, "REFUND", refund, request.payment_id, amount_minor=1)
+                left_minor += 1
+        await take_snapshots(ledger.engine)
+        if chance.random() < 0.3:
+            await ledger.query("DELETE FROM balance_snapshots")
+        exactly = order(f"p{next(numbers)}", "payer", "payee", left_minor + 51)
+        response = await ledger.payments.AuthorizePayment(exactly)
+        assert reason_name(response.payment) == "INSUFFICIENT_FUNDS"
+        assert await funds(ledger, "payer") == (left_minor, 0)
+    exactly = order("last", "payer", "payee", left_minor + 50)
+    assert status_name(await ledger.payments.AuthorizePayment(exactly)) == "CAPTURED"
+    assert await funds(ledger, "payer") == (-50, 0)
+    await assert_books_in_order(ledger.database)
+
+
+async def test_cancelled_calls_are_decided_once(ledger: RunningLedger, seed: int) -> None:
+    """A call that its client gives up at any moment is decided or not; a repeat gets the answer."""
+    chance = random.Random(seed)
+    await open_account(ledger, "payer", funds_minor=500)
+    await open_account(ledger, "payee")
+    requests = [order(f"p{place}", "payer", "payee", 10) for place in range(60)]
+
+    async def give_up(request: payment_pb2.AuthorizePaymentRequest) -> None:
+        call = ledger.payments.AuthorizePayment(request)
+        for _ in range(chance.randint(0, 40)):
+            await asyncio.sleep(0)
+        call.cancel()
+
+    await asyncio.gather(*map(give_up, requests))
+    firsts = await asyncio.gather(*map(ledger.payments.AuthorizePayment, requests))
+    again = await asyncio.gather(*map(ledger.payments.AuthorizePayment, requests))
+    assert [each.payment for each in again] == [each.payment for each in firsts]
+    captured = [each for each in again if not reason_name(each.payment)]
+    assert len(captured) == 50
+    assert await funds(ledger, "payer") == (0, 0)
+    await assert_books_in_order(ledger.database)

@@ -1,5 +1,6 @@
 """Payments to restaurants: fees, maturity, balances, payouts, and refunds out of their balance."""
 
+import asyncio
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -34,6 +35,7 @@ from support.payout_runs import (
 )
 from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, running_ledger
+from support.sessions import deadlocks_of
 from support.statuses import reason_of, response_or_error
 
 from ledger.bootstrap.database import Database
@@ -244,3 +246,46 @@ async def test_restaurant_and_account_of_one_name_are_two_holders(ledger: Runnin
     assert await funds(ledger, "guest") == (40, 0)
     assert await standing(ledger, "guest") == (0, 60, 0)
     await assert_books_in_order(ledger.database)
+
+
+async def test_new_restaurants_of_payments_and_events_at_once_are_registered_once(
+    database: Database,
+) -> None:
+    """Through two servers, in any currency, by payments, batches and events."""
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        for currency in ("PEN", "USD"):
+            await open_account(first, f"guest.{currency}", None, currency)
+        ways = [first, second]
+
+        def payment(place: int) -> payment_pb2.AuthorizePaymentRequest:
+            currency = ("PEN", "USD")[place % 2]
+            return order(
+                f"p{place}",
+                f"guest.{currency}",
+                "",
+                1,
+                payee_restaurant_id=f"new{place % 5}",
+                currency=currency,
+            )
+
+        calls: list[Any] = []
+        for place in range(60):
+            ledger = ways[place // 2 % 2]
+            if place % 3 == 0:
+                calls.append(ledger.payments.AuthorizePayment(payment(place)))
+            elif place % 3 == 1:
+                orders = [in_batch(payment(1000 + 10 * place + each)) for each in range(10)]
+                calls.append(batch(ledger, orders[:: 1 if place % 2 else -1]))
+            else:
+                event = event_message(
+                    restaurant_id=f"new{place % 5}", currency=("PEN", "USD")[place % 2]
+                )
+                calls.append(ledger.ingest(event))
+        for found in await asyncio.gather(*calls):
+            for result in found if isinstance(found, list) else [found]:
+                assert result.status
+        assert await first.query("SELECT count(*) FROM restaurants") == [(5,)]
+        opened = "SELECT count(*) FROM balance_accounts WHERE restaurant_id IS NOT NULL"
+        assert await first.query(opened) == [(10,)]
+    assert await deadlocks_of(database) == 0
+    await assert_books_in_order(database)
