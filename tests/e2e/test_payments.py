@@ -715,3 +715,40 @@ async def test_cancelled_calls_are_decided_once(ledger: RunningLedger, seed: int
     assert len(captured) == 50
     assert await funds(ledger, "payer") == (0, 0)
     await assert_books_in_order(ledger.database)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        (
+            "CAPTURE",
+            {"amount_minor": 20, "is_final": True},
+            [
+                ("PAYMENT_CAPTURE", "payer", 20),
+                ("PAYMENT", "eatery", 20),
+                ("FEE", "eatery", 2),
+                ("PAYMENT_RELEASE", "payer", 40),
+            ],
+        ),
+        (
+            "REVERSE",
+            {},
+            [
+                ("PAYMENT_RELEASE", "payer", 60),
+                ("REFUND_IN", "payer", 40),
+                ("REFUND_OUT", "eatery", 40),
+            ],
+        ),
+    ],
+)
+async def test_entries_of_an_operation_are_in_the_order_of_its_steps(
+    ledger: RunningLedger, kind: str, fields: dict[str, Any], expected: list[tuple[str, str, int]]
+) -> None:
+    """Of each step first the payer's, then the payee's; positions count through all."""
+    await open_account(ledger, "payer", funds_minor=100)
+    held = order("p", "payer", "", 100, payee_restaurant_id="eatery", fee_minor=10, capture=MANUAL)
+    await ledger.payments.AuthorizePayment(held)
+    await operation(ledger, "CAPTURE", "first", "p", amount_minor=40)
+    await operation(ledger, kind, "o", "p", **fields)
+    assert (await entries_of(ledger, "p"))[4:] == expected
+    await assert_books_in_order(ledger.database)
