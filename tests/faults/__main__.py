@@ -92,8 +92,8 @@ async def _play_all(faults: list[Fault], *, seed: int, full: bool) -> list[Outco
 
 def _line(outcome: Outcome) -> str:
     figures = (
-        f"acked {outcome.acked}, lost {outcome.lost}, doubled {outcome.doubled},"
-        f" longest gap {outcome.gap_seconds} s"
+        f"acked {outcome.acked}, paid {outcome.paid}, lost {outcome.lost},"
+        f" doubled {outcome.doubled}, longest gap {outcome.gap_seconds} s"
     )
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
     return (
@@ -109,6 +109,7 @@ def _show(outcomes: list[Outcome]) -> None:
         "",
         "",
         "acked",
+        "paid",
         "lost",
         "doubled",
         "gap s",
@@ -119,7 +120,13 @@ def _show(outcomes: list[Outcome]) -> None:
     ):
         table.add_column(heading, justify="left" if heading in ("fault", "") else "right")
     for outcome in outcomes:
-        figures = (outcome.acked, outcome.lost, outcome.doubled, outcome.gap_seconds)
+        figures = (
+            outcome.acked,
+            outcome.paid,
+            outcome.lost,
+            outcome.doubled,
+            outcome.gap_seconds,
+        )
         more = (outcome.calls, outcome.unknown_calls, outcome.reads, outcome.seals)
         table.add_row(
             outcome.fault, escape(outcome.title), outcome.status, *map(str, (*figures, *more))

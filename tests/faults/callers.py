@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Call, Contents, Journal, Reply
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc, payment_pb2_grpc
 
 KNOWN_SECONDS = 60.0
 ATTEMPT_SECONDS = 5.0
@@ -44,6 +44,12 @@ class Caller:
         self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(
             self.channel
         )
+        self.payments: payment_pb2_grpc.PaymentServiceAsyncStub = (
+            payment_pb2_grpc.PaymentServiceStub(self.channel)
+        )
+        self.accounts: account_pb2_grpc.AccountServiceAsyncStub = (
+            account_pb2_grpc.AccountServiceStub(self.channel)
+        )
         self._journal = journal
 
     async def send(
@@ -66,7 +72,7 @@ class Caller:
             )
         except aio.AioRpcError as error:
             code = error.code()
-            reply = _meaning(code)
+            reply = meaning(code)
         finally:
             call = self._record(event, sent_at, reply, code, transaction_id)
         return call
@@ -94,13 +100,13 @@ class Caller:
             )
         except aio.AioRpcError as error:
             return [
-                self._record(event, sent_at, _meaning(error.code()), error.code(), "")
+                self._record(event, sent_at, meaning(error.code()), error.code(), "")
                 for event in events
             ]
         calls = []
         for event, result in zip(events, response.results, strict=True):
             code = next(code for code in grpc.StatusCode if code.value[0] == result.error.code)
-            reply = _reply_of(result.status) if code is grpc.StatusCode.OK else _meaning(code)
+            reply = _reply_of(result.status) if code is grpc.StatusCode.OK else meaning(code)
             calls.append(self._record(event, sent_at, reply, code, result.transaction_id))
         return calls
 
@@ -137,7 +143,8 @@ def _reply_of(status: ledger_pb2.IngestStatus.ValueType) -> Reply:
     }[status]
 
 
-def _meaning(code: grpc.StatusCode) -> Reply:
+def meaning(code: grpc.StatusCode) -> Reply:
+    """What an error status says about the outcome."""
     if code is grpc.StatusCode.ALREADY_EXISTS:
         return Reply.CONFLICT
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -76,6 +76,7 @@ class Outcome:
     status: Status
     seed: int
     acked: int = 0
+    paid: int = 0
     lost: int = 0
     doubled: int = 0
     gap_seconds: float = 0.0
@@ -118,6 +119,7 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
                 Status.PASSED,
                 seed,
                 verdict.acked,
+                verdict.paid,
                 verdict.lost,
                 verdict.doubled,
                 round(verdict.gap_seconds, 2),

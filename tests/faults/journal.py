@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from enum import Enum
 
 import grpc
+from google.protobuf.message import Message
 
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, payment_pb2
 
 # The call may or may not have been carried out.
 AMBIGUOUS_CODES = {
@@ -85,6 +86,47 @@ class Call:
     transaction_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PaymentCall:
+    """One call of a payment or an operation, as its caller saw it.
+
+    `answer` is what was decided: every definite answer to the same command has the same.
+    """
+
+    command_id: str
+    contents: bytes
+    reply: Reply
+    code: grpc.StatusCode
+    answer: bytes = b""
+    is_declined: bool = False
+
+
+@dataclass(slots=True)
+class PaymentJournal:
+    """The evidence of all payers. Commands are recorded before they are sent."""
+
+    # By payment id, and by operation id.
+    orders: dict[str, list[payment_pb2.AuthorizePaymentRequest]] = field(default_factory=dict)
+    operations: dict[str, Message] = field(default_factory=dict)
+    calls: list[PaymentCall] = field(default_factory=list)
+
+    @property
+    def answered(self) -> dict[str, PaymentCall]:
+        """By its id the first call of each command that was decided."""
+        found: dict[str, PaymentCall] = {}
+        for call in self.calls:
+            if call.reply in (Reply.CREATED, Reply.DUPLICATE):
+                found.setdefault(call.command_id, call)
+        return found
+
+    def restored(self) -> "PaymentJournal":
+        """The evidence about books restored from an earlier moment: what was sent, no answers."""
+        return PaymentJournal(
+            {payment_id: list(orders) for payment_id, orders in self.orders.items()},
+            dict(self.operations),
+        )
+
+
 @dataclass(slots=True)
 class Journal:
     """The evidence of all callers. Events are recorded before they are sent."""
@@ -101,6 +143,7 @@ class Journal:
     # What readers must not see, and saw.
     violations: list[str] = field(default_factory=list)
     reads: int = 0
+    payments: PaymentJournal = field(default_factory=PaymentJournal)
     # Forbidden codes that the fault may cause.
     forgiven_codes: set[grpc.StatusCode] = field(default_factory=set)
 
@@ -130,7 +173,7 @@ class Journal:
 
     def restored(self, event_ids: set[str]) -> "Journal":
         """The evidence about books restored with only these events."""
-        journal = Journal()
+        journal = Journal(payments=self.payments.restored())
         for event in self.events:
             journal.intend(event)
         journal.intents = {event_id: set(contents) for event_id, contents in self.intents.items()}

@@ -13,6 +13,7 @@ from support.running import RunningLedger, query, running_ledger
 from support.seals import seal_everything
 
 from faults.journal import Call, Contents, Journal, Reply
+from faults.payment_judge import doubled_payments, lost_payments, wrong_payments
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
@@ -72,6 +73,8 @@ class Verdict:
     calls: int
     unknown_calls: int
     acked: int
+    # Payments and operations that were decided.
+    paid: int
     lost: int
     doubled: int
     reads: int
@@ -102,6 +105,10 @@ async def judge(database: Database, journal: Journal) -> Verdict:
     ]
     async with running_ledger(database) as ledger:
         violations += await wrong_balances(ledger, stored.values())
+        if journal.payments.orders:
+            lost += await lost_payments(ledger, journal)
+            doubled += doubled_payments(journal)
+        violations += await wrong_payments(ledger, journal)
     report = await audit_of(database)
     violations += [
         f"audit: {finding.check}: {finding.entity} {finding.detail}" for finding in report.errors
@@ -115,6 +122,7 @@ async def judge(database: Database, journal: Journal) -> Verdict:
         len(journal.calls),
         unknown,
         len(journal.acknowledged_at),
+        len(journal.payments.answered),
         len(lost),
         len(doubled),
         journal.reads,

@@ -1,4 +1,4 @@
-"""A load: callers that send events until the outcome is known, and read balances in between."""
+"""A load: callers that send events until the outcome is known, read balances, and pay."""
 
 import asyncio
 import random
@@ -16,6 +16,7 @@ from support.waiting import until
 
 from faults.callers import Caller
 from faults.journal import Call, DigitAccounts, Journal
+from faults.payers import Payer
 from ledger.v1 import ledger_pb2
 
 SETTLE_SECONDS = 120.0
@@ -44,6 +45,8 @@ class Mix:
     # The share of acknowledged events after which the caller reads a balance.
     read_share: float = 0.2
     restaurants: int = 8
+    # Callers that pay between accounts and to restaurants.
+    payers: int = 2
 
 
 class Load:
@@ -76,6 +79,15 @@ class Load:
         self._began = time.monotonic()
         for number in range(self.mix.callers):
             self._tasks.append(asyncio.create_task(self._send_on(number)))
+        for number in range(self.mix.payers):
+            payer = Payer(
+                self._addresses,
+                self.journal,
+                seed=f"{self._seed}.{number}",
+                token=self._token,
+                is_stopping=self._stopping.is_set,
+            )
+            self._tasks.append(asyncio.create_task(payer.run()))
 
     async def stop(self) -> None:
         """Waits until every caller knows the outcome. Raises TimeoutError if one does not."""
