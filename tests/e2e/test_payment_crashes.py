@@ -15,6 +15,7 @@ from support.paying import (
     MANUAL,
     SELECT_UNBALANCED,
     Watch,
+    batch,
     funds,
     in_batch,
     open_account,
@@ -273,6 +274,11 @@ async def test_lost_acknowledgement_of_a_commit_is_answered_as_new(
         assert [status_name(result) for result in results] == expected
         before.append(response)
     await assert_decided_once(ledger, before)
+    # An id that a batch repeats is new once.
+    repeated = [in_batch(order("repeated", "payer", "payee", 1))] * 3
+    lose_commits(1)
+    results = await batch(ledger, repeated)
+    assert [status_name(result) for result in results] == ["CAPTURED", "DUPLICATE", "DUPLICATE"]
 
 
 async def test_repeat_of_a_command_whose_outcome_was_unknown_is_a_duplicate(

@@ -10,14 +10,18 @@ from datetime import UTC
 from typing import Any
 
 import pytest
+from grpc import aio
 from support.audit import assert_books_in_order
 from support.paying import (
     MANUAL,
     SELECT_UNBALANCED,
+    Watch,
+    batch,
     details,
     expiries_by_hand,
     from_now,
     funds,
+    in_batch,
     open_account,
     operation,
     order,
@@ -31,6 +35,7 @@ from support.paying import (
 from support.payment_model import ModelAccount, ModelPayment, PaymentModel
 from support.running import RunningLedger, running_ledger
 from support.sessions import deadlocks_of
+from support.statuses import reason_of
 
 from ledger.application.payments.expire_payments import ExpiryWorker
 from ledger.bootstrap.database import Database
@@ -147,6 +152,68 @@ async def test_one_id_with_64_contents_is_decided_once(database: Database) -> No
                 (name == payment.payee_account_id) - (name == payment.payer_account_id)
             )
             assert await funds(first, name) == (1000 + moved_minor, 0)
+    assert await deadlocks_of(database) == 0
+    await assert_books_in_order(database)
+
+
+async def test_one_operation_id_on_many_payments_is_decided_once(database: Database) -> None:
+    """Through two servers: one payment gets it, all others conflicts."""
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        await open_account(first, "payee")
+        for place in range(8):
+            await open_account(first, f"payer{place}", funds_minor=100)
+            held = order(f"p{place}", f"payer{place}", "payee", 100, capture=MANUAL)
+            await first.payments.AuthorizePayment(held)
+        outcomes = await asyncio.gather(
+            *(
+                operation((first, second)[place % 2], "CAPTURE", "o", f"p{place // 2 % 8}")
+                for place in range(CALLERS)
+            ),
+            return_exceptions=True,
+        )
+        decided = [each for each in outcomes if not isinstance(each, BaseException)]
+        assert Counter(map(status_name, decided)) == {"APPLIED": 1, "DUPLICATE": 7}
+        assert len({each.payment.payment_id for each in decided}) == 1
+        reasons = [reason_of(each) for each in outcomes if isinstance(each, aio.AioRpcError)]
+        assert reasons == ["OPERATION_ID_REUSED"] * 56
+        assert await funds(first, "payee") == (100, 0)
+    assert await deadlocks_of(database) == 0
+    await assert_books_in_order(database)
+
+
+async def test_batch_that_is_sent_twice_at_once_is_decided_once(
+    database: Database, seed: int
+) -> None:
+    """To two servers, in one order and in another: each chain is decided by one of them."""
+    chance = random.Random(seed)
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        names = [f"a{place}" for place in range(12)]
+        for name in names:
+            await open_account(first, name, funds_minor=50)
+        chains = []
+        for number in range(60):
+            chain = []
+            for place in range(chance.randint(1, 4)):
+                payer, payee = chance.sample(names, 2)
+                chain.append(order(f"p{number}.{place}", payer, payee, chance.randint(1, 40)))
+            last = len(chain) - 1
+            chains.append([in_batch(each, linked=place < last) for place, each in enumerate(chain)])
+        others = list(chains)
+        chance.shuffle(others)
+        sent = [[message for chain in ordered for message in chain] for ordered in (chains, others)]
+        responses = await asyncio.gather(batch(first, sent[0]), batch(second, sent[1]))
+        found: dict[str, list[Any]] = {}
+        for messages, results in zip(sent, responses, strict=True):
+            for message, result in zip(messages, results, strict=True):
+                assert not result.HasField("error")
+                found.setdefault(message.payment_id, []).append(result)
+        for one, other in found.values():
+            assert [status_name(one), status_name(other)].count("DUPLICATE") == 1
+            assert (one.transaction_id, one.decline_reason) == (
+                other.transaction_id,
+                other.decline_reason,
+            )
+        await Watch(first).read()
     assert await deadlocks_of(database) == 0
     await assert_books_in_order(database)
 
