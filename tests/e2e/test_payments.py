@@ -688,7 +688,8 @@ async def test_decisions_are_the_same_with_snapshots(ledger: RunningLedger, seed
         response = await ledger.payments.AuthorizePayment(exactly)
         assert reason_name(response.payment) == "INSUFFICIENT_FUNDS"
         assert await funds(ledger, "payer") == (left_minor, 0)
-    exactly = order("last", "payer", "payee", left_minor + 50)
+    await pay_in(ledger, "payer", 10)
+    exactly = order("last", "payer", "payee", left_minor + 60)
     assert status_name(await ledger.payments.AuthorizePayment(exactly)) == "CAPTURED"
     assert await funds(ledger, "payer") == (-50, 0)
     await assert_books_in_order(ledger.database)
