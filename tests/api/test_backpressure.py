@@ -36,7 +36,7 @@ CREATED = ledger_pb2.INGEST_STATUS_CREATED
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bookings wait for a lock as long as a test holds it, on any machine."""
     monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
-    monkeypatch.setattr("ledger.application.ingest.attempts.ATTEMPTS_MAX", 1000)
+    monkeypatch.setattr("ledger.application.attempts.ATTEMPTS_MAX", 1000)
 
 
 @asynccontextmanager

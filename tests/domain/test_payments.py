@@ -19,7 +19,7 @@ from ledger.domain.payments import (
     PaymentOperation,
     PaymentOrder,
     PaymentState,
-    as_answered,
+    after,
     as_first_answered,
     decide_chain,
     decide_operation,
@@ -343,8 +343,13 @@ def test_repeats_get_the_payment_as_it_was() -> None:
     done = PaymentOperation(
         OperationOrder("o", CAPTURE, "p", 30), 1, 30, 0, None, "t", P, 30, 0, NOW
     )
-    after = as_answered(stored, done)
-    assert (after.state, after.captured_minor, after.refunded_minor, after.held_minor) == (
+    answered = after(stored, done)
+    assert (
+        answered.state,
+        answered.captured_minor,
+        answered.refunded_minor,
+        answered.held_minor,
+    ) == (
         P,
         30,
         0,

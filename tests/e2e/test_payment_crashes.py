@@ -29,7 +29,7 @@ from support.serving import serving_on
 from support.sessions import locked, sessions_gone, waiting_sessions
 from support.statuses import reason_of, response_or_error
 
-from ledger.application.ingest import attempts
+from ledger.application import attempts
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork

@@ -309,32 +309,31 @@ def first_step(order: PaymentOrder) -> PaymentStep:
     return PaymentStep.TRANSFER if order.capture is CaptureMode.IMMEDIATE else PaymentStep.HOLD
 
 
+def first_payment(
+    order: PaymentOrder,
+    decline_reason: DeclineReason | None,
+    transaction_id: str,
+    recorded_at: datetime,
+) -> Payment:
+    """The payment as its decision leaves it."""
+    state = first_state(order, decline_reason)
+    captured_minor = order.amount_minor if state is PaymentState.CAPTURED else 0
+    return Payment(order, state, decline_reason, captured_minor, 0, transaction_id, recorded_at)
+
+
 def as_first_answered(payment: Payment) -> Payment:
     """The payment as it was when it was decided, whatever has happened to it since."""
-    order = payment.order
-    state = first_state(order, payment.decline_reason)
-    captured_minor = order.amount_minor if state is PaymentState.CAPTURED else 0
-    return Payment(
-        order,
-        state,
-        payment.decline_reason,
-        captured_minor,
-        0,
-        payment.transaction_id,
-        payment.recorded_at,
+    return first_payment(
+        payment.order, payment.decline_reason, payment.transaction_id, payment.recorded_at
     )
 
 
-def as_answered(payment: Payment, operation: PaymentOperation) -> Payment:
-    """The payment as it was when `operation` was decided."""
-    return Payment(
-        payment.order,
-        operation.state,
-        payment.decline_reason,
-        operation.captured_minor,
-        operation.refunded_minor,
-        payment.transaction_id,
-        payment.recorded_at,
+def after(payment: Payment, decided: OperationDecision | PaymentOperation) -> Payment:
+    """The payment where an operation left it."""
+    return payment._replace(
+        state=decided.state,
+        captured_minor=decided.captured_minor,
+        refunded_minor=decided.refunded_minor,
     )
 
 

@@ -9,8 +9,8 @@ from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.waiting import DEADLINE_SECONDS, TimeLimit, run_ready_tasks, until
 
+from ledger.application.attempts import ATTEMPTS_MAX
 from ledger.application.ingest import contended_groups
-from ledger.application.ingest.attempts import ATTEMPTS_MAX
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits

@@ -1,7 +1,7 @@
 """Payments and their operations, between the contract's messages and the domain."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -12,10 +12,10 @@ from ledger.api.convert.events import write_entry
 from ledger.api.convert.identifiers import require_ids
 from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
 from ledger.api.convert.paging import (
-    PAGE_BYTES_MAX,
     Listing,
     Paging,
     PlaceFormat,
+    fitting,
     read_microseconds,
 )
 from ledger.api.errors import status_of
@@ -394,20 +394,14 @@ def encode_payment_page(
     paging: Paging[PaymentPlace], page: Page[Payment, PaymentPlace]
 ) -> payment_pb2.ListPaymentsResponse:
     """As many payments of the page as PAGE_BYTES_MAX allows, and at least one."""
-    response = payment_pb2.ListPaymentsResponse()
-    next_place = page.next_place
-    size_bytes = 0
-    previous: Payment | None = None
-    for payment in page.items:
-        message = encode_payment(payment)
-        size_bytes += message.ByteSize()
-        if previous is not None and size_bytes > PAGE_BYTES_MAX:
-            next_place = PaymentPlace(previous.recorded_at, previous.order.payment_id)
-            break
-        response.payments.append(message)
-        previous = payment
-    response.next_page_token = paging.next_page_token(next_place)
-    return response
+    payments, next_place = fitting(map(encode_payment, page.items), page.next_place, _place_of)
+    return payment_pb2.ListPaymentsResponse(
+        payments=payments, next_page_token=paging.next_page_token(next_place)
+    )
+
+
+def _place_of(message: payment_pb2.Payment) -> PaymentPlace:
+    return PaymentPlace(message.created_at.ToDatetime(UTC), message.payment_id)
 
 
 def _read_place(texts: Sequence[str]) -> PaymentPlace:

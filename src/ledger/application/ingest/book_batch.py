@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
-from ledger.application.ingest import attempts
+import structlog
+
+from ledger.application import attempts
 from ledger.application.ingest.event_batch import EventBatch, IngestOutcome, rounds
 from ledger.application.ingest.post_events import PostEvents
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import DatabaseContention, DatabaseUnavailable
+
+_log = structlog.get_logger("ledger.ingest")
 
 
 class BookBatch:
@@ -39,7 +43,7 @@ class BookBatch:
                     batch.decide(await self._post_events.settle(payout_event, batch.batch_id))
                 return
             except (DatabaseContention, DatabaseUnavailable) as error:
-                attempts.log_broken_off(attempt, error)
+                attempts.log_broken_off(_log, "an attempt to book", attempt, error)
                 if attempt == attempts.ATTEMPTS_MAX:
                     raise
             await attempts.back_off(attempt)

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from ledger.application.ingest import attempts
+import structlog
+
+from ledger.application import attempts
 from ledger.application.ingest.contended_groups import ContendedGroups
 from ledger.application.ingest.event_batch import EventBatch, IngestOutcome, rounds
 from ledger.application.ingest.post_events import PostEvents
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import DatabaseContention, DatabaseUnavailable
+
+_log = structlog.get_logger("ledger.ingest")
 
 
 class SingleCall(NamedTuple):
@@ -57,13 +61,13 @@ class BookGroup:
                     await self._contended.post(batch, on_decided, in_parts_until)
                 return in_parts_until is not None
             except DatabaseContention as error:
-                attempts.log_broken_off(attempt, error)
+                attempts.log_broken_off(_log, "an attempt to book", attempt, error)
                 if in_parts_until is not None:
                     raise
                 in_parts_until = self._contended.until()
                 continue
             except DatabaseUnavailable as error:
-                attempts.log_broken_off(attempt, error)
+                attempts.log_broken_off(_log, "an attempt to book", attempt, error)
                 if attempt == attempts.ATTEMPTS_MAX:
                     raise
             await attempts.back_off(attempt)

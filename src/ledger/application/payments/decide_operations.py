@@ -12,8 +12,8 @@ from ledger.application.payments.outcomes import (
     AnsweredOperation,
     OperationOutcome,
     OperationStatus,
-    in_parts,
 )
+from ledger.application.payments.parts import RESTARTS_MAX, in_parts
 from ledger.application.ports.payments import (
     DecidedOperation,
     IdsTaken,
@@ -27,12 +27,10 @@ from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.payments import (
     AccountStanding,
-    OperationDecision,
     OperationKind,
     OperationOrder,
-    Payment,
     PaymentOperation,
-    as_answered,
+    after,
     decide_operation,
     differing_operation_fields,
 )
@@ -46,9 +44,6 @@ from ledger.errors import (
 )
 
 _log = structlog.get_logger("ledger.payments")
-
-# How often a transaction begins again because another one has stored an id.
-ATTEMPTS_MAX = 10
 
 # Operations of which the payee's balance decides.
 _DECIDED_BY_PAYEE = (OperationKind.REFUND, OperationKind.REVERSE)
@@ -97,7 +92,7 @@ class DecideOperations:
     async def _decide(
         self, orders: Sequence[OperationOrder], batch_id: UUID, lock_wait_seconds: float | None
     ) -> Outcomes:
-        for _ in range(ATTEMPTS_MAX):
+        for _ in range(RESTARTS_MAX):
             try:
                 async with self._begin() as uow:
                     if lock_wait_seconds is not None:
@@ -188,7 +183,7 @@ def _decide_all(
         payer, payee = parties[payment_id]
         account = None if isinstance(payee, RestaurantStanding) else payee
         decision = decide_operation(states[payment_id], order, payer, account)
-        states[payment_id] = _after(states[payment_id], decision)
+        states[payment_id] = after(states[payment_id], decision)
         counts[payment_id] += 1
         transaction_id = str(uuid_utils.uuid7())
         decided.append(
@@ -202,18 +197,6 @@ def _decide_all(
         if order.kind is not OperationKind.EXPIRE:
             decide(order)
     return decided
-
-
-def _after(payment: Payment, decision: OperationDecision) -> Payment:
-    return Payment(
-        payment.order,
-        decision.state,
-        payment.decline_reason,
-        decision.captured_minor,
-        decision.refunded_minor,
-        payment.transaction_id,
-        payment.recorded_at,
-    )
 
 
 def _answers(
@@ -240,7 +223,7 @@ def _answers(
             decision.refunded_minor,
             recorded_at,
         )
-        payment = as_answered(payments[order.payment_id].payment, operation)
+        payment = after(payments[order.payment_id].payment, operation)
         outcomes[_key(order)] = AnsweredOperation(_status_of(operation), operation, payment)
     return outcomes
 
@@ -253,7 +236,7 @@ def _outcome_of_stored(
         return OperationIdReused(order.operation_id or "", differing)
     is_new = stored.batch_id == batch_id
     status = _status_of(operation) if is_new else OperationStatus.DUPLICATE
-    return AnsweredOperation(status, operation, as_answered(stored.payment, operation))
+    return AnsweredOperation(status, operation, after(stored.payment, operation))
 
 
 def _status_of(operation: PaymentOperation) -> OperationStatus:

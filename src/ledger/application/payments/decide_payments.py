@@ -13,9 +13,9 @@ from ledger.application.payments.outcomes import (
     AnsweredPayment,
     PaymentOutcome,
     PaymentStatus,
-    in_parts,
     status_of,
 )
+from ledger.application.payments.parts import RESTARTS_MAX, in_parts
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.payments import (
     DecidedPayment,
@@ -29,13 +29,12 @@ from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.payments import (
     AccountStanding,
-    CaptureMode,
     Payment,
     PaymentOrder,
     as_first_answered,
     decide_chain,
     differing_order_fields,
-    first_state,
+    first_payment,
 )
 from ledger.errors import (
     AccountNotFound,
@@ -49,10 +48,6 @@ from ledger.errors import (
 )
 
 _log = structlog.get_logger("ledger.payments")
-
-# How often a transaction begins again because another one has stored an id, or opened a balance
-# account. Each time one of them has got further.
-ATTEMPTS_MAX = 10
 
 # Orders that are accepted together or not at all; mostly one.
 Chain = Sequence[PaymentOrder]
@@ -102,7 +97,7 @@ class DecidePayments:
         self, chains: Sequence[Chain], attempt: "_Attempt", lock_wait_seconds: float | None
     ) -> list[Outcomes]:
         unknown: set[str] = set()
-        for _ in range(ATTEMPTS_MAX):
+        for _ in range(RESTARTS_MAX):
             try:
                 async with self._begin() as uow:
                     if lock_wait_seconds is not None:
@@ -166,7 +161,10 @@ async def _in_transaction(
         )
         payments = {payment_id: found.payment for payment_id, found in stored.items()}
         for place, all_of_chain in decided.items():
-            answers = [_payment(each, recorded_at) for each in all_of_chain]
+            answers = [
+                first_payment(each.order, each.decline_reason, each.transaction_id, recorded_at)
+                for each in all_of_chain
+            ]
             payments |= {payment.order.payment_id: payment for payment in answers}
             outcomes[place] = {
                 payment.order.payment_id: AnsweredPayment(status_of(payment), payment)
@@ -204,7 +202,7 @@ def _sort_out(
             found.repeating.append(place)
         elif outcomes := (
             _outcomes_of_stored(chain, payments, new)
-            or _refused_chain(chain, _not_found(chain, standings, unknown))
+            or _with_others_refused(chain, _not_found(chain, standings, unknown))
         ):
             found.outcomes[place] = outcomes
             new -= ids
@@ -266,12 +264,12 @@ def _not_found(chain: Chain, standings: dict[str, AccountStanding], unknown: set
     return outcomes
 
 
-def _refused_chain(chain: Chain, errors: Outcomes) -> Outcomes:
-    """The errors of a chain: with one all others are refused as well. Empty without an error."""
-    if not errors:
+def _with_others_refused(chain: Chain, found: Outcomes) -> Outcomes:
+    """The outcomes of a chain of which some are known: the others are refused. Empty if none is."""
+    if not found:
         return {}
     return {
-        order.payment_id: errors.get(order.payment_id, LinkedPaymentRefused(order.payment_id))
+        order.payment_id: found.get(order.payment_id, LinkedPaymentRefused(order.payment_id))
         for order in chain
     }
 
@@ -293,22 +291,7 @@ def _outcomes_of_stored(chain: Chain, stored: dict[str, Payment], new: Collectio
             is_new = order.payment_id in new
             status = status_of(payment) if is_new else PaymentStatus.DUPLICATE
             outcomes[order.payment_id] = AnsweredPayment(status, payment)
-    return _refused_chain(chain, outcomes)
-
-
-def _payment(decided: DecidedPayment, recorded_at: datetime) -> Payment:
-    order, reason = decided.order, decided.decline_reason
-    state = first_state(order, reason)
-    is_captured = reason is None and order.capture is CaptureMode.IMMEDIATE
-    return Payment(
-        order,
-        state,
-        reason,
-        order.amount_minor if is_captured else 0,
-        0,
-        decided.transaction_id,
-        recorded_at,
-    )
+    return _with_others_refused(chain, outcomes)
 
 
 def _refused(order: PaymentOrder, error: LedgerError) -> LedgerError:

@@ -56,7 +56,8 @@ class ExpiryWorker:
         await self._repeating.stop()
 
     async def release(self) -> int:
-        """Releases a page of expired payments, and returns how many it found.
+        """Releases a page of expired payments. Returns how many it found; 0 if one failed, so that
+        the next look is a second later.
 
         Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
         """

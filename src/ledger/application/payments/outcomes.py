@@ -1,22 +1,10 @@
-"""What callers of payments get, and the parts in which their commands are decided."""
+"""What callers of payments get."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from ledger.application.halving import REFUSALS, in_halves
 from ledger.domain.payments import Payment, PaymentOperation, PaymentState
-from ledger.errors import DatabaseContention, LedgerError
-
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
-
-# How long a part waits for a lock, once a group has met one that lasted.
-PART_LOCK_WAIT_SECONDS = 0.1
-# For so long after that a single command waits as long as usual: many groups that take one busy
-# account wait for each other, and each gets its turn.
-PATIENCE_SECONDS = 2.0
+from ledger.errors import LedgerError
 
 
 class PaymentStatus(StrEnum):
@@ -64,50 +52,3 @@ _STATUS_BY_STATE = {
 def status_of(payment: Payment) -> PaymentStatus:
     """The status of a payment as it was first answered."""
     return _STATUS_BY_STATE[payment.state]
-
-
-def rounds(ids: Sequence[str]) -> Iterator[list[int]]:
-    """The places of the ids in rounds: in each no id occurs twice, and the first comes first.
-
-    What repeats an id is decided in a later round, when the first is stored.
-
-        rounds(["a", "b", "a", "c"])   [0, 1, 3], [2]
-    """
-    pending = list(range(len(ids)))
-    while pending:
-        seen: set[str] = set()
-        later: list[int] = []
-        now: list[int] = []
-        for place in pending:
-            (later if ids[place] in seen else now).append(place)
-            seen.add(ids[place])
-        yield now
-        pending = later
-
-
-async def in_parts(
-    decide: Callable[[Sequence[Item], float | None], Awaitable[Outcome]], items: Sequence[Item]
-) -> list[tuple[Sequence[Item], Outcome | LedgerError]]:
-    """Decides `items` together, or in ever smaller parts if the database refuses them or some of
-    them are locked. What it refuses alone gets its error.
-
-    `decide` gets a part and how many seconds it may wait for a lock; None: as long as usual.
-    """
-    time = asyncio.get_running_loop().time
-    patient_until: float | None = None
-
-    async def work(part: Sequence[Item]) -> Outcome:
-        nonlocal patient_until
-        is_alone = len(part) == 1
-        is_patient = patient_until is None or (is_alone and time() < patient_until)
-        try:
-            return await decide(part, None if is_patient else PART_LOCK_WAIT_SECONDS)
-        except DatabaseContention:
-            if patient_until is not None:
-                raise
-            patient_until = time() + PATIENCE_SECONDS
-            if not is_alone:
-                raise
-        return await decide(part, None)
-
-    return await in_halves(work, items, (*REFUSALS, DatabaseContention))

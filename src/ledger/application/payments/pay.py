@@ -11,10 +11,11 @@ from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
 import uuid_utils.compat
 
+from ledger.application import attempts
 from ledger.application.grouping import Grouping
-from ledger.application.ingest import attempts
 from ledger.application.metrics import PaymentCommand
 from ledger.application.payments.decide_operations import DecideOperations
 from ledger.application.payments.decide_payments import Chain, DecidePayments
@@ -25,8 +26,8 @@ from ledger.application.payments.outcomes import (
     OperationStatus,
     PaymentOutcome,
     PaymentStatus,
-    rounds,
 )
+from ledger.application.payments.parts import rounds
 from ledger.domain.payments import DeclineReason, OperationKind, OperationOrder, PaymentOrder
 from ledger.errors import (
     DatabaseUnavailable,
@@ -36,6 +37,8 @@ from ledger.errors import (
     QueueFull,
     ShuttingDown,
 )
+
+_log = structlog.get_logger("ledger.payments")
 
 GROUP_ORDERS_MAX = 200
 # Groups of each kind, and batches, that are decided at once. Each takes a database session.
@@ -52,6 +55,8 @@ _COMMANDS: dict[OperationKind, PaymentCommand] = {
     OperationKind.REFUND: "refund",
     OperationKind.REVERSE: "reverse",
 }
+if _COMMANDS.keys() != set(OperationKind) - {OperationKind.EXPIRE}:
+    raise TypeError(f"add the new kind of operation to _COMMANDS in {__file__}")
 
 Outcome = TypeVar("Outcome")
 
@@ -240,7 +245,7 @@ async def _decided(decide: Callable[[UUID], Awaitable[Outcome]]) -> Outcome:
         try:
             return await decide(batch_id)
         except DatabaseUnavailable as error:
-            attempts.log_broken_off(attempt, error)
+            attempts.log_broken_off(_log, "an attempt to decide", attempt, error)
             if attempt == attempts.ATTEMPTS_MAX:
                 raise
         await attempts.back_off(attempt)

@@ -1,6 +1,6 @@
 """Payments and their operations, inside a unit of work and for readers."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -191,6 +191,3 @@ class Payments(Protocol):
     async def expired(self, limit: int) -> list[str]:
         """The ids of at most `limit` payments that hold money and have expired."""
         ...
-
-
-PaymentsById = Mapping[str, StoredPayment]

@@ -19,7 +19,7 @@ from ledger.cli.payments.transfer_lines import TransferParser
 from ledger.cli.payments.views import decline_line, reason_of
 from ledger.cli.refusals import refusal_of_call, refusal_of_status
 from ledger.jitter import jittered
-from ledger.limits import BATCH_EVENTS_MAX
+from ledger.limits import BATCH_PAYMENTS_MAX
 from ledger.v1 import payment_pb2
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class ImportSummary:
 @click.option(
     "--batch-size",
     metavar="NUMBER",
-    type=WholeNumber(1, BATCH_EVENTS_MAX),
-    default=BATCH_EVENTS_MAX,
-    help=f"Transfers to send in one request, 1 to {BATCH_EVENTS_MAX}."
-    f"  [default: {BATCH_EVENTS_MAX}]",
+    type=WholeNumber(1, BATCH_PAYMENTS_MAX),
+    default=BATCH_PAYMENTS_MAX,
+    help=f"Transfers to send in one request, 1 to {BATCH_PAYMENTS_MAX}."
+    f"  [default: {BATCH_PAYMENTS_MAX}]",
 )
 @line_errors_option(LOOKED_AT)
 @json_option

@@ -52,7 +52,7 @@ _TAIL = f"""
   """
 _PAST_TAIL = past_tail({"funds_minor": _FUNDS, "held_minor": _HELD}, "$3")
 
-SELECT_ACCOUNT = "SELECT balance_account_id FROM balance_accounts WHERE account_id = $1"
+SELECT_BALANCE_ACCOUNT = "SELECT balance_account_id FROM balance_accounts WHERE account_id = $1"
 
 # A row for each balance query ($1) whose account exists. `place` is the place of the balance query,
 # from 1. One statement, hence one moment: it counts what was committed when it began.
@@ -96,7 +96,7 @@ class PostgresAccountBalanceReader(GroupReader[AccountBalanceQuery, AccountBalan
 
     present = SELECT_ACCOUNT_BALANCES
     past = SELECT_PAST_ACCOUNT_BALANCES
-    account = SELECT_ACCOUNT
+    account = SELECT_BALANCE_ACCOUNT
 
     def _keys(self, queries: Sequence[AccountBalanceQuery]) -> tuple[list[str], ...]:
         return ([query.account_id for query in queries],)

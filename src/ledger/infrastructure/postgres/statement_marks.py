@@ -76,7 +76,7 @@ def last_mark_before(
 
     One row or none, with the sum of that name.
     """
-    # The database stores no mark of an account without its funds.
+    # The database stores no mark of an account without its funds; a restore may bring one.
     has_sum = "" if sum_minor == "payable_minor" else f" AND m.{sum_minor} IS NOT NULL"
     return f"""(
     SELECT m.horizon, m.entries_count, m.{sum_minor}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from support.fake_time import now, run_on_fake_time
 
-from ledger.application.payments.outcomes import (
+from ledger.application.payments.parts import (
     PART_LOCK_WAIT_SECONDS,
     PATIENCE_SECONDS,
     in_parts,
