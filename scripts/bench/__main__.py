@@ -73,9 +73,10 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
     report.show(measured)
     for line in left_out:
         print(line)
+    payments = bench.acknowledged[Booked.PAYMENTS] + bench.acknowledged[Booked.CAPTURES]
     print(
         f"all {bench.acknowledged[Booked.EVENTS]:,} acknowledged events and"
-        f" {bench.acknowledged[Booked.PAYMENTS]:,} payments are in the books with their entries;"
+        f" {payments:,} payments are in the books with their entries;"
         f" written to {path}"
     )
 

@@ -49,6 +49,8 @@ class Load:
     restaurants: int = RESTAURANTS
     # The only restaurant of the load; empty for all.
     restaurant: str = ""
+    # Whether each call authorises a payment, and its caller captures it by another call.
+    captures: bool = False
     # The only payer of the load; empty for all accounts.
     payer: str = ""
     # The account whose balance is read.
@@ -59,6 +61,11 @@ class Load:
     channels: int = 1
     # Callers of the bench's own, which cost little, instead of gRPC's.
     raw: bool = False
+
+    @property
+    def booked(self) -> Booked | None:
+        """What its calls book, on a server that does."""
+        return Booked.CAPTURES if self.captures else BOOKED.get(self.method)
 
     def by(self, callers: int) -> Self:
         """The same load by another number of callers."""
@@ -212,9 +219,7 @@ class Bench:
             }
             for place, share in enumerate(callers)
         ]
-        return await self._begin(
-            workers, jobs, prefix, load.events, server, BOOKED.get(load.method), seconds
-        )
+        return await self._begin(workers, jobs, prefix, load.events, server, load.booked, seconds)
 
     async def run_statement(self, events: int, connections: int) -> Measured:
         """Makes load with the bare SQL statement for one slice. Raises WrongBooks."""

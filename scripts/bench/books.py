@@ -153,18 +153,23 @@ class Booked(StrEnum):
 
     EVENTS = "events"
     PAYMENTS = "payments"
+    # Payments that are captured after they were authorised.
+    CAPTURES = "captured payments"
 
 
+_COUNT_PAYMENTS = """
+SELECT count(*) FROM payments
+WHERE payment_id >= $1::text || '.' COLLATE "C" AND payment_id < $1 || '/' COLLATE "C"
+  AND state = 'CAPTURED'
+"""
 # How many have ids that begin with $1.
 COUNT_STORED = {
     Booked.EVENTS: """
 SELECT count(*) FROM processor_events
 WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
 """,
-    Booked.PAYMENTS: """
-SELECT count(*) FROM payments
-WHERE payment_id >= $1::text || '.' COLLATE "C" AND payment_id < $1 || '/' COLLATE "C"
-""",
+    Booked.PAYMENTS: _COUNT_PAYMENTS,
+    Booked.CAPTURES: _COUNT_PAYMENTS,
 }
 COUNT_PAYMENT_ENTRIES = """
 SELECT count(*) AS entries, COALESCE(sum(amount_minor), 0)::bigint AS amount_minor
@@ -336,16 +341,19 @@ async def check_stored(connection: Any, booked: Booked, prefix: str, acknowledge
 
 
 async def check_entries(connection: Any, acknowledged: Mapping[Booked, int]) -> None:
-    """Raises WrongBooks unless each event and payment of the run has its two entries."""
-    for booked, statement, amount_minor in (
-        (Booked.EVENTS, COUNT_ENTRIES, AMOUNT_MINOR + FEE_MINOR),
-        (Booked.PAYMENTS, COUNT_PAYMENT_ENTRIES, 2 * AMOUNT_MINOR),
+    """Raises WrongBooks unless each event and payment of the run has its entries: two, or three if
+    a call of its own captured it.
+    """
+    events = acknowledged.get(Booked.EVENTS, 0)
+    payment_entries = 2 * acknowledged.get(Booked.PAYMENTS, 0)
+    payment_entries += 3 * acknowledged.get(Booked.CAPTURES, 0)
+    for statement, expected in (
+        (COUNT_ENTRIES, (2 * events, events * (AMOUNT_MINOR + FEE_MINOR))),
+        (COUNT_PAYMENT_ENTRIES, (payment_entries, payment_entries * AMOUNT_MINOR)),
     ):
-        number = acknowledged.get(booked, 0)
         found = await connection.fetchrow(statement, EVENT_PREFIX)
-        expected = 2 * number, number * amount_minor
         if (found["entries"], found["amount_minor"]) != expected:
             raise WrongBooks(
-                f"{found['entries']} entries of {booked}, of {found['amount_minor']} in all, are"
-                f" in the books, not {expected}"
+                f"{found['entries']} entries of {found['amount_minor']} in all are in the books,"
+                f" not {expected}"
             )

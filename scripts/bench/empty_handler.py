@@ -58,13 +58,36 @@ class EmptyPayments(payment_pb2_grpc.PaymentServiceServicer):
             ),
         )
         self._paid.payment.created_at.GetCurrentTime()
+        self._held = payment_pb2.AuthorizePaymentResponse(
+            status=payment_pb2.PAYMENT_STATUS_AUTHORIZED, payment=self._paid.payment
+        )
+        self._captured = payment_pb2.CapturePaymentResponse(
+            status=payment_pb2.OPERATION_STATUS_APPLIED,
+            operation=payment_pb2.PaymentOperation(
+                operation_id="c.bench.1.0.000000001",
+                kind=payment_pb2.OPERATION_KIND_CAPTURE,
+                amount_minor=1_000,
+                transaction_id="01890a5d-ac96-774b-bcce-b302099a8058",
+                state=payment_pb2.PAYMENT_STATE_CAPTURED,
+                captured_minor=1_000,
+                created_at=self._paid.payment.created_at,
+            ),
+            payment=self._paid.payment,
+        )
 
     async def AuthorizePayment(
         self,
-        _request: payment_pb2.AuthorizePaymentRequest,
+        request: payment_pb2.AuthorizePaymentRequest,
         _context: aio.ServicerContext[Any, Any],
     ) -> payment_pb2.AuthorizePaymentResponse:
-        return self._paid
+        return self._held if request.capture == payment_pb2.CAPTURE_MODE_MANUAL else self._paid
+
+    async def CapturePayment(
+        self,
+        _request: payment_pb2.CapturePaymentRequest,
+        _context: aio.ServicerContext[Any, Any],
+    ) -> payment_pb2.CapturePaymentResponse:
+        return self._captured
 
 
 async def serve(available_minor: int) -> None:

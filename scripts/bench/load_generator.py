@@ -12,7 +12,7 @@ from grpc import StatusCode, aio
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
 from scripts.bench.raw_caller import RawCallers
 from scripts.bench.raw_stream import RawStreams
-from scripts.bench.wire import Requests, path_of, requests_of
+from scripts.bench.wire import PaymentRequests, Requests, capture_path, path_of, requests_of
 
 _OPTIONS = (
     # Without it channels to one address share a connection, and so reach one of several processes.
@@ -41,13 +41,23 @@ class Channels:
 
 
 async def call_until(
-    ends_at: float, call: Any, requests: Requests, events: int, outcome: Outcome
+    ends_at: float,
+    call: Any,
+    requests: Requests,
+    events: int,
+    outcome: Outcome,
+    capture: Any = None,
 ) -> None:
-    """One caller of a unary method. It makes at least one call, however late it is."""
+    """One caller of a unary method. It makes at least one call, however late it is.
+
+    With `capture`, each payment is captured by a call of it; both calls count as one.
+    """
     began = time.monotonic()
     while True:
         response = await call(requests.take(events))
         requests.check(response, events)
+        if capture is not None and isinstance(requests, PaymentRequests):
+            requests.check_capture(await capture(requests.capture_of(response)))
         outcome.add(began, events)
         if (began := time.monotonic()) >= ends_at:
             return
@@ -154,17 +164,25 @@ async def prepare(job: dict[str, Any], channels: Channels) -> Run:
         for channel in open_channels
     ]
 
+    captures: list[Any] = [
+        channel.unary_unary(capture_path()) if job["captures"] else None
+        for channel in open_channels
+    ]
+
     async def run(interval: Interval) -> Outcome:
         outcome = Outcome()
         async with asyncio.TaskGroup() as callers:
             for number in range(job["callers"]):
-                method, events = methods[number % len(methods)], job["events"]
+                place, events = number % len(methods), job["events"]
+                method = methods[place]
                 callers.create_task(
                     stream_until(
                         interval.ends_at, method(), requests, events, job["in_flight"], outcome
                     )
                     if streams
-                    else call_until(interval.ends_at, method, requests, events, outcome)
+                    else call_until(
+                        interval.ends_at, method, requests, events, outcome, captures[place]
+                    )
                 )
         return outcome
 

@@ -104,6 +104,15 @@ async def transfer_one_payer(bench: Bench) -> Rows:
     )
 
 
+async def authorize_capture(bench: Bench) -> Rows:
+    """Payments that are held, and captured by a second call."""
+    await open_accounts(bench)
+    limit, measured = await against_empty(bench, replace(TRANSFER, captures=True))
+    yield load_row(
+        f"AuthorizePayment, then CapturePayment, {CALLERS} callers", measured, "payments/s", limit
+    )
+
+
 async def transfer_batch(bench: Bench) -> Rows:
     """Against the transfers a second that two cores should make."""
     await open_accounts(bench)
@@ -149,5 +158,6 @@ PAYMENT_ROWS: dict[str, Callable[[Bench], Rows]] = {
     "transfer-64-raw": transfer_64_raw,
     "transfer-one-payer": transfer_one_payer,
     "transfer-batch": transfer_batch,
+    "authorize-capture": authorize_capture,
     "account-balance-size": account_balance_size,
 }

@@ -23,6 +23,12 @@ _CREATED = ledger_pb2.INGEST_STATUS_CREATED
 _CREATED_BYTES = ledger_pb2.IngestEventResponse(status=_CREATED).SerializeToString()
 _CAPTURED = payment_pb2.PAYMENT_STATUS_CAPTURED
 _CAPTURED_BYTES = payment_pb2.AuthorizePaymentResponse(status=_CAPTURED).SerializeToString()
+_AUTHORIZED_BYTES = payment_pb2.AuthorizePaymentResponse(
+    status=payment_pb2.PAYMENT_STATUS_AUTHORIZED
+).SerializeToString()
+_APPLIED_BYTES = payment_pb2.CapturePaymentResponse(
+    status=payment_pb2.OPERATION_STATUS_APPLIED
+).SerializeToString()
 
 
 class UnexpectedResponse(Exception):
@@ -176,13 +182,21 @@ class StatementRequests:
 
 class PaymentRequests:
     """Requests with new payments between accounts. A response other than CAPTURED ends the
-    measure.
+    measure; if each is captured by another call, one other than AUTHORIZED.
     """
 
     def __init__(
-        self, method: str, prefix: str, accounts: Sequence[str], currency: str, payer: str
+        self,
+        method: str,
+        prefix: str,
+        accounts: Sequence[str],
+        currency: str,
+        payer: str,
+        *,
+        captures: bool = False,
     ) -> None:
         """`payer` pays every payment; empty: all accounts pay in turn. Ids are as for events."""
+        self._captures = captures
         self._is_batch = method == "BatchTransfers"
         self._sent = 0
         # Neighbours pay accounts that are far from them: a group has other payees than payers.
@@ -208,7 +222,10 @@ class PaymentRequests:
             payment_pb2.BatchTransfersRequest(transfers=[payment_pb2.Transfer(**fields)])
             if self._is_batch
             else payment_pb2.AuthorizePaymentRequest(
-                **fields, capture=payment_pb2.CAPTURE_MODE_IMMEDIATE
+                **fields,
+                capture=payment_pb2.CAPTURE_MODE_MANUAL
+                if self._captures
+                else payment_pb2.CAPTURE_MODE_IMMEDIATE,
             )
         )
         head, _, tail = request.SerializeToString().partition(f".{number}".encode())
@@ -224,9 +241,10 @@ class PaymentRequests:
         return head + _NUMBER % self._sent + tail
 
     def check(self, content: bytes, payments: int) -> None:
-        """Raises UnexpectedResponse unless every payment that was sent is CAPTURED."""
+        """Raises UnexpectedResponse unless every payment that was sent is as it must be."""
         if not self._is_batch:
-            if not content.startswith(_CAPTURED_BYTES):
+            expected = _AUTHORIZED_BYTES if self._captures else _CAPTURED_BYTES
+            if not content.startswith(expected):
                 raise UnexpectedResponse(payment_pb2.AuthorizePaymentResponse.FromString(content))
             return
         results = payment_pb2.BatchTransfersResponse.FromString(content).results
@@ -235,8 +253,25 @@ class PaymentRequests:
                 next((result for result in results if result.status != _CAPTURED), results)
             )
 
+    def capture_of(self, content: bytes) -> bytes:
+        """The request that captures the payment of a response."""
+        payment_id = payment_pb2.AuthorizePaymentResponse.FromString(content).payment.payment_id
+        return payment_pb2.CapturePaymentRequest(
+            operation_id=f"c.{payment_id}", payment_id=payment_id
+        ).SerializeToString()
+
+    def check_capture(self, content: bytes) -> None:
+        """Raises UnexpectedResponse unless the payment is captured."""
+        if not content.startswith(_APPLIED_BYTES):
+            raise UnexpectedResponse(payment_pb2.CapturePaymentResponse.FromString(content))
+
 
 Requests = EventRequests | BalanceRequests | StatementRequests | PaymentRequests
+
+
+def capture_path() -> str:
+    """The path of the method that captures payments."""
+    return path_of({"method": "CapturePayment"})
 
 
 def path_of(job: dict[str, Any]) -> str:
@@ -272,7 +307,12 @@ def requests_of(job: dict[str, Any]) -> Requests:
     if job["method"] in PAYMENT_METHODS:
         accounts = account_ids(job["currency"], job["restaurants"])
         return PaymentRequests(
-            job["method"], job["prefix"], accounts, job["currency"], job["payer"]
+            job["method"],
+            job["prefix"],
+            accounts,
+            job["currency"],
+            job["payer"],
+            captures=job["captures"],
         )
     return EventRequests(
         job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"]

@@ -81,3 +81,27 @@ def test_all_of_a_batch_must_be_captured(statuses: "list[Status]") -> None:
 )
 def test_path_names_the_service_of_the_method(method: str, path: str) -> None:
     assert path_of({"method": method}) == path
+
+
+def test_a_payment_is_captured_by_a_call_of_its_own() -> None:
+    requests = PaymentRequests("AuthorizePayment", "b", ACCOUNTS, "PEN", "", captures=True)
+    request = payment_pb2.AuthorizePaymentRequest.FromString(requests.take(1))
+    assert request.capture == payment_pb2.CAPTURE_MODE_MANUAL
+    payment = payment_pb2.Payment(payment_id=request.payment_id)
+    held = payment_pb2.AuthorizePaymentResponse(
+        status=payment_pb2.PAYMENT_STATUS_AUTHORIZED, payment=payment
+    ).SerializeToString()
+    requests.check(held, 1)
+    capture = payment_pb2.CapturePaymentRequest.FromString(requests.capture_of(held))
+    assert capture.payment_id == request.payment_id
+    requests.check_capture(
+        payment_pb2.CapturePaymentResponse(
+            status=payment_pb2.OPERATION_STATUS_APPLIED
+        ).SerializeToString()
+    )
+    captured_at_once = payment_pb2.AuthorizePaymentResponse(status=CAPTURED, payment=payment)
+    with pytest.raises(UnexpectedResponse):
+        requests.check(captured_at_once.SerializeToString(), 1)
+    declined = payment_pb2.CapturePaymentResponse(status=payment_pb2.OPERATION_STATUS_DECLINED)
+    with pytest.raises(UnexpectedResponse):
+        requests.check_capture(declined.SerializeToString())
