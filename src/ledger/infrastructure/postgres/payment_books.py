@@ -132,7 +132,7 @@ WHERE p.payment_id = ANY ($1::text[])
 SELECT_STORED_OPERATIONS = f"""
 SELECT {OPERATION_COLUMNS}, {PAYMENT_COLUMNS}
 FROM payment_operations AS o
-JOIN payments AS p ON p.payment_id = o.payment_id
+CROSS JOIN LATERAL (SELECT * FROM payments AS p WHERE p.payment_id = o.payment_id LIMIT 1) AS p
 {PAYMENT_HOLDERS}
 WHERE o.operation_id = ANY ($1::text[])
 """

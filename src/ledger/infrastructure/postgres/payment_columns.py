@@ -18,9 +18,15 @@ PAYMENT_COLUMNS = """p.payment_id, p.transaction_id, p.batch_id,
        payee.restaurant_id AS payee_restaurant_id, p.currency, p.amount_minor, p.fee_minor,
        p.capture, p.expires_at, p.reference, p.metadata, p.decline_reason, p.state,
        p.captured_minor, p.refunded_minor, p.recorded_at"""
-PAYMENT_HOLDERS = """JOIN balance_accounts AS payer
-  ON payer.balance_account_id = p.payer_balance_account_id
-JOIN balance_accounts AS payee ON payee.balance_account_id = p.payee_balance_account_id"""
+# With LIMIT each is looked up by itself: no plan reads the whole table to join it.
+PAYMENT_HOLDERS = """CROSS JOIN LATERAL (
+  SELECT b.account_id FROM balance_accounts AS b
+  WHERE b.balance_account_id = p.payer_balance_account_id LIMIT 1
+) AS payer
+CROSS JOIN LATERAL (
+  SELECT b.account_id, b.restaurant_id FROM balance_accounts AS b
+  WHERE b.balance_account_id = p.payee_balance_account_id LIMIT 1
+) AS payee"""
 
 # Of payment_operations "o", named apart from those of its payment.
 OPERATION_COLUMNS = """o.operation_id, o.sequence, o.transaction_id AS operation_transaction_id,
