@@ -44,7 +44,8 @@ PAGE_BYTES = 8192
 LONGEST = """
 SELECT a.restaurant_id FROM balance_accounts AS a
 JOIN ledger_entries AS e USING (balance_account_id)
-WHERE a.currency = 'PEN' GROUP BY a.restaurant_id ORDER BY count(*) DESC LIMIT 1
+WHERE a.restaurant_id IS NOT NULL AND a.currency = 'PEN'
+GROUP BY a.restaurant_id ORDER BY count(*) DESC LIMIT 1
 """
 SNAPSHOTS_OF_STAY = """
 SELECT count(*) FROM balance_snapshots
