@@ -279,7 +279,7 @@ class OperationIdReused(LedgerError):
 class LinkedPaymentRefused(LedgerError):
     """Another payment of the chain was refused, or decided before without this one.
 
-    Nothing of the chain was stored.
+    This call stored nothing of the chain.
     """
 
     def __init__(self, payment_id: str) -> None:

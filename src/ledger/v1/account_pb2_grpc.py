@@ -94,8 +94,8 @@ class AccountServiceServicer:
         On repeat: an account that has the values already is returned unchanged, whatever the etag, so
         that a call whose response was lost may be repeated. NOT_FOUND: no such account.
         FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
-        money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
-        mask.
+        money, owes some, or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad
+        field or mask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

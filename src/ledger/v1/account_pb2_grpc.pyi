@@ -52,8 +52,8 @@ class AccountServiceStub:
     On repeat: an account that has the values already is returned unchanged, whatever the etag, so
     that a call whose response was lost may be repeated. NOT_FOUND: no such account.
     FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
-    money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
-    mask.
+    money, owes some, or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad
+    field or mask.
     """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
     """Returns an account. NOT_FOUND: no such account. INVALID_ARGUMENT: not an account id."""
@@ -100,8 +100,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     On repeat: an account that has the values already is returned unchanged, whatever the etag, so
     that a call whose response was lost may be repeated. NOT_FOUND: no such account.
     FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
-    money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
-    mask.
+    money, owes some, or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad
+    field or mask.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Returns an account. NOT_FOUND: no such account. INVALID_ARGUMENT: not an account id."""
@@ -157,8 +157,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         On repeat: an account that has the values already is returned unchanged, whatever the etag, so
         that a call whose response was lost may be repeated. NOT_FOUND: no such account.
         FAILED_PRECONDITION: the account is closed, which is final; or it is to be closed and holds
-        money or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad field or
-        mask.
+        money, owes some, or has open holds; or the etag is not the account's. INVALID_ARGUMENT: a bad
+        field or mask.
         """
 
     @_abc_1.abstractmethod

@@ -260,14 +260,15 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_OPERATION_ID_REUSED: _ErrorReason.ValueType  # 36
     """An operation with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
-    values are never shown.
+    values are never shown. The differing field `kind` stands for the method: the id was used with
+    another one.
 
         { "reason": "OPERATION_ID_REUSED", "domain": "ledger.v1",
           "metadata": { "operation_id": "op_1", "differing_fields": "payment_id" } }
     """
     ERROR_REASON_LINKED_PAYMENT_REFUSED: _ErrorReason.ValueType  # 37
     """Another payment of the same chain of a batch was refused with an error, or had been decided
-    before without this one. Status FAILED_PRECONDITION. Nothing of the chain was stored.
+    before without this one. Status FAILED_PRECONDITION. This call stored nothing of the chain.
 
         { "reason": "LINKED_PAYMENT_REFUSED", "domain": "ledger.v1",
           "metadata": { "payment_id": "pay_1" } }
@@ -526,14 +527,15 @@ values are never shown.
 """
 ERROR_REASON_OPERATION_ID_REUSED: ErrorReason.ValueType  # 36
 """An operation with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
-values are never shown.
+values are never shown. The differing field `kind` stands for the method: the id was used with
+another one.
 
     { "reason": "OPERATION_ID_REUSED", "domain": "ledger.v1",
       "metadata": { "operation_id": "op_1", "differing_fields": "payment_id" } }
 """
 ERROR_REASON_LINKED_PAYMENT_REFUSED: ErrorReason.ValueType  # 37
 """Another payment of the same chain of a batch was refused with an error, or had been decided
-before without this one. Status FAILED_PRECONDITION. Nothing of the chain was stored.
+before without this one. Status FAILED_PRECONDITION. This call stored nothing of the chain.
 
     { "reason": "LINKED_PAYMENT_REFUSED", "domain": "ledger.v1",
       "metadata": { "payment_id": "pay_1" } }

@@ -169,8 +169,8 @@ class _LedgerAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerAc
     credit.
     """
     LEDGER_ACCOUNT_INTERACCOUNT: _LedgerAccount.ValueType  # 11
-    """What went from these books to others by payments, with the opposite sign. Over all books it is
-    zero in every transaction id. Normal side: debit.
+    """What came into these books from others by payments, less what left. Over all books it is zero
+    in every transaction id. Normal side: debit.
     """
 
 class LedgerAccount(_LedgerAccount, metaclass=_LedgerAccountEnumTypeWrapper):
@@ -203,8 +203,8 @@ LEDGER_ACCOUNT_ACCOUNT_HELD: LedgerAccount.ValueType  # 10
 credit.
 """
 LEDGER_ACCOUNT_INTERACCOUNT: LedgerAccount.ValueType  # 11
-"""What went from these books to others by payments, with the opposite sign. Over all books it is
-zero in every transaction id. Normal side: debit.
+"""What came into these books from others by payments, less what left. Over all books it is zero
+in every transaction id. Normal side: debit.
 """
 
 class _EntryType:
@@ -256,7 +256,7 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     ENTRY_TYPE_TRANSFER_IN: _EntryType.ValueType  # 20
     """A payment that was captured at once, in the payee's books."""
     ENTRY_TYPE_PAYMENT_RELEASE: _EntryType.ValueType  # 21
-    """What was held and is available again, after a void, an expiry or a final capture."""
+    """What was held and is available again, after a void, an expiry, a reversal or a final capture."""
     ENTRY_TYPE_REFUND_IN: _EntryType.ValueType  # 22
     """A refund, in the books of the payment's payer, who gets it."""
     ENTRY_TYPE_REFUND_OUT: _EntryType.ValueType  # 23
@@ -310,7 +310,7 @@ ENTRY_TYPE_TRANSFER_OUT: EntryType.ValueType  # 19
 ENTRY_TYPE_TRANSFER_IN: EntryType.ValueType  # 20
 """A payment that was captured at once, in the payee's books."""
 ENTRY_TYPE_PAYMENT_RELEASE: EntryType.ValueType  # 21
-"""What was held and is available again, after a void, an expiry or a final capture."""
+"""What was held and is available again, after a void, an expiry, a reversal or a final capture."""
 ENTRY_TYPE_REFUND_IN: EntryType.ValueType  # 22
 """A refund, in the books of the payment's payer, who gets it."""
 ENTRY_TYPE_REFUND_OUT: EntryType.ValueType  # 23

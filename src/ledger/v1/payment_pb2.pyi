@@ -124,7 +124,7 @@ class _PaymentStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PaymentSt
     PAYMENT_STATE_CAPTURED: _PaymentState.ValueType  # 3
     """The whole amount or a part was captured, and nothing is held any more."""
     PAYMENT_STATE_VOIDED: _PaymentState.ValueType  # 4
-    """Released by its owner; nothing was captured."""
+    """Released by VoidPayment or ReversePayment; nothing was captured."""
     PAYMENT_STATE_EXPIRED: _PaymentState.ValueType  # 5
     """Released at `expires_at`; nothing was captured."""
     PAYMENT_STATE_DECLINED: _PaymentState.ValueType  # 6
@@ -132,8 +132,8 @@ class _PaymentStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PaymentSt
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """Where a payment stands. AUTHORIZED becomes PARTIALLY_CAPTURED, CAPTURED, VOIDED or EXPIRED;
-    PARTIALLY_CAPTURED becomes CAPTURED, also when its rest is voided or expires. Refunds do not
-    change the state. This enum grows: expect values that you do not know.
+    PARTIALLY_CAPTURED becomes CAPTURED, also when its rest is released. Refunds do not change the
+    state. This enum grows: expect values that you do not know.
     """
 
 PAYMENT_STATE_UNSPECIFIED: PaymentState.ValueType  # 0
@@ -145,7 +145,7 @@ PAYMENT_STATE_PARTIALLY_CAPTURED: PaymentState.ValueType  # 2
 PAYMENT_STATE_CAPTURED: PaymentState.ValueType  # 3
 """The whole amount or a part was captured, and nothing is held any more."""
 PAYMENT_STATE_VOIDED: PaymentState.ValueType  # 4
-"""Released by its owner; nothing was captured."""
+"""Released by VoidPayment or ReversePayment; nothing was captured."""
 PAYMENT_STATE_EXPIRED: PaymentState.ValueType  # 5
 """Released at `expires_at`; nothing was captured."""
 PAYMENT_STATE_DECLINED: PaymentState.ValueType  # 6
@@ -197,7 +197,7 @@ class _DeclineReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DeclineR
     DECLINE_REASON_INSUFFICIENT_FUNDS: _DeclineReason.ValueType  # 1
     """The account that would pay has less available than the amount, its overdraft included."""
     DECLINE_REASON_ACCOUNT_FROZEN: _DeclineReason.ValueType  # 2
-    """An account that would pay or be paid is frozen."""
+    """An account that would pay or be paid is frozen. The payer of a refund may be frozen."""
     DECLINE_REASON_ACCOUNT_CLOSED: _DeclineReason.ValueType  # 3
     """An account that would pay or be paid is closed."""
     DECLINE_REASON_CURRENCY_MISMATCH: _DeclineReason.ValueType  # 4
@@ -220,14 +220,20 @@ class _DeclineReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DeclineR
     """Another payment of its chain was declined."""
 
 class DeclineReason(_DeclineReason, metaclass=_DeclineReasonEnumTypeWrapper):
-    """Why a payment or an operation was declined. This enum grows: expect values that you do not know."""
+    """Why a payment or an operation was declined. This enum grows: expect values that you do not know.
+
+    Of several reasons it is the first in this order. Of a payment: CURRENCY_MISMATCH,
+    ACCOUNT_CLOSED, ACCOUNT_FROZEN, EXPIRED, INSUFFICIENT_FUNDS. Of an operation: PAYMENT_NOT_… for
+    its kind, ACCOUNT_CLOSED, ACCOUNT_FROZEN, AMOUNT_EXCEEDS_…, INSUFFICIENT_FUNDS. What only releases
+    is not declined for an account's state.
+    """
 
 DECLINE_REASON_UNSPECIFIED: DeclineReason.ValueType  # 0
 """Not declined."""
 DECLINE_REASON_INSUFFICIENT_FUNDS: DeclineReason.ValueType  # 1
 """The account that would pay has less available than the amount, its overdraft included."""
 DECLINE_REASON_ACCOUNT_FROZEN: DeclineReason.ValueType  # 2
-"""An account that would pay or be paid is frozen."""
+"""An account that would pay or be paid is frozen. The payer of a refund may be frozen."""
 DECLINE_REASON_ACCOUNT_CLOSED: DeclineReason.ValueType  # 3
 """An account that would pay or be paid is closed."""
 DECLINE_REASON_CURRENCY_MISMATCH: DeclineReason.ValueType  # 4
@@ -251,7 +257,7 @@ DECLINE_REASON_LINKED_PAYMENT_DECLINED: DeclineReason.ValueType  # 12
 
 @typing.final
 class Payment(message.Message):
-    """A payment as it stands, or as it stood when a command was first answered."""
+    """A payment as it stands, or as it stood when a call was first answered."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -831,8 +837,8 @@ class PaymentResult(message.Message):
     """The transaction id of the entries that the payment posted. Empty if it posted none."""
     @builtins.property
     def error(self) -> status_pb2.Status:
-        """Why the payment was not accepted, as AuthorizePayment would have failed. Nothing of it is
-        stored. Unset if it was decided.
+        """Why it was not accepted: as AuthorizePayment would have failed, or LINKED_PAYMENT_REFUSED. This
+        call stored nothing of it. Unset if it was decided.
         """
 
     def __init__(

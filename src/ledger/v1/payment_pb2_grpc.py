@@ -26,14 +26,16 @@ if _version_not_supported:
 
 
 class PaymentServiceStub:
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     def __init__(self, channel):
@@ -90,19 +92,21 @@ class PaymentServiceStub:
 
 
 class PaymentServiceServicer:
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     def AuthorizePayment(self, request, context):
-        """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the payee
-        at once (IMMEDIATE), durably before the response.
+        """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
+        payee at once (IMMEDIATE), durably before the response.
 
         On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
         payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
@@ -111,31 +115,35 @@ class PaymentServiceServicer:
         INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
         account does not exist, or the restaurant is unknown and the server is set to reject unknown
         ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In
-        all these cases nothing is stored.
+        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
+        In all these cases nothing is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchAuthorizePayments(self, request, context):
-        """Decides 1 to 1,000 payments in their order, in one database transaction, each as
-        AuthorizePayment would; the failure of one does not touch the others, unless they are linked.
+        """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
+        always in one; each as AuthorizePayment would. Only a chain is all or nothing.
+
+        If a payment of a chain is declined, the others are declined with LINKED_PAYMENT_DECLINED. If
+        one has an error, or was decided before without another, this call decides nothing of the
+        chain: those without an answer of their own have the error LINKED_PAYMENT_REFUSED.
 
         Results are in the order of the request, one for each payment. On repeat: as AuthorizePayment,
         payment by payment. INVALID_ARGUMENT: no payments, or more than 1,000, or the last one is
-        linked.
+        linked. RESOURCE_EXHAUSTED: as AuthorizePayment, for all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchTransfers(self, request, context):
-        """Decides 1 to 1,000 payments that are captured at once, in their order, in one database
-        transaction. For the rest as BatchAuthorizePayments.
+        """Decides 1 to 1,000 payments that are captured at once, in their order. For the rest as
+        BatchAuthorizePayments, chains included.
 
         On repeat: as AuthorizePayment, transfer by transfer. INVALID_ARGUMENT: no transfers, or more
-        than 1,000, or the last one is linked.
+        than 1,000, or the last one is linked. RESOURCE_EXHAUSTED: as BatchAuthorizePayments.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,10 +153,12 @@ class PaymentServiceServicer:
         """Moves held money to the payee: all that is held, or a part of it. The rest stays held, unless
         the capture is final.
 
-        On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with the
-        operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
-        ALREADY_EXISTS: an operation with this id and other contents is stored. INVALID_ARGUMENT: a bad
-        field.
+        On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with
+        the operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
+        ALREADY_EXISTS: an operation with this id and other contents is stored. Among the differing
+        fields `kind`, which is no field of the request, stands for the method. INVALID_ARGUMENT: a bad
+        field. RESOURCE_EXHAUSTED: too many operations wait, see RetryInfo. In all these cases nothing
+        is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +167,8 @@ class PaymentServiceServicer:
     def VoidPayment(self, request, context):
         """Releases what is held and not captured: it is available to the payer again.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +179,8 @@ class PaymentServiceServicer:
         it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
         far as its overdraft allows.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +190,8 @@ class PaymentServiceServicer:
         """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
         captured, both or neither.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,14 +271,16 @@ def add_PaymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PaymentService:
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     @staticmethod

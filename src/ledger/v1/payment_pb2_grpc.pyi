@@ -29,14 +29,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PaymentServiceStub:
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     @_typing.overload
@@ -44,8 +46,8 @@ class PaymentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
     AuthorizePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.AuthorizePaymentRequest, _payment_pb2.AuthorizePaymentResponse]
-    """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the payee
-    at once (IMMEDIATE), durably before the response.
+    """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
+    payee at once (IMMEDIATE), durably before the response.
 
     On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
     payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
@@ -54,50 +56,59 @@ class PaymentServiceStub:
     INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
     account does not exist, or the restaurant is unknown and the server is set to reject unknown
     ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In
-    all these cases nothing is stored.
+    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
+    In all these cases nothing is stored.
     """
     BatchAuthorizePayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.BatchAuthorizePaymentsRequest, _payment_pb2.BatchAuthorizePaymentsResponse]
-    """Decides 1 to 1,000 payments in their order, in one database transaction, each as
-    AuthorizePayment would; the failure of one does not touch the others, unless they are linked.
+    """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
+    always in one; each as AuthorizePayment would. Only a chain is all or nothing.
+
+    If a payment of a chain is declined, the others are declined with LINKED_PAYMENT_DECLINED. If
+    one has an error, or was decided before without another, this call decides nothing of the
+    chain: those without an answer of their own have the error LINKED_PAYMENT_REFUSED.
 
     Results are in the order of the request, one for each payment. On repeat: as AuthorizePayment,
     payment by payment. INVALID_ARGUMENT: no payments, or more than 1,000, or the last one is
-    linked.
+    linked. RESOURCE_EXHAUSTED: as AuthorizePayment, for all of them.
     """
     BatchTransfers: _grpc.UnaryUnaryMultiCallable[_payment_pb2.BatchTransfersRequest, _payment_pb2.BatchTransfersResponse]
-    """Decides 1 to 1,000 payments that are captured at once, in their order, in one database
-    transaction. For the rest as BatchAuthorizePayments.
+    """Decides 1 to 1,000 payments that are captured at once, in their order. For the rest as
+    BatchAuthorizePayments, chains included.
 
     On repeat: as AuthorizePayment, transfer by transfer. INVALID_ARGUMENT: no transfers, or more
-    than 1,000, or the last one is linked.
+    than 1,000, or the last one is linked. RESOURCE_EXHAUSTED: as BatchAuthorizePayments.
     """
     CapturePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CapturePaymentRequest, _payment_pb2.CapturePaymentResponse]
     """Moves held money to the payee: all that is held, or a part of it. The rest stays held, unless
     the capture is final.
 
-    On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with the
-    operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
-    ALREADY_EXISTS: an operation with this id and other contents is stored. INVALID_ARGUMENT: a bad
-    field.
+    On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with
+    the operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
+    ALREADY_EXISTS: an operation with this id and other contents is stored. Among the differing
+    fields `kind`, which is no field of the request, stands for the method. INVALID_ARGUMENT: a bad
+    field. RESOURCE_EXHAUSTED: too many operations wait, see RetryInfo. In all these cases nothing
+    is stored.
     """
     VoidPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.VoidPaymentRequest, _payment_pb2.VoidPaymentResponse]
     """Releases what is held and not captured: it is available to the payer again.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """Moves captured money back to the payer: all that was captured and not refunded, or a part of
     it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
     far as its overdraft allows.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     ReversePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReversePaymentRequest, _payment_pb2.ReversePaymentResponse]
     """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
     captured, both or neither.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """Returns a payment with its operations and its entries. NOT_FOUND: no such payment.
@@ -111,20 +122,22 @@ class PaymentServiceStub:
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AuthorizePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.AuthorizePaymentRequest, _payment_pb2.AuthorizePaymentResponse]  # type: ignore[assignment]
-    """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the payee
-    at once (IMMEDIATE), durably before the response.
+    """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
+    payee at once (IMMEDIATE), durably before the response.
 
     On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
     payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
@@ -133,50 +146,59 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
     account does not exist, or the restaurant is unknown and the server is set to reject unknown
     ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In
-    all these cases nothing is stored.
+    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
+    In all these cases nothing is stored.
     """
     BatchAuthorizePayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.BatchAuthorizePaymentsRequest, _payment_pb2.BatchAuthorizePaymentsResponse]  # type: ignore[assignment]
-    """Decides 1 to 1,000 payments in their order, in one database transaction, each as
-    AuthorizePayment would; the failure of one does not touch the others, unless they are linked.
+    """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
+    always in one; each as AuthorizePayment would. Only a chain is all or nothing.
+
+    If a payment of a chain is declined, the others are declined with LINKED_PAYMENT_DECLINED. If
+    one has an error, or was decided before without another, this call decides nothing of the
+    chain: those without an answer of their own have the error LINKED_PAYMENT_REFUSED.
 
     Results are in the order of the request, one for each payment. On repeat: as AuthorizePayment,
     payment by payment. INVALID_ARGUMENT: no payments, or more than 1,000, or the last one is
-    linked.
+    linked. RESOURCE_EXHAUSTED: as AuthorizePayment, for all of them.
     """
     BatchTransfers: _aio.UnaryUnaryMultiCallable[_payment_pb2.BatchTransfersRequest, _payment_pb2.BatchTransfersResponse]  # type: ignore[assignment]
-    """Decides 1 to 1,000 payments that are captured at once, in their order, in one database
-    transaction. For the rest as BatchAuthorizePayments.
+    """Decides 1 to 1,000 payments that are captured at once, in their order. For the rest as
+    BatchAuthorizePayments, chains included.
 
     On repeat: as AuthorizePayment, transfer by transfer. INVALID_ARGUMENT: no transfers, or more
-    than 1,000, or the last one is linked.
+    than 1,000, or the last one is linked. RESOURCE_EXHAUSTED: as BatchAuthorizePayments.
     """
     CapturePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CapturePaymentRequest, _payment_pb2.CapturePaymentResponse]  # type: ignore[assignment]
     """Moves held money to the payee: all that is held, or a part of it. The rest stays held, unless
     the capture is final.
 
-    On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with the
-    operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
-    ALREADY_EXISTS: an operation with this id and other contents is stored. INVALID_ARGUMENT: a bad
-    field.
+    On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with
+    the operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
+    ALREADY_EXISTS: an operation with this id and other contents is stored. Among the differing
+    fields `kind`, which is no field of the request, stands for the method. INVALID_ARGUMENT: a bad
+    field. RESOURCE_EXHAUSTED: too many operations wait, see RetryInfo. In all these cases nothing
+    is stored.
     """
     VoidPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.VoidPaymentRequest, _payment_pb2.VoidPaymentResponse]  # type: ignore[assignment]
     """Releases what is held and not captured: it is available to the payer again.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]  # type: ignore[assignment]
     """Moves captured money back to the payer: all that was captured and not refunded, or a part of
     it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
     far as its overdraft allows.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     ReversePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReversePaymentRequest, _payment_pb2.ReversePaymentResponse]  # type: ignore[assignment]
     """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
     captured, both or neither.
 
-    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+    On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+    as CapturePayment.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Returns a payment with its operations and its entries. NOT_FOUND: no such payment.
@@ -189,14 +211,16 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Authorises, captures, voids, refunds and reverses payments. Each command is decided once, by the
-    state and the balances of that moment, and its decision stands for ever.
+    """Authorises, captures, voids, refunds and reverses payments. Each payment, and each operation on
+    one, is decided once, by the state and the balances of that moment, and its decision stands for
+    ever.
 
     A decline is an answer, not an error: it has a reason, is stored under the caller's id and is
-    returned again when the command is repeated. It moves no money. An error stores nothing.
+    returned again when the call is repeated. It moves no money. An error stores nothing. An id that
+    is stored decides first: its repeat is no NOT_FOUND and is not declined anew.
 
-    A payment that expires is released within seconds of `expires_at`, by the database's clock;
-    whatever would act on it after that instant finds it expired.
+    A payment that expires is released within seconds of `expires_at`, by the database's clock. An
+    operation that comes later finds it expired.
     """
 
     @_abc_1.abstractmethod
@@ -205,8 +229,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.AuthorizePaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.AuthorizePaymentResponse, _abc.Awaitable[_payment_pb2.AuthorizePaymentResponse]]:
-        """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the payee
-        at once (IMMEDIATE), durably before the response.
+        """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
+        payee at once (IMMEDIATE), durably before the response.
 
         On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
         payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
@@ -215,8 +239,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
         account does not exist, or the restaurant is unknown and the server is set to reject unknown
         ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In
-        all these cases nothing is stored.
+        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
+        In all these cases nothing is stored.
         """
 
     @_abc_1.abstractmethod
@@ -225,12 +249,16 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.BatchAuthorizePaymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.BatchAuthorizePaymentsResponse, _abc.Awaitable[_payment_pb2.BatchAuthorizePaymentsResponse]]:
-        """Decides 1 to 1,000 payments in their order, in one database transaction, each as
-        AuthorizePayment would; the failure of one does not touch the others, unless they are linked.
+        """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
+        always in one; each as AuthorizePayment would. Only a chain is all or nothing.
+
+        If a payment of a chain is declined, the others are declined with LINKED_PAYMENT_DECLINED. If
+        one has an error, or was decided before without another, this call decides nothing of the
+        chain: those without an answer of their own have the error LINKED_PAYMENT_REFUSED.
 
         Results are in the order of the request, one for each payment. On repeat: as AuthorizePayment,
         payment by payment. INVALID_ARGUMENT: no payments, or more than 1,000, or the last one is
-        linked.
+        linked. RESOURCE_EXHAUSTED: as AuthorizePayment, for all of them.
         """
 
     @_abc_1.abstractmethod
@@ -239,11 +267,11 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.BatchTransfersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.BatchTransfersResponse, _abc.Awaitable[_payment_pb2.BatchTransfersResponse]]:
-        """Decides 1 to 1,000 payments that are captured at once, in their order, in one database
-        transaction. For the rest as BatchAuthorizePayments.
+        """Decides 1 to 1,000 payments that are captured at once, in their order. For the rest as
+        BatchAuthorizePayments, chains included.
 
         On repeat: as AuthorizePayment, transfer by transfer. INVALID_ARGUMENT: no transfers, or more
-        than 1,000, or the last one is linked.
+        than 1,000, or the last one is linked. RESOURCE_EXHAUSTED: as BatchAuthorizePayments.
         """
 
     @_abc_1.abstractmethod
@@ -255,10 +283,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves held money to the payee: all that is held, or a part of it. The rest stays held, unless
         the capture is final.
 
-        On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with the
-        operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
-        ALREADY_EXISTS: an operation with this id and other contents is stored. INVALID_ARGUMENT: a bad
-        field.
+        On repeat: the same operation id with the same contents gets OPERATION_STATUS_DUPLICATE with
+        the operation and the payment as they were first answered, for ever. NOT_FOUND: no such payment.
+        ALREADY_EXISTS: an operation with this id and other contents is stored. Among the differing
+        fields `kind`, which is no field of the request, stands for the method. INVALID_ARGUMENT: a bad
+        field. RESOURCE_EXHAUSTED: too many operations wait, see RetryInfo. In all these cases nothing
+        is stored.
         """
 
     @_abc_1.abstractmethod
@@ -269,7 +299,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.VoidPaymentResponse, _abc.Awaitable[_payment_pb2.VoidPaymentResponse]]:
         """Releases what is held and not captured: it is available to the payer again.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
 
     @_abc_1.abstractmethod
@@ -282,7 +313,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
         far as its overdraft allows.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
 
     @_abc_1.abstractmethod
@@ -294,7 +326,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
         captured, both or neither.
 
-        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT: as CapturePayment.
+        On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
+        as CapturePayment.
         """
 
     @_abc_1.abstractmethod
