@@ -644,7 +644,7 @@ COMMENT ON TABLE balance_accounts IS
   'Every entry stays inside one of them.';
 COMMENT ON COLUMN balance_accounts.balance_account_id IS 'Internal; gaps mean nothing.';
 COMMENT ON COLUMN balance_accounts.restaurant_id IS
-  'The restaurant whose it is; NULL if it is an account''s.';
+  'The restaurant that holds it; NULL if an account does.';
 COMMENT ON COLUMN balance_accounts.currency IS 'ISO 4217 code; amounts are in its minor units.';
 COMMENT ON COLUMN balance_accounts.lock_pad IS
   'Never written. The application may lock rows only where it may update a column, and this is '
@@ -653,7 +653,7 @@ COMMENT ON COLUMN balance_accounts.created_at IS 'When it was opened, by the dat
 COMMENT ON COLUMN balance_accounts.opened_txid IS
   'The number of the transaction that opened it; NULL for accounts older than this column.';
 COMMENT ON COLUMN balance_accounts.account_id IS
-  'The account whose it is; NULL if it is a restaurant''s.';
+  'The account that holds it; NULL if a restaurant does.';
 
 ALTER TABLE balance_accounts ALTER COLUMN balance_account_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME balance_accounts_balance_account_id_seq
@@ -702,7 +702,7 @@ COMMENT ON TABLE balance_snapshots IS
   'Sums of all entries of a balance account below a horizon. Made by the server; may be deleted '
   'at any time: no answer changes.';
 COMMENT ON COLUMN balance_snapshots.balance_account_id IS
-  'The restaurant and currency whose entries were added up.';
+  'The balance account whose entries were added up.';
 COMMENT ON COLUMN balance_snapshots.system_identifier IS
   'The database cluster that it was taken in; servers of before 0010 ignore it in any other.';
 COMMENT ON COLUMN balance_snapshots.horizon IS
@@ -769,11 +769,11 @@ COMMENT ON TABLE ledger_entries IS
   'The books: each row debits one account and credits one account with one amount, so none can be'
   ' unbalanced. Append-only.';
 COMMENT ON COLUMN ledger_entries.balance_account_id IS
-  'The restaurant and currency in whose books it stands.';
+  'The balance account in whose books it stands.';
 COMMENT ON COLUMN ledger_entries.recorded_txid IS
   'The database transaction that stored it: what is below the oldest running one is final.';
 COMMENT ON COLUMN ledger_entries.transaction_id IS
-  'Shared by the entries that one event or one payout step posted.';
+  'Shared by the entries that one event, payout move, payment or operation on a payment posted.';
 COMMENT ON COLUMN ledger_entries."position" IS
   'The place among the entries of its transaction id, from 1.';
 COMMENT ON COLUMN ledger_entries.entry_type IS
@@ -785,7 +785,7 @@ COMMENT ON COLUMN ledger_entries.amount_minor IS
 COMMENT ON COLUMN ledger_entries.available_at IS
   'When it matures; NULL: it counts from the moment it is recorded.';
 COMMENT ON COLUMN ledger_entries.occurred_at IS
-  'The event''s occurred_at, by the processor''s clock; NULL on a payout''s reserve.';
+  'The event''s occurred_at, by the processor''s clock; NULL on entries that no event posted.';
 COMMENT ON COLUMN ledger_entries.recorded_at IS
   'When its transaction began, by the database''s clock.';
 COMMENT ON COLUMN ledger_entries.event_id IS
@@ -907,7 +907,8 @@ COMMENT ON COLUMN ledger_movements.entry_type IS 'The type of the entry.';
 COMMENT ON COLUMN ledger_movements.signed_minor IS
   'The amount in minor units: above zero on the credit side, below on the debit.';
 COMMENT ON COLUMN ledger_movements.available_at IS
-  'When the amount matures, by the processor''s clock; NULL: it need not.';
+  'When the amount matures, by the processor''s clock; of a payment, by the database''s clock; '
+  'NULL: it need not.';
 COMMENT ON COLUMN ledger_movements.occurred_at IS
   'When the event happened, by the processor''s clock; NULL: no event posted it.';
 COMMENT ON COLUMN ledger_movements.recorded_at IS
@@ -1042,7 +1043,7 @@ COMMENT ON COLUMN payment_operations.payment_id IS 'The payment.';
 COMMENT ON COLUMN payment_operations.sequence IS
   'Its number among the operations of the payment, from 1.';
 COMMENT ON COLUMN payment_operations.operation_id IS
-  'The caller''s id, which is the idempotency key; NULL for an expiry, which nobody asked for.';
+  'The caller''s id, which is the idempotency key; NULL for an expiry, which no caller asked for.';
 COMMENT ON COLUMN payment_operations.transaction_id IS
   'The transaction id of the entries that it posted; a declined operation posted none.';
 COMMENT ON COLUMN payment_operations.batch_id IS
@@ -1428,7 +1429,7 @@ COMMENT ON TABLE statement_marks IS
   'Where pages of statements begin and end: facts about the entries of a balance account below a '
   'horizon. Made by the server; may be deleted at any time: no answer changes.';
 COMMENT ON COLUMN statement_marks.balance_account_id IS
-  'The restaurant and currency whose entries were counted.';
+  'The balance account whose entries were counted.';
 COMMENT ON COLUMN statement_marks.stay_id IS
   'The stay that the horizon is a number of; no other stay reads the row.';
 COMMENT ON COLUMN statement_marks.horizon IS

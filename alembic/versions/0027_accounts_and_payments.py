@@ -280,7 +280,7 @@ COMMENTS = {
     "COLUMN payment_operations.payment_id": "The payment.",
     "COLUMN payment_operations.sequence": "Its number among the operations of the payment, from 1.",
     "COLUMN payment_operations.operation_id": "The caller''s id, which is the idempotency key; "
-    "NULL for an expiry, which nobody asked for.",
+    "NULL for an expiry, which no caller asked for.",
     "COLUMN payment_operations.transaction_id": "The transaction id of the entries that it posted; "
     "a declined operation posted none.",
     "COLUMN payment_operations.batch_id": "The attempt that stored it: a repeated attempt "
@@ -301,7 +301,7 @@ COMMENTS = {
     "its entries.",
     "COLUMN payment_operations.recorded_at": "When that transaction began, by the database''s "
     "clock.",
-    "COLUMN balance_accounts.account_id": "The account whose it is; NULL if it is a restaurant''s.",
+    "COLUMN balance_accounts.account_id": "The account that holds it; NULL if a restaurant does.",
     "COLUMN ledger_entries.payment_id": "The payment that posted it; NULL on all others.",
     "COLUMN statement_marks.funds_minor": "What the entries counted credited to account_funds "
     "less what they debited, in minor units; NULL in marks that servers before 0027 made of a "
@@ -319,13 +319,46 @@ REWORDED = (
     ),
     (
         "COLUMN balance_accounts.restaurant_id",
-        "The restaurant whose it is; NULL if it is an account''s.",
+        "The restaurant that holds it; NULL if an account does.",
         "Whose account it is.",
     ),
     (
         "COLUMN ledger_entries.event_id",
         "The event that posted it; NULL on a payout''s reserve and on entries of payments.",
         "The event that posted it; NULL on a payout''s reserve.",
+    ),
+    (
+        "COLUMN ledger_entries.occurred_at",
+        "The event''s occurred_at, by the processor''s clock; NULL on entries that no event "
+        "posted.",
+        "The event''s occurred_at, by the processor''s clock; NULL on a payout''s reserve.",
+    ),
+    (
+        "COLUMN ledger_entries.transaction_id",
+        "Shared by the entries that one event, payout move, payment or operation on a payment "
+        "posted.",
+        "Shared by the entries that one event or one payout step posted.",
+    ),
+    (
+        "COLUMN ledger_entries.balance_account_id",
+        "The balance account in whose books it stands.",
+        "The restaurant and currency in whose books it stands.",
+    ),
+    (
+        "COLUMN ledger_movements.available_at",
+        "When the amount matures, by the processor''s clock; of a payment, by the database''s "
+        "clock; NULL: it need not.",
+        "When the amount matures, by the processor''s clock; NULL: it need not.",
+    ),
+    (
+        "COLUMN balance_snapshots.balance_account_id",
+        "The balance account whose entries were added up.",
+        "The restaurant and currency whose entries were added up.",
+    ),
+    (
+        "COLUMN statement_marks.balance_account_id",
+        "The balance account whose entries were counted.",
+        "The restaurant and currency whose entries were counted.",
     ),
 )
 

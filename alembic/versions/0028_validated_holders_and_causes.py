@@ -11,7 +11,7 @@ down_revision: str | None = "0027"
 
 # An account has one balance account. What a migration that was killed has left of it is made again.
 BUILD_KEY = (
-    # It waits for transactions that are under way, and nobody waits behind it.
+    # It waits for transactions that are under way, and no other session waits behind it.
     "SELECT set_config('ledger.lock_timeout', current_setting('lock_timeout'), false)",
     "SET lock_timeout = '120s'",
     "DROP INDEX CONCURRENTLY IF EXISTS balance_accounts_account_id_key",
