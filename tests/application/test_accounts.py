@@ -35,7 +35,7 @@ class NoAccounts:
 
 
 async def test_opening_that_meets_an_account_that_is_then_lost_may_be_repeated() -> None:
-    """The primary that had it was lost: the caller is told to repeat, not that it is unknown."""
+    """The primary that had it was lost: the caller gets UNAVAILABLE, not NOT_FOUND."""
 
     def begin() -> FakeUnitOfWork:
         unit_of_work = FakeUnitOfWork(FakeEventLedger())

@@ -228,8 +228,8 @@ def test_payment_leaves_the_balances_of_its_path(row: str) -> None:
 
 @pytest.mark.parametrize("step", PaymentStep)
 def test_both_sides_of_a_step_agree(step: PaymentStep) -> None:
-    """What a step takes off interaccount in the payer's books it puts there in the payee's, whoever
-    the payee is; a step without a payee's side does not touch it.
+    """What a step takes off interaccount in the payer's books it puts there in the payee's, for
+    either kind of payee; a step without a payee's side does not touch it.
     """
 
     def of_interaccount(rules: Sequence[PostingRule]) -> int:

@@ -138,7 +138,7 @@ class Payment(NamedTuple):
 class OperationOrder(NamedTuple):
     """What a caller asks of a payment. `requested_minor` 0: all there is.
 
-    `operation_id` None: nobody asked; the payment has expired.
+    `operation_id` None: no caller asked; the payment has expired.
     """
 
     operation_id: str | None
@@ -154,7 +154,10 @@ _CONTRACT_NAMES = {"requested_minor": "amount_minor"}
 
 
 class PaymentOperation(NamedTuple):
-    """An operation that was decided. The last three but one say where it left the payment."""
+    """An operation that was decided.
+
+    `state`, `captured_minor` and `refunded_minor` say where it left the payment.
+    """
 
     order: OperationOrder
     sequence: int
@@ -392,7 +395,8 @@ def decide_operation(
     """Carries an operation out on the standings, or declines it.
 
     `payee` is None if a restaurant was paid. A payment that has expired must have been released
-    before (`OperationKind.EXPIRE`).
+    before (`OperationKind.EXPIRE`). An EXPIRE is never declined: it comes only to a payment for
+    which `is_expired` is true, so which holds money.
     """
     held_minor, refundable_minor = payment.held_minor, payment.refundable_minor
     match order.kind:

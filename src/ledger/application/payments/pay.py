@@ -1,7 +1,7 @@
 """Takes payments and operations, and decides concurrent ones in groups.
 
 A group shares a database transaction, so its commit is shared, too. Within a group commands are
-decided one after the other: one busy account takes no commit a payment.
+decided one after the other, so a busy account does not cost a commit for each payment.
 """
 
 import asyncio
@@ -131,9 +131,10 @@ class Pay:
     async def authorize_batch(
         self, chains: Sequence[Chain], *, size_bytes: int
     ) -> list[PaymentOutcome]:
-        """Decides valid orders in one transaction; returns their outcomes, in their order.
+        """Decides valid orders in their order, and returns their outcomes in it.
 
-        Orders of a chain are accepted together or not at all. The rest is as for `authorize`.
+        As a rule in one database transaction, a chain always in one. Only a chain is all or
+        nothing. The rest is as for `authorize`.
         """
         commands = sum(map(len, chains))
         self._enter(commands, size_bytes)

@@ -29,8 +29,8 @@ added AS (
 SELECT {_COLUMNS} FROM opened
 """
 
-# Payments lock this row as well, though not all alone: none that takes part of this account runs
-# until the transaction ends.
+# Payments take weaker locks on this row, so none that involves the account runs until the
+# transaction ends.
 LOCK_BALANCE_ACCOUNT = "SELECT FROM balance_accounts WHERE account_id = $1 FOR UPDATE"
 
 SELECT_ACCOUNT = f"SELECT {_COLUMNS} FROM accounts WHERE account_id = $1"
