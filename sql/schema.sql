@@ -1585,7 +1585,7 @@ CREATE INDEX ledger_entries_available_at_idx ON ledger_entries
 COMMENT ON INDEX ledger_entries_available_at_idx IS
   'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
 
-CREATE INDEX payments_expires_at_idx ON payments USING btree (expires_at)
+CREATE INDEX payments_expires_at_idx ON payments USING btree (expires_at, payment_id)
     WHERE ((expires_at IS NOT NULL)
     AND (state = ANY (ARRAY['AUTHORIZED'::text, 'PARTIALLY_CAPTURED'::text])));
 

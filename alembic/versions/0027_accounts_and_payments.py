@@ -375,7 +375,7 @@ INDEXES = (
     ),
     (
         "payments_expires_at_idx",
-        "INDEX {name} ON payments (expires_at) WHERE expires_at IS NOT NULL"
+        "INDEX {name} ON payments (expires_at, payment_id) WHERE expires_at IS NOT NULL"
         " AND state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')",
         "For the worker that releases what has expired.",
     ),

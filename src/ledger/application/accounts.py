@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import structlog
+
+from ledger.application import attempts
 from ledger.application.ports.accounts import AccountReader
 from ledger.application.ports.pages import Page
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
@@ -19,9 +22,12 @@ from ledger.errors import (
     AccountIdReused,
     AccountNotEmpty,
     AccountNotFound,
+    DatabaseContention,
     DatabaseUnavailable,
     InvalidRequest,
 )
+
+_log = structlog.get_logger("ledger.accounts")
 
 
 class OpenedAccount(NamedTuple):
@@ -64,6 +70,22 @@ async def update_account(
     account is to be closed and is not empty; DatabaseUnavailable, DatabaseContention,
     DatabaseTimeout, ShuttingDown. Then nothing has changed.
     """
+    attempt = 1
+    while True:
+        try:
+            changed = await _change(begin, change)
+            break
+        except DatabaseContention as error:
+            # Payments lock a busy account in turns, between which this one may find no gap.
+            attempts.log_broken_off(_log, "an attempt to change an account", attempt, error)
+            if attempt == attempts.ATTEMPTS_MAX:
+                raise
+            attempt += 1
+    return changed or await get_account(accounts, change.profile.account_id)
+
+
+async def _change(begin: UnitOfWorkFactory, change: AccountChange) -> Account | None:
+    """The changed account, or None if it has the values already. Raises as update_account."""
     account_id = change.profile.account_id
     async with begin() as uow:
         account = await uow.accounts.lock(account_id)
@@ -83,7 +105,7 @@ async def update_account(
             account = await uow.accounts.change(changed)
             await uow.commit()
             return account
-    return await get_account(accounts, account_id)
+    return None
 
 
 async def get_account(accounts: AccountReader, account_id: str) -> Account:

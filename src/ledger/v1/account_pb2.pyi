@@ -428,9 +428,9 @@ class GetAccountBalanceRequest(message.Message):
     """The account. Required."""
     @builtins.property
     def as_of(self) -> timestamp_pb2.Timestamp:
-        """A past instant; unset means now. Counts the entries recorded before it. The balance is final
-        once the database transactions that began before it have ended, which takes at most a few
-        seconds.
+        """A past instant; unset means now. Counts the entries recorded before it, in the order of
+        AccountEntry. The balance is final once the database transactions that began before it have
+        ended, which takes at most a few seconds.
         """
 
     def __init__(
@@ -584,8 +584,10 @@ class AccountEntry(message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     BALANCE_MINOR_FIELD_NUMBER: builtins.int
     balance_minor: builtins.int
-    """What was available after it, in minor units. Unset if the statement is filtered: then entries
-    are missing in between.
+    """What was available after it, in minor units, in the order of `recorded_at`: when the database
+    transaction began. Payments that met at the account may stand in another order than they were
+    decided in, so one balance in between may be below what the overdraft allows, which the account
+    never was. Unset if the statement is filtered: then entries are missing in between.
     """
     @builtins.property
     def entry(self) -> ledger_pb2.LedgerEntry:

@@ -1122,18 +1122,23 @@ class GetPaymentResponse(message.Message):
     PAYMENT_FIELD_NUMBER: builtins.int
     OPERATIONS_FIELD_NUMBER: builtins.int
     ENTRIES_FIELD_NUMBER: builtins.int
+    OPERATIONS_COUNT_FIELD_NUMBER: builtins.int
+    operations_count: builtins.int
+    """How many operations there are in all."""
     @builtins.property
     def payment(self) -> Payment:
         """The payment as it stands."""
 
     @builtins.property
     def operations(self) -> containers.RepeatedCompositeFieldContainer[PaymentOperation]:
-        """The operations on it, in the order in which they were decided, declined ones included."""
+        """The latest operations on it, at most 1,000, in the order in which they were decided, declined
+        ones included.
+        """
 
     @builtins.property
     def entries(self) -> containers.RepeatedCompositeFieldContainer[ledger_pb2.LedgerEntry]:
-        """The entries that it and its operations posted, in that order; of one transaction id by their
-        positions.
+        """The entries that its authorisation and these operations posted, in that order; of one
+        transaction id by their positions.
         """
 
     def __init__(
@@ -1142,10 +1147,11 @@ class GetPaymentResponse(message.Message):
         payment: Payment | None = ...,
         operations: abc.Iterable[PaymentOperation] | None = ...,
         entries: abc.Iterable[ledger_pb2.LedgerEntry] | None = ...,
+        operations_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "operations", b"operations", "payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "operations", b"operations", "operations_count", b"operations_count", "payment", b"payment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -311,7 +311,7 @@ def test_declined_operation_has_what_was_asked() -> None:
         0,
         DECIDED_AT,
     )
-    details = encode_payment_details(PaymentDetails(PAYMENT, [declined, expiry], []))
+    details = encode_payment_details(PaymentDetails(PAYMENT, 7, [declined, expiry], []))
     first, second = details.operations
     assert (first.amount_minor, first.transaction_id) == (55, "")
     assert first.decline_reason == payment_pb2.DECLINE_REASON_AMOUNT_EXCEEDS_CAPTURED

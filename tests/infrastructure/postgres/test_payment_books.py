@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from support.audit import assert_books_in_order
 from support.deciding import Deciding, deciding_on, payment_order, void_of
-from support.paying import SELECT_UNBALANCED
+from support.paying import SELECT_FUNDS, SELECT_UNBALANCED
+from support.plans import buffers_of, explained
 from support.sessions import WAITING, deadlocks_of, locked, waiting_sessions
 from support.waiting import until
 
+from ledger.application.payments.outcomes import AnsweredOperation, AnsweredPayment
 from ledger.bootstrap.database import Database
 from ledger.domain.payments import CaptureMode, OperationKind, OperationOrder
-from ledger.errors import PaymentRejected
+from ledger.errors import AccountNotFound, PaymentNotFound, PaymentRejected
 from ledger.infrastructure.postgres import payment_books
+from ledger.infrastructure.postgres.payments import SELECT_EXPIRED
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 
 POSTING = "LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE"
@@ -141,3 +146,67 @@ async def test_half_of_a_capture_is_refused(
         assert await deciding.query("SELECT count(*) FROM payment_operations") == [(0,)]
         assert await deciding.query(SELECT_UNBALANCED) == []
     await assert_books_in_order(database)
+
+
+async def test_account_that_was_not_locked_is_not_decided_on(database: Database) -> None:
+    """It is opened while the group waits for the lock of another account. Otherwise two groups
+    could decide on its balance at once.
+    """
+    async with deciding_on(database) as deciding:
+        await deciding.open_account("busy", funds_minor=1000)
+        await deciding.open_account("payee")
+        async with locked(
+            database, "SELECT FROM balance_accounts WHERE account_id = 'busy' FOR UPDATE"
+        ):
+            group = asyncio.create_task(
+                deciding.pay(
+                    payment_order("p.busy", "busy"),
+                    payment_order("p.new", "new"),
+                    payment_order("p.to_new", "busy", "new"),
+                )
+            )
+            await waiting_sessions(database, "balance_accounts")
+            await deciding.open_account("new", funds_minor=100)
+        first, from_new, to_new = await group
+        assert isinstance(first, AnsweredPayment)
+        assert isinstance(from_new, AccountNotFound)
+        assert isinstance(to_new, AccountNotFound)
+        # The errors have left the ids free.
+        (again,) = await deciding.pay(payment_order("p.new", "new"))
+        assert isinstance(again, AnsweredPayment)
+        assert await deciding.query(SELECT_FUNDS, account_id="new") == [(0, 0)]
+    await assert_books_in_order(database)
+
+
+async def test_payment_that_was_not_locked_is_not_decided_on(database: Database) -> None:
+    """It is authorised while the group waits for the lock of another payment."""
+    async with deciding_on(database) as deciding:
+        await deciding.open_account("payer", funds_minor=1000)
+        await deciding.open_account("payee")
+        await deciding.pay(payment_order("p.busy", capture=MANUAL))
+        async with locked(database, "SELECT FROM payments WHERE payment_id = 'p.busy' FOR UPDATE"):
+            group = asyncio.create_task(
+                deciding.operate(void_of("v.busy", "p.busy"), void_of("v.new", "p.new"))
+            )
+            await waiting_sessions(database, "payments")
+            await deciding.pay(payment_order("p.new", capture=MANUAL))
+        first, of_new = await group
+        assert isinstance(first, AnsweredOperation)
+        assert isinstance(of_new, PaymentNotFound)
+    await assert_books_in_order(database)
+
+
+async def test_expiry_reads_only_what_has_expired(database: Database) -> None:
+    """However many payments hold money."""
+    async with deciding_on(database) as deciding:
+        await deciding.open_account("payer", limit_minor=None)
+        await deciding.open_account("payee")
+        later = datetime.now(UTC) + timedelta(days=1)
+        orders = [
+            payment_order(f"p.{number}", capture=MANUAL, expires_at=later) for number in range(1000)
+        ]
+        await deciding.pay(*orders)
+        async with autocommit(deciding.engine) as connection:
+            plan = await explained(connection, SELECT_EXPIRED, 500, None, "")
+        assert plan["Actual Rows"] == 0
+        assert buffers_of(plan) < 10

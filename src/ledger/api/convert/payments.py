@@ -383,6 +383,7 @@ def write_operation_outcome(
 def encode_payment_details(details: PaymentDetails) -> payment_pb2.GetPaymentResponse:
     response = payment_pb2.GetPaymentResponse()
     write_payment(response.payment, details.payment)
+    response.operations_count = details.operations_count
     for operation in details.operations:
         _write_operation(response.operations.add(), operation)
     for entry in details.entries:

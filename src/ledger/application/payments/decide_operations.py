@@ -108,11 +108,11 @@ class DecideOperations:
 async def _in_transaction(
     books: PaymentBooks, orders: Sequence[OperationOrder], batch_id: UUID
 ) -> Outcomes:
-    await books.lock_payments({order.payment_id for order in orders})
+    locked = await books.lock_payments({order.payment_id for order in orders})
     known = await books.stored_operations(
         [order.operation_id for order in orders if order.operation_id is not None]
     )
-    payments = await books.stored({order.payment_id for order in orders})
+    payments = await books.stored(locked)
     outcomes: Outcomes = {}
     undecided: list[OperationOrder] = []
     for order in orders:

@@ -134,10 +134,9 @@ async def _in_transaction(
 ) -> list[Outcomes] | _Unopened:
     """The outcomes of each chain. Payments to the restaurants in `unknown` are refused."""
     orders = list(chained.from_iterable(chains))
-    accounts = _accounts_of(orders)
-    await books.lock_accounts(*accounts)
+    locked = await books.lock_accounts(*_accounts_of(orders))
     standings, now, stored_ids = await books.standings(
-        *accounts, {order.payment_id for order in orders}
+        *locked, {order.payment_id for order in orders}
     )
     stored = await books.stored(stored_ids) if stored_ids else {}
     sorted_out = _sort_out(chains, stored, attempt, standings, unknown)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import uuid_utils.compat
 
 from ledger.application.payments.decide_operations import DecideOperations
-from ledger.application.ports.payments import Payments
+from ledger.application.ports.payments import ExpiryPlace, Payments
 from ledger.domain.payments import OperationKind, OperationOrder
 from ledger.errors import LedgerError
 from ledger.repeating import Repeating, ReportFailure
@@ -56,25 +56,27 @@ class ExpiryWorker:
         await self._repeating.stop()
 
     async def release(self) -> int:
-        """Releases a page of expired payments. Returns how many it found; 0 if one failed, so that
-        the next look is a second later.
+        """Releases all payments that have expired. Returns how many it has released.
 
-        Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        A page after the other, each once: what the database refuses does not keep those behind it.
+        Raises DatabaseUnavailable, DatabaseTimeout.
         """
-        payment_ids = await self._payments.expired(PAGE_PAYMENTS)
-        orders = [
-            OperationOrder(None, OperationKind.EXPIRE, payment_id) for payment_id in payment_ids
-        ]
-        if not orders:
-            return 0
-        outcomes = await self._decide(orders, uuid_utils.compat.uuid7())
-        errors = [error for error in outcomes.values() if isinstance(error, LedgerError)]
-        self._on_expired(len(outcomes) - len(errors))
-        if errors:
-            # What the database refuses alone must not end the pages of all others.
-            self._on_failure("the expiry of a payment must wait for the database", errors[0])
-        return 0 if errors else len(orders)
+        released = 0
+        place: ExpiryPlace | None = None
+        while page := await self._payments.expired(place, PAGE_PAYMENTS):
+            place = page[-1]
+            outcomes = await self._decide(
+                [OperationOrder(None, OperationKind.EXPIRE, each.payment_id) for each in page],
+                uuid_utils.compat.uuid7(),
+            )
+            errors = [error for error in outcomes.values() if isinstance(error, LedgerError)]
+            released += len(outcomes) - len(errors)
+            self._on_expired(len(outcomes) - len(errors))
+            if errors:
+                self._on_failure("the expiry of a payment must wait for the database", errors[0])
+            if self._repeating.is_stopping:
+                break
+        return released
 
     async def _release_expired(self) -> None:
-        while await self.release() == PAGE_PAYMENTS and not self._repeating.is_stopping:
-            pass
+        await self.release()

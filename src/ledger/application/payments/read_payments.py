@@ -26,13 +26,9 @@ async def list_payments(
 
     Raises AccountNotFound or RestaurantNotFound; DatabaseUnavailable, DatabaseTimeout.
     """
-    found = await payments.page(query, before, page_size + 1)
-    if found is None:
+    page = await payments.page(query, before, page_size)
+    if page is None:
         if query.payee_restaurant_id is not None:
             raise RestaurantNotFound(query.payee_restaurant_id)
         raise AccountNotFound(query.payer_account_id or query.payee_account_id or "")
-    return Page.cut(
-        found,
-        page_size,
-        lambda payment: PaymentPlace(payment.recorded_at, payment.order.payment_id),
-    )
+    return page

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from ledger.application.ports.events import StoredEntry
+from ledger.application.ports.pages import Page
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.payments import (
     AccountStanding,
@@ -90,16 +91,21 @@ class PaymentBooks(Protocol):
     DatabaseTimeout, DataRejected and QueryRefused.
     """
 
-    async def lock_accounts(self, deciding: Collection[str], others: Collection[str]) -> None:
-        """Locks the accounts, as far as they exist, until the unit of work ends.
+    async def lock_accounts(
+        self, deciding: Collection[str], others: Collection[str]
+    ) -> tuple[list[str], list[str]]:
+        """Locks the accounts that exist, until the unit of work ends. Returns the locked ones of
+        each kind: no other may be decided on, though it may exist by now.
 
         Those in `deciding` by themselves: no other unit of work that they decide goes on. Those in
         `others` only against changes of the accounts, such as closing.
         """
         ...
 
-    async def lock_payments(self, payment_ids: Collection[str]) -> None:
-        """Locks the payments, as far as they exist, until the unit of work ends."""
+    async def lock_payments(self, payment_ids: Collection[str]) -> list[str]:
+        """Locks the payments that exist, until the unit of work ends. Returns the locked ones: no
+        other may be decided on, though it may exist by now.
+        """
         ...
 
     async def limit_lock_wait(self, seconds: float) -> None:
@@ -149,9 +155,12 @@ class PaymentBooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PaymentDetails:
-    """A payment with its operations, in their order, and the entries of all."""
+    """A payment with its latest operations, in their order, and the entries of these and of the
+    authorisation. `operations_count` is how many operations there are in all.
+    """
 
     payment: Payment
+    operations_count: int
     operations: Sequence[PaymentOperation]
     entries: Sequence[StoredEntry]
 
@@ -173,6 +182,13 @@ class PaymentPlace(NamedTuple):
     payment_id: str
 
 
+class ExpiryPlace(NamedTuple):
+    """A payment that has expired, in the order of expiries."""
+
+    expires_at: datetime
+    payment_id: str
+
+
 class Payments(Protocol):
     """Reads payments. All methods raise DatabaseUnavailable and DatabaseTimeout."""
 
@@ -181,13 +197,16 @@ class Payments(Protocol):
         ...
 
     async def page(
-        self, query: PaymentQuery, before: PaymentPlace | None, limit: int
-    ) -> list[Payment] | None:
-        """At most `limit` payments before a place, latest first. None if the account or the
-        restaurant does not exist.
+        self, query: PaymentQuery, before: PaymentPlace | None, page_size: int
+    ) -> Page[Payment, PaymentPlace] | None:
+        """At most `page_size` payments before a place, latest first. None if the account or the
+        restaurant does not exist. Where few payments are in the state, a page may have fewer, or
+        none, and go on.
         """
         ...
 
-    async def expired(self, limit: int) -> list[str]:
-        """The ids of at most `limit` payments that hold money and have expired."""
+    async def expired(self, after: ExpiryPlace | None, limit: int) -> list[ExpiryPlace]:
+        """At most `limit` payments that hold money and have expired, after a place, the first to
+        expire first.
+        """
         ...

@@ -31,7 +31,9 @@ SELECT {_COLUMNS} FROM opened
 
 # Payments take weaker locks on this row, so none that involves the account runs until the
 # transaction ends.
-LOCK_BALANCE_ACCOUNT = "SELECT FROM balance_accounts WHERE account_id = $1 FOR UPDATE"
+LOCK_BALANCE_ACCOUNT = (
+    "SELECT balance_account_id FROM balance_accounts WHERE account_id = $1 FOR UPDATE"
+)
 
 SELECT_ACCOUNT = f"SELECT {_COLUMNS} FROM accounts WHERE account_id = $1"
 
@@ -79,7 +81,8 @@ class PostgresAccounts:
         return None if row is None else _account(row)
 
     async def lock(self, account_id: str) -> Account | None:
-        await self._connection.execute(LOCK_BALANCE_ACCOUNT, account_id)
+        if await self._connection.fetchval(LOCK_BALANCE_ACCOUNT, account_id) is None:
+            return None
         # A separate statement, which sees what was committed before the lock was there.
         row = await self._connection.fetchrow(SELECT_ACCOUNT, account_id)
         return None if row is None else _account(row)

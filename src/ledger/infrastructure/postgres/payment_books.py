@@ -43,35 +43,38 @@ from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, latest_snaps
 
 # The accounts $1, whose balances decide, and the accounts $2, which must not be closed or frozen
 # meanwhile. A key share lock waits for that alone, so any number of payments to one account go on
-# at once. Both in the order of their ids.
+# at once. Both in the order of their ids. Returns what it has locked: an account that is opened
+# while the statement waits is not among it, and must not be decided on.
 LOCK_ACCOUNTS = """
 WITH deciding AS (
-  SELECT FROM balance_accounts WHERE account_id = ANY ($1::text[])
+  SELECT account_id FROM balance_accounts WHERE account_id = ANY ($1::text[])
   ORDER BY balance_account_id FOR NO KEY UPDATE
 ),
 other AS (
-  SELECT FROM balance_accounts WHERE account_id = ANY ($2::text[])
+  SELECT account_id FROM balance_accounts WHERE account_id = ANY ($2::text[])
   ORDER BY balance_account_id FOR KEY SHARE
 )
-SELECT (SELECT count(*) FROM deciding), (SELECT count(*) FROM other)
+SELECT ARRAY(SELECT account_id FROM deciding), ARRAY(SELECT account_id FROM other)
 """
 
+# Returns what it has locked, for the same reason.
 LOCK_PAYMENTS = """
-SELECT FROM payments WHERE payment_id = ANY ($1::text[]) ORDER BY payment_id FOR NO KEY UPDATE
+SELECT payment_id FROM payments WHERE payment_id = ANY ($1::text[])
+ORDER BY payment_id FOR NO KEY UPDATE
 """
 
 _ACCOUNT = "books.balance_account_id"
 
-# First a row with the time of the books and which of the payments $3 are stored; then a row for
-# each account: those of $1 with what they have available, and those of $2. Nothing is added up for
-# an account that may go below zero without a limit: nothing is decided by its balance.
+# First a row with the present time, after the locks, and which of the payments $3 are stored; then
+# a row for each account: those of $1 with what they have available, and those of $2. Nothing is
+# added up for an account that may go below zero without a limit: nothing is decided by its balance.
 #
 # One plan serves any number of accounts, in small tables and in large ones: with LIMIT each account
 # is looked up by itself, and no plan reads a whole table to join it.
 #
 # Entries in the books of accounts never mature, so a sum needs no instant.
 SELECT_STANDINGS = f"""
-SELECT ledger_now() AS now_at,
+SELECT GREATEST(ledger_now(), clock_timestamp()) AS now_at,
        ARRAY(SELECT p.payment_id FROM payments AS p WHERE p.payment_id = ANY ($3::text[]))
          AS stored_ids,
        NULL AS account_id, NULL::bigint AS balance_account_id, NULL AS currency, NULL AS state,
@@ -349,11 +352,15 @@ class PostgresPaymentBooks:
     async def limit_lock_wait(self, seconds: float) -> None:
         await set_lock_timeout(self._connection, seconds)
 
-    async def lock_accounts(self, deciding: Collection[str], others: Collection[str]) -> None:
-        await self._connection.fetchrow(LOCK_ACCOUNTS, list(deciding), list(others))
+    async def lock_accounts(
+        self, deciding: Collection[str], others: Collection[str]
+    ) -> tuple[list[str], list[str]]:
+        (locked,) = await self._connection.fetch(LOCK_ACCOUNTS, list(deciding), list(others))
+        return locked[0], locked[1]
 
-    async def lock_payments(self, payment_ids: Collection[str]) -> None:
-        await self._connection.fetch(LOCK_PAYMENTS, list(payment_ids))
+    async def lock_payments(self, payment_ids: Collection[str]) -> list[str]:
+        rows = await self._connection.fetch(LOCK_PAYMENTS, list(payment_ids))
+        return [row[0] for row in rows]
 
     async def standings(
         self,

@@ -153,6 +153,7 @@ payments = Table(
     Index(
         "payments_expires_at_idx",
         "expires_at",
+        "payment_id",
         postgresql_where=text(
             "expires_at IS NOT NULL AND state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED')"
         ),
