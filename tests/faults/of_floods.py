@@ -87,7 +87,8 @@ async def floods_in_little_memory(stage: Stage) -> None:
     await server.kill()
     tokens = stage.folder / "flood-tokens"
     tokens.write_text(
-        "".join(token_line(name, "ingest,read", name) for name in (HONEST_TOKEN, FLOOD_TOKEN))
+        token_line(HONEST_TOKEN, "ingest,read,pay,admin", HONEST_TOKEN)
+        + token_line(FLOOD_TOKEN, "ingest,read", FLOOD_TOKEN)
     )
     tokens.chmod(0o600)
     server = await stage.server(within=limit, env={"LEDGER_AUTH_TOKENS_FILE": str(tokens)})

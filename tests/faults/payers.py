@@ -64,7 +64,9 @@ class Payer:
             request.overdraft.unlimited = account_id == BANK
             if account_id != BANK:
                 request.ClearField("overdraft")
-            while not await self._is_open(request):  # noqa: ASYNC110  # it asks a server
+            while not await self._is_open(request):
+                if self._is_stopping():
+                    return
                 await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
         for account_id in ACCOUNTS:
             await self._authorize(order(f"fund_{account_id}", BANK, account_id, FUNDS_MINOR))
