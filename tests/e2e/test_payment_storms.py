@@ -32,7 +32,7 @@ from support.paying import (
 from support.running import RunningLedger, running_ledger
 from support.sessions import deadlocks_of
 from support.statuses import reason_of, response_or_error
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.v1 import account_pb2
@@ -56,11 +56,12 @@ async def change(ledger: RunningLedger, account_id: str, state: int) -> None:
 
 async def answered(call: Callable[..., Awaitable[Any]], *arguments: Any, **fields: Any) -> Any:
     """The response of a call, repeated while the database is busy."""
-    while True:
-        response = await response_or_error(call(*arguments, **fields))
-        if not isinstance(response, aio.AioRpcError):
-            return response
-        assert reason_of(response) == BUSY
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            response = await response_or_error(call(*arguments, **fields))
+            if not isinstance(response, aio.AioRpcError):
+                return response
+            assert reason_of(response) == BUSY
 
 
 class Caller:
@@ -79,12 +80,10 @@ class Caller:
         payment_id = f"p{self.number}.{self.count}"
         names = [f"a{place}" for place in range(ACCOUNTS)]
         payer, payee = self.chance.sample([*names, BANK], 2)
+        amount_minor = self.chance.randint(1, 200)
         fields: dict[str, Any] = {"capture": self.chance.choice([IMMEDIATE, MANUAL])}
         if self.chance.random() < 0.2:
-            amount_minor = self.chance.randint(1, 200)
             fields |= {"payee_restaurant_id": f"r{self.count % 3}", "fee_minor": amount_minor // 9}
-        else:
-            amount_minor = self.chance.randint(1, 200)
         if fields["capture"] == MANUAL and self.chance.random() < 0.3:
             fields["expires_at"] = from_now(self.chance.uniform(0.02, 0.5))
         return order(payment_id, payer, payee, amount_minor, **fields)
@@ -104,12 +103,14 @@ class Caller:
                 in_batch(request, linked=is_linked)
                 for request, is_linked in zip(requests, linked, strict=True)
             ]
-            busy = True
-            while busy:
+
+            async def is_decided() -> bool:
                 results = await batch(self.ledger, orders)
                 errors = {reason_of(each.error) for each in results if each.HasField("error")}
                 assert errors <= {BUSY}
-                busy = bool(errors)
+                return not errors
+
+            await until(is_decided)
             self.payments += [request.payment_id for request in requests]
         else:
             self.count += 1
