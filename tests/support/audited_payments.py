@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
-from support.paying import MANUAL, order
+from support.paying import MANUAL, expire, order
 from support.payout_runs import finished_run
 from support.running import RunningLedger
 
@@ -66,12 +66,6 @@ PAYMENTS: tuple[tuple[Any, ...], ...] = (
     ("pay_frozen", "acc_frozen", "acc_a", 1, {}),
     ("pay_mismatch", "acc_a", "acc_usd", 1, {}),
 )
-# Servers let no payment that has expired be stored, so this one is given its instant afterwards.
-EXPIRE = (
-    "ALTER TABLE payments DISABLE TRIGGER payments_check_move",
-    "UPDATE payments SET expires_at = recorded_at WHERE payment_id = 'pay_expired'",
-    "ALTER TABLE payments ENABLE ALWAYS TRIGGER payments_check_move",
-)
 
 
 async def pay_between_accounts(ledger: RunningLedger) -> None:
@@ -116,8 +110,7 @@ async def pay_between_accounts(ledger: RunningLedger) -> None:
     await ledger.payments.BatchAuthorizePayments(
         payment_pb2.BatchAuthorizePaymentsRequest(payments=chain)
     )
-    for statement in EXPIRE:
-        await ledger.query(statement)
+    await expire(ledger.database, "pay_expired")
     # A worker releases it, unless this comes first; declined either way.
     await _operate(ledger, "pay_expired", "op_expired", "Void")
     assert (await finished_run(ledger, currency="CHF")).payouts_created == 1

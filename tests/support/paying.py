@@ -10,7 +10,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.application.payments.expire_payments import ExpiryWorker
+from ledger.bootstrap.database import Database
 from ledger.v1 import account_pb2, payment_pb2
+from support.books import superuser
 from support.events import unique
 from support.running import RunningLedger
 from support.waiting import until
@@ -198,6 +200,25 @@ def timestamp(seconds: float) -> Timestamp:
 def from_now(seconds: float) -> Timestamp:
     """An instant so many seconds from now."""
     return timestamp(datetime.now(UTC).timestamp() + seconds)
+
+
+# Servers let no payment be stored that has expired, nor its instant be changed afterwards.
+MAY_CHANGE = "ALTER TABLE payments DISABLE TRIGGER payments_check_move"
+MAY_NOT_CHANGE = "ALTER TABLE payments ENABLE ALWAYS TRIGGER payments_check_move"
+
+
+async def expire(database: Database, *payment_ids: str) -> None:
+    """Makes payments that hold money expire now, whatever they were authorised with.
+
+    On any machine what came before is before their instant, and what comes afterwards is after it.
+    """
+    async with superuser(database) as connection, connection.transaction():
+        await connection.execute(MAY_CHANGE)
+        await connection.execute(
+            "UPDATE payments SET expires_at = ledger_now() WHERE payment_id = ANY ($1)",
+            list(payment_ids),
+        )
+        await connection.execute(MAY_NOT_CHANGE)
 
 
 async def until_past(ledger: RunningLedger, instant: Timestamp) -> None:

@@ -1,11 +1,9 @@
 """Operations that are decided together."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from support.audit import assert_books_in_order
 from support.deciding import deciding_on, payment_order, void_of
-from support.waiting import until
+from support.paying import expire
 
 from ledger.application.payments.outcomes import AnsweredOperation, OperationStatus
 from ledger.bootstrap.database import Database
@@ -23,17 +21,11 @@ async def test_operation_named_like_an_expired_payment_keeps_its_answer(
     async with deciding_on(database) as deciding:
         await deciding.open_account("payer", funds_minor=1000)
         await deciding.open_account("payee")
-        expires_at = datetime.now(UTC) + timedelta(seconds=2)
         await deciding.pay(
             payment_order("a", capture=CaptureMode.MANUAL),
-            payment_order("b", capture=CaptureMode.MANUAL, expires_at=expires_at),
+            payment_order("b", capture=CaptureMode.MANUAL),
         )
-
-        async def is_past() -> bool:
-            rows = await deciding.query("SELECT now() > CAST(:at AS timestamptz)", at=expires_at)
-            return rows == [(True,)]
-
-        await until(is_past)
+        await expire(database, "b")
         orders = [void_of("b", "a"), void_of("c", "b")]
         if not named_first:
             orders.reverse()

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from support.books import engine_on
 from support.events import event_message
-from support.paying import INSERT_ACCOUNT, MANUAL, order
+from support.paying import INSERT_ACCOUNT, MANUAL, expire, order
 from support.running import RunningLedger, query, running_ledger
 from support.seals import (
     COUNTS,
@@ -63,16 +61,15 @@ async def pay(ledger: RunningLedger) -> None:
     await ledger.ingest(event_message(event_id="evt_1", restaurant_id="res_a", fee_minor=30))
     await seal_everything(ledger.database.migration_url)
     payments = ledger.payments
-    soon = Timestamp()
-    soon.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
     for request in (
         order("pay_held", "acc_a", "acc_b", 1000, capture=MANUAL, metadata={"k": "é\n", "a": ""}),
         order("pay_void", "acc_a", "acc_b", 1000, capture=MANUAL, reference="order ~ 1"),
-        order("pay_late", "acc_a", "acc_b", 1000, capture=MANUAL, expires_at=soon),
+        order("pay_late", "acc_a", "acc_b", 1000, capture=MANUAL),
         order("pay_sold", "acc_a", "", 500, payee_restaurant_id="res_a", fee_minor=50),
         *(order(f"pay_declined_{n:02}", "acc_b", "acc_a", 10**6) for n in range(DECLINED)),
     ):
         await payments.AuthorizePayment(request)
+    await expire(ledger.database, "pay_late")
     await seal_everything(ledger.database.migration_url)
     for amount_minor, is_final in ((600, False), (300, True)):
         await payments.CapturePayment(
