@@ -11,11 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.events import unique
-from support.paying import MANUAL, order
+from support.paying import MANUAL, funded_account, opened_account, order
 from support.running import RunningLedger
 from support.snapshots import make_marks, take_snapshots
 from support.transfers import post_payments
-from support.wallets import funded_account, open_account
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
@@ -83,7 +82,7 @@ async def test_statement_shows_what_moved_the_available_balance(
 ) -> None:
     """Holds and releases of the payer, what came and went; captures of a hold move nothing more."""
     payer = await funded_account(shared_ledger, 1_000)
-    payee = await open_account(shared_ledger)
+    payee = await opened_account(shared_ledger)
     (funding,) = {
         line.entry.payment_id for line in (await statement_of(shared_ledger, payer)).lines
     }
@@ -128,7 +127,7 @@ async def test_statement_shows_what_moved_the_available_balance(
 async def test_filtered_statement_keeps_its_balances(shared_ledger: RunningLedger) -> None:
     """By types and by payment; the lines then have no balance after them."""
     payer = await funded_account(shared_ledger, 100)
-    payee = await open_account(shared_ledger)
+    payee = await opened_account(shared_ledger)
     sent = [await paid(shared_ledger, payer, payee, amount) for amount in (1, 2, 3)]
     by_payment = await statement_of(shared_ledger, payer, payment_id=sent[1])
     assert by_payment.entries == [("TRANSFER_OUT", -2, sent[1])]
@@ -157,7 +156,7 @@ async def test_statement_ties_out_over_pages_while_payments_go_on(
     The balances of any period are those of GetAccountBalance as of its ends.
     """
     payer = await funded_account(shared_ledger, 10**6)
-    payee = await open_account(shared_ledger)
+    payee = await opened_account(shared_ledger)
     await paid(shared_ledger, payer, payee, 7)
     is_over = asyncio.Event()
 
@@ -212,8 +211,8 @@ async def test_statement_ties_out_over_pages_while_payments_go_on(
 async def test_largest_page_of_a_long_account_is_answered(shared_ledger: RunningLedger) -> None:
     """A thousand entries of one transaction, and the rest on the next page."""
     payer, payee = (
-        await open_account(shared_ledger, limit_minor=None),
-        await open_account(shared_ledger),
+        await opened_account(shared_ledger, limit_minor=None),
+        await opened_account(shared_ledger),
     )
     async with autocommit(shared_ledger.engine) as connection:
         await post_payments(connection, payer, payee, 3, count=1_500)

@@ -9,18 +9,23 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
 from support.events import unique
 from support.locks import until_blocked
-from support.paying import MANUAL, order
+from support.paying import (
+    MANUAL,
+    account_balance,
+    open_accounts,
+    opened_account,
+    order,
+    update_account,
+)
 from support.running import RunningLedger
-from support.transfers import hold, open_accounts, post_payments, transfer, void
+from support.transfers import hold, post_payments, transfer, void
 from support.waiting import DEADLINE_SECONDS
-from support.wallets import open_account
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.v1 import account_pb2, payment_pb2
@@ -46,21 +51,9 @@ async def get(ledger: RunningLedger, account_id: str) -> account_pb2.Account:
     return (await ledger.accounts.GetAccount(request)).account
 
 
-async def update(
-    ledger: RunningLedger, account_id: str, *paths: str, **fields: Any
-) -> account_pb2.Account:
-    request = account_pb2.UpdateAccountRequest(
-        account=account_pb2.Account(account_id=account_id, **fields),
-        update_mask=FieldMask(paths=paths),
-    )
-    return (await ledger.accounts.UpdateAccount(request)).account
-
-
 async def balance(ledger: RunningLedger, account_id: str) -> tuple[int, int, int]:
     """What is available, held, and both."""
-    found = await ledger.accounts.GetAccountBalance(
-        account_pb2.GetAccountBalanceRequest(account_id=account_id)
-    )
+    found = await account_balance(ledger, account_id)
     return found.available_minor, found.held_minor, found.posted_minor
 
 
@@ -84,7 +77,7 @@ async def test_account_is_opened_once(shared_ledger: RunningLedger) -> None:
     assert (first.status, first.account.state) == (CREATED, OPEN)
     assert (first.account.name, first.account.overdraft) == ("Caja", overdraft)
     assert first.account.updated_at == first.account.created_at
-    changed = await update(shared_ledger, account_id, "name", "overdraft", name="Otra")
+    changed = await update_account(shared_ledger, account_id, "name", "overdraft", name="Otra")
     repeat = await create(shared_ledger, account_id, name="Caja", overdraft=overdraft)
     assert (repeat.status, repeat.account) == (DUPLICATE, changed)
     assert await get(shared_ledger, account_id) == changed
@@ -95,7 +88,7 @@ async def test_same_id_with_other_contents_is_refused(shared_ledger: RunningLedg
     """The fields that differ from the opening are named, also if the account has changed since."""
     account_id = unique("acc")
     await create(shared_ledger, account_id, name="Caja")
-    await update(shared_ledger, account_id, "name", name="Otra")
+    await update_account(shared_ledger, account_id, "name", name="Otra")
 
     async def differing(currency: str = "PEN", **fields: Any) -> str:
         code, reason, metadata = await refusal_of(
@@ -138,7 +131,7 @@ async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> N
     )
 
     async def after(*paths: str, **fields: Any) -> tuple[object, ...]:
-        returned = await update(shared_ledger, account_id, *paths, **fields)
+        returned = await update_account(shared_ledger, account_id, *paths, **fields)
         assert returned == await get(shared_ledger, account_id)
         limit = returned.overdraft
         return (
@@ -171,12 +164,15 @@ async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
     """Who has read an older state changes nothing; a repeat of what was done succeeds."""
     account_id = unique("acc")
     read = (await create(shared_ledger, account_id)).account
-    newer = await update(shared_ledger, account_id, "name", name="First", etag=read.etag)
+    newer = await update_account(shared_ledger, account_id, "name", name="First", etag=read.etag)
     assert newer.etag != read.etag
     assert await refusal_of(
-        update(shared_ledger, account_id, "name", name="Second", etag=read.etag)
+        update_account(shared_ledger, account_id, "name", name="Second", etag=read.etag)
     ) == (FAILED_PRECONDITION, "ACCOUNT_CHANGED", {"account_id": account_id})
-    assert await update(shared_ledger, account_id, "name", name="First", etag=read.etag) == newer
+    assert (
+        await update_account(shared_ledger, account_id, "name", name="First", etag=read.etag)
+        == newer
+    )
 
 
 async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> None:
@@ -185,14 +181,20 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
     await create(shared_ledger, account_id)
     keys = [f"key_{number}" for number in range(20)]
     states = await asyncio.gather(
-        *(update(shared_ledger, account_id, f"metadata.{key}", metadata={key: "x"}) for key in keys)
+        *(
+            update_account(shared_ledger, account_id, f"metadata.{key}", metadata={key: "x"})
+            for key in keys
+        )
     )
     read = await get(shared_ledger, account_id)
     assert dict(read.metadata) == dict.fromkeys(keys, "x")
     assert len({state.etag for state in states}) == 20
     assert len({state.updated_at.ToNanoseconds() for state in states}) == 20
     outcomes = await asyncio.gather(
-        *(update(shared_ledger, account_id, "name", name=key, etag=read.etag) for key in keys[:10]),
+        *(
+            update_account(shared_ledger, account_id, "name", name=key, etag=read.etag)
+            for key in keys[:10]
+        ),
         return_exceptions=True,
     )
     (winner,) = [outcome for outcome in outcomes if isinstance(outcome, account_pb2.Account)]
@@ -206,7 +208,7 @@ async def test_unknown_account_is_not_found(shared_ledger: RunningLedger) -> Non
     request = account_pb2.GetAccountBalanceRequest(account_id=account_id)
     for call in (
         get(shared_ledger, account_id),
-        update(shared_ledger, account_id, "name", name="x"),
+        update_account(shared_ledger, account_id, "name", name="x"),
         shared_ledger.accounts.GetAccountBalance(request),
     ):
         assert await refusal_of(call) == (
@@ -221,7 +223,7 @@ async def test_metadata_that_grows_too_large_is_refused(shared_ledger: RunningLe
     account_id = unique("acc")
     await create(shared_ledger, account_id, metadata={"a": "x" * 5000})
     assert await refusal_of(
-        update(shared_ledger, account_id, "metadata.b", metadata={"b": "x" * 5000})
+        update_account(shared_ledger, account_id, "metadata.b", metadata={"b": "x" * 5000})
     ) == (
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_REQUEST",
@@ -233,9 +235,11 @@ async def test_closed_account_stays_as_it_is(shared_ledger: RunningLedger) -> No
     """Only what changes nothing succeeds, such as closing it again, by whatever etag."""
     account_id = unique("acc")
     etag = (await create(shared_ledger, account_id, name="Caja")).account.etag
-    closed = await update(shared_ledger, account_id, "state", state=CLOSED, etag=etag)
+    closed = await update_account(shared_ledger, account_id, "state", state=CLOSED, etag=etag)
     assert closed.state == CLOSED
-    assert await update(shared_ledger, account_id, "state", state=CLOSED, etag=etag) == closed
+    assert (
+        await update_account(shared_ledger, account_id, "state", state=CLOSED, etag=etag) == closed
+    )
     refused = (FAILED_PRECONDITION, "ACCOUNT_CLOSED", {"account_id": account_id})
     for path, fields in (
         ("state", {"state": OPEN}),
@@ -244,7 +248,9 @@ async def test_closed_account_stays_as_it_is(shared_ledger: RunningLedger) -> No
         ("overdraft", {"overdraft": account_pb2.Overdraft(limit_minor=1)}),
         ("metadata.a", {"metadata": {"a": "1"}}),
     ):
-        assert await refusal_of(update(shared_ledger, account_id, path, **fields)) == refused, path
+        assert (
+            await refusal_of(update_account(shared_ledger, account_id, path, **fields)) == refused
+        ), path
     assert (await create(shared_ledger, account_id, name="Caja")).account == closed
 
 
@@ -255,7 +261,9 @@ async def test_account_closes_only_when_it_is_empty(shared_ledger: RunningLedger
     not_empty = (FAILED_PRECONDITION, "ACCOUNT_NOT_EMPTY", {"account_id": account_id})
 
     async def close() -> account_pb2.Account:
-        return await update(shared_ledger, account_id, "state", "name", state=CLOSED, name="x")
+        return await update_account(
+            shared_ledger, account_id, "state", "name", state=CLOSED, name="x"
+        )
 
     await transfer(shared_ledger.engine, other, account_id, 70)
     assert await refusal_of(close()) == not_empty
@@ -268,7 +276,7 @@ async def test_account_closes_only_when_it_is_empty(shared_ledger: RunningLedger
     assert await refusal_of(close()) == not_empty
     assert (await get(shared_ledger, account_id)).name == ""
     await transfer(shared_ledger.engine, other, account_id, 1)
-    await update(shared_ledger, account_id, "state", state=FROZEN)
+    await update_account(shared_ledger, account_id, "state", state=FROZEN)
     assert (await close()).state == CLOSED
 
 
@@ -281,7 +289,7 @@ async def test_closing_waits_for_payments_and_counts_them(
     await open_accounts(shared_ledger.engine, account_id, other)
 
     async def close() -> account_pb2.Account:
-        return await update(shared_ledger, account_id, "state", state=CLOSED)
+        return await update_account(shared_ledger, account_id, "state", state=CLOSED)
 
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
@@ -306,13 +314,13 @@ async def test_closed_account_has_nothing_however_calls_race(
 ) -> None:
     """Payments, holds and closings of the same accounts at once: money is in open accounts only."""
     chance = random.Random(seed)
-    bank = await open_account(shared_ledger, limit_minor=None)
-    accounts = [await open_account(shared_ledger) for _ in range(12)]
+    bank = await opened_account(shared_ledger, limit_minor=None)
+    accounts = [await opened_account(shared_ledger) for _ in range(12)]
 
     async def act(account_id: str, kind: str) -> None:
         if kind == "close":
             with suppress(aio.AioRpcError):
-                await update(shared_ledger, account_id, "state", state=CLOSED)
+                await update_account(shared_ledger, account_id, "state", state=CLOSED)
             return
         payer, payee = (bank, account_id) if kind == "in" else (account_id, bank)
         capture = {"capture": MANUAL} if kind == "hold" else {}

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from support.audit import assert_books_in_order
@@ -27,6 +26,7 @@ from support.paying import (
     order,
     reason_name,
     status_name,
+    update_account,
     watched,
 )
 from support.running import RunningLedger, running_ledger
@@ -42,16 +42,6 @@ FUNDS_MINOR = 300
 CALLERS = 16
 STEPS = 14
 BUSY = "DATABASE_UNAVAILABLE"
-
-
-async def change(ledger: RunningLedger, account_id: str, state: int) -> None:
-    """Freezes or opens an account."""
-    await ledger.accounts.UpdateAccount(
-        account_pb2.UpdateAccountRequest(
-            account=account_pb2.Account(account_id=account_id, state=state),  # type: ignore[arg-type]
-            update_mask=FieldMask(paths=["state"]),
-        )
-    )
 
 
 async def answered(call: Callable[..., Awaitable[Any]], *arguments: Any, **fields: Any) -> Any:
@@ -155,9 +145,13 @@ async def test_nothing_is_lost_or_doubled_at_any_instant_of_a_storm(
         async def freeze() -> None:
             for _ in range(6):
                 account_id = f"a{chance.randrange(ACCOUNTS)}"
-                await change(second, account_id, account_pb2.ACCOUNT_STATE_FROZEN)
+                await update_account(
+                    second, account_id, "state", state=account_pb2.ACCOUNT_STATE_FROZEN
+                )
                 instants.append(datetime.now(UTC))
-                await change(first, account_id, account_pb2.ACCOUNT_STATE_OPEN)
+                await update_account(
+                    first, account_id, "state", state=account_pb2.ACCOUNT_STATE_OPEN
+                )
 
         async with watched(first) as watch:
             await asyncio.gather(*map(call, callers), freeze())
@@ -244,11 +238,15 @@ async def test_busy_account_can_be_frozen(database: Database) -> None:
                 tasks.create_task(pay(place))
             for _ in range(3):
                 await until_answered(100)
-                await answered(change, first, "busy", account_pb2.ACCOUNT_STATE_FROZEN)
+                await answered(
+                    update_account, first, "busy", "state", state=account_pb2.ACCOUNT_STATE_FROZEN
+                )
                 is_frozen = True
                 await until_answered(4 * CALLERS)
                 is_frozen = False
-                await answered(change, first, "busy", account_pb2.ACCOUNT_STATE_OPEN)
+                await answered(
+                    update_account, first, "busy", "state", state=account_pb2.ACCOUNT_STATE_OPEN
+                )
             is_over = True
         assert set(answers) == {"", "ACCOUNT_FROZEN"}
         assert await funds(first, "busy") == (answers.count(""), 0)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
-from support.paying import MANUAL, expire, order
+from support.paying import MANUAL, expire, order, update_account
 from support.payout_runs import finished_run
 from support.running import RunningLedger
 
@@ -91,10 +89,12 @@ async def pay_between_accounts(ledger: RunningLedger) -> None:
         else:
             await _operate(ledger, payment_id, *each)
         if payment_id == "pay_in_frozen":
-            await _update(ledger, "state", "acc_frozen", state=account_pb2.ACCOUNT_STATE_FROZEN)
-    await _update(ledger, "state", "acc_closed", state=account_pb2.ACCOUNT_STATE_CLOSED)
+            await update_account(
+                ledger, "acc_frozen", "state", state=account_pb2.ACCOUNT_STATE_FROZEN
+            )
+    await update_account(ledger, "acc_closed", "state", state=account_pb2.ACCOUNT_STATE_CLOSED)
     lowered = account_pb2.Overdraft(limit_minor=300)
-    await _update(ledger, "overdraft", "acc_lowered", overdraft=lowered)
+    await update_account(ledger, "acc_lowered", "overdraft", overdraft=lowered)
     chain = [
         payment_pb2.PaymentOrder(
             payment_id=f"pay_chain_{number}",
@@ -135,12 +135,3 @@ async def _operate(
         operation_id=operation_id, payment_id=payment_id, **amount, **(fields or {})
     )
     await getattr(ledger.payments, f"{kind}Payment")(request)
-
-
-async def _update(ledger: RunningLedger, path: str, account_id: str, **fields: Any) -> None:
-    await ledger.accounts.UpdateAccount(
-        account_pb2.UpdateAccountRequest(
-            account=account_pb2.Account(account_id=account_id, **fields),
-            update_mask=FieldMask(paths=[path]),
-        )
-    )

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.payments.decide_operations import DecideOperations
 from ledger.application.payments.decide_payments import DecidePayments
 from ledger.application.payments.outcomes import (
-    AnsweredOperation,
     AnsweredPayment,
     OperationOutcome,
     PaymentOutcome,
@@ -23,7 +22,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
-from support.paying import BANK, INSERT_ACCOUNT
+from support.paying import BANK, open_accounts
 from support.running import query
 
 MATURITY_DAYS = 7
@@ -79,9 +78,7 @@ class Deciding:
         self, account_id: str, *, limit_minor: int | None = 0, funds_minor: int = 0
     ) -> None:
         """Opens an account in PEN, and pays its funds in from the bank."""
-        await self.query(
-            INSERT_ACCOUNT, account_id=account_id, currency="PEN", limit_minor=limit_minor
-        )
+        await open_accounts(self.engine, account_id, limit_minor=limit_minor)
         if funds_minor:
             paid_in = payment_order(f"in.{account_id}", BANK, account_id, funds_minor)
             (outcome,) = await self.pay(paid_in)
@@ -117,10 +114,3 @@ async def deciding_on(database: Database, *, register: bool = True) -> AsyncIter
 def void_of(operation_id: str, payment_id: str) -> OperationOrder:
     """A void."""
     return OperationOrder(operation_id, OperationKind.VOID, payment_id)
-
-
-def reason_of_operation(outcome: OperationOutcome) -> str:
-    """Why an operation was declined; empty if it was not. Raises its error."""
-    if not isinstance(outcome, AnsweredOperation):
-        raise outcome
-    return outcome.operation.decline_reason or ""

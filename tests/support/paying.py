@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.payments.expire_payments import ExpiryWorker
 from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.v1 import account_pb2, payment_pb2
 from support.books import superuser
 from support.events import unique
@@ -22,11 +25,13 @@ MANUAL = payment_pb2.CAPTURE_MODE_MANUAL
 # The account outside: all money of tests comes from it.
 BANK = "bank"
 
-INSERT_ACCOUNT = """
+# Opens the accounts $1 in the currency $2, which may go $3 below zero; NULL: without a limit.
+OPEN_ACCOUNTS = """
 WITH opened AS (
   INSERT INTO accounts (account_id, currency, overdraft_limit_minor, opened_with)
-  VALUES (:account_id, :currency, CAST(:limit_minor AS bigint),
-          jsonb_build_object('name', '', 'overdraft_limit_minor', CAST(:limit_minor AS bigint)))
+  SELECT a.account_id, $2, $3::bigint,
+         jsonb_build_object('name', '', 'overdraft_limit_minor', $3::bigint)
+  FROM unnest($1::text[]) AS a (account_id)
   RETURNING account_id, currency
 )
 INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened
@@ -54,6 +59,17 @@ ORDER BY e.recorded_txid, e.transaction_id, e.position
 """
 
 
+async def open_accounts(
+    engine: AsyncEngine,
+    *account_ids: str,
+    limit_minor: int | None = None,
+    currency: str = "PEN",
+) -> None:
+    """Opens accounts; `limit_minor` None: they may go below zero without a limit."""
+    async with autocommit(engine) as connection:
+        await connection.execute(OPEN_ACCOUNTS, list(account_ids), currency, limit_minor)
+
+
 async def open_account(
     ledger: RunningLedger,
     account_id: str,
@@ -62,18 +78,33 @@ async def open_account(
     *,
     funds_minor: int = 0,
 ) -> None:
-    """Opens an account; `limit_minor` None: it may go below zero without a limit.
+    """Opens an account with a limit as in `open_accounts`, by default of 0.
 
     The bank of the currency pays in its funds. It is opened when it is needed.
     """
-    opened = {"account_id": account_id, "currency": currency, "limit_minor": limit_minor}
-    await ledger.query(INSERT_ACCOUNT, **opened)
+    await open_accounts(ledger.engine, account_id, limit_minor=limit_minor, currency=currency)
     if not funds_minor:
         return
     bank = bank_of(currency)
     if not await ledger.query("SELECT 1 FROM accounts WHERE account_id = :bank", bank=bank):
-        await ledger.query(INSERT_ACCOUNT, account_id=bank, currency=currency, limit_minor=None)
+        await open_accounts(ledger.engine, bank, currency=currency)
     await pay_in(ledger, account_id, funds_minor, currency=currency)
+
+
+async def opened_account(
+    ledger: RunningLedger, *, limit_minor: int | None = 0, currency: str = "PEN"
+) -> str:
+    """Opens an account under a new id, as `open_account` does. Returns the id."""
+    account_id = unique("acc")
+    await open_account(ledger, account_id, limit_minor, currency)
+    return account_id
+
+
+async def funded_account(ledger: RunningLedger, funds_minor: int, currency: str = "PEN") -> str:
+    """Opens an account under a new id, with funds, as `open_account` does. Returns the id."""
+    account_id = unique("acc")
+    await open_account(ledger, account_id, currency=currency, funds_minor=funds_minor)
+    return account_id
 
 
 def bank_of(currency: str) -> str:
@@ -97,6 +128,17 @@ async def set_state(ledger: RunningLedger, account_id: str, state: str) -> None:
         account_id=account_id,
         state=state,
     )
+
+
+async def update_account(
+    ledger: RunningLedger, account_id: str, *paths: str, **fields: Any
+) -> account_pb2.Account:
+    """Changes these fields of an account. Returns it as it is then."""
+    request = account_pb2.UpdateAccountRequest(
+        account=account_pb2.Account(account_id=account_id, **fields),
+        update_mask=FieldMask(paths=paths),
+    )
+    return (await ledger.accounts.UpdateAccount(request)).account
 
 
 async def account_balance(

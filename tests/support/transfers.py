@@ -1,4 +1,4 @@
-"""Accounts with money for tests: opened and moved by SQL, as payments post it."""
+"""Money that tests move by SQL, as payments post it."""
 
 import uuid_utils
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -6,17 +6,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from support.events import unique
-
-# Opens the accounts $1 in the currency $2, without a limit to their overdrafts.
-OPEN_ACCOUNTS = """
-WITH opened AS (
-  INSERT INTO accounts (account_id, currency, overdraft_limit_minor, opened_with)
-  SELECT a.account_id, $2, NULL, '{"name": "", "overdraft_limit_minor": null}'
-  FROM unnest($1::text[]) AS a (account_id)
-  RETURNING account_id, currency
-)
-INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened
-"""
 
 # Payments $1, of $2 minor units each, from the account $3 to the account $4, whose entries have the
 # ids $5. $6: with MANUAL they are only held.
@@ -71,12 +60,6 @@ SELECT payer_balance_account_id, $3, 1, 'PAYMENT_RELEASE', 'account_held', 'acco
        amount_minor, payment_id
 FROM payment
 """
-
-
-async def open_accounts(engine: AsyncEngine, *account_ids: str, currency: str = "PEN") -> None:
-    """Opens accounts that may be overdrawn without a limit."""
-    async with autocommit(engine) as connection:
-        await connection.execute(OPEN_ACCOUNTS, list(account_ids), currency)
 
 
 async def post_payments(

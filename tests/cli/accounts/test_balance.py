@@ -5,16 +5,15 @@ import json
 import pytest
 from support.commands import run_command, table_cells
 from support.events import unique
-from support.paying import MANUAL, order
+from support.paying import MANUAL, funded_account, opened_account, order
 from support.running import RunningLedger
-from support.wallets import funded_account, open_account
 
 from ledger.cli.failures import ExitStatus
 
 
 async def test_balance_shows_what_is_available_and_held(shared_ledger: RunningLedger) -> None:
     """In both units, now and at a past instant, to people and to programs."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     command = ("accounts", "balance", payer, "--address", shared_ledger.address)
     before = json.loads((await run_command(*command, "--json")).stdout)
     assert (before["account_id"], before["currency"]) == (payer, "PEN")

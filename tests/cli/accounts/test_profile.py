@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from support.commands import Outcome, run_command, table_cells
 from support.events import unique
+from support.paying import funded_account
 from support.running import RunningLedger
-from support.wallets import funded_account
 
 from ledger.cli import pages
 from ledger.cli.failures import ExitStatus

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.commands import Outcome, run_command, table_cells
 from support.events import unique
-from support.paying import MANUAL, order
+from support.paying import MANUAL, opened_account, order
 from support.running import RunningLedger
-from support.wallets import open_account
 
 from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
@@ -19,8 +18,8 @@ from ledger.v1 import account_pb2, payment_pb2
 
 async def booked(ledger: RunningLedger) -> tuple[str, list[str]]:
     """An account that got 100.00, holds 30.00 of it and paid 25.00; its id and its payments'."""
-    bank = await open_account(ledger, limit_minor=None)
-    account_id, payee = await open_account(ledger), await open_account(ledger)
+    bank = await opened_account(ledger, limit_minor=None)
+    account_id, payee = await opened_account(ledger), await opened_account(ledger)
     ids = [unique("pay") for _ in range(3)]
     await ledger.payments.AuthorizePayment(order(ids[0], bank, account_id, 10_000))
     await ledger.payments.AuthorizePayment(order(ids[1], account_id, payee, 3_000, capture=MANUAL))

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.commands import Outcome, run_command, table_cells
 from support.events import event_message, unique
-from support.paying import funds
+from support.paying import funded_account, funds, opened_account
 from support.running import RunningLedger
-from support.wallets import funded_account, open_account
 
 from ledger.cli.failures import ExitStatus
 
@@ -19,7 +18,7 @@ async def called(ledger: RunningLedger, *arguments: str) -> Outcome:
 
 async def test_transfer_moves_the_amount_once(shared_ledger: RunningLedger) -> None:
     """The same command again shows the first decision and moves nothing."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     payment_id = unique("pay")
     command = ("transfer", payment_id, payer, payee, "12.50", "PEN")
     first = await called(shared_ledger, *command)
@@ -43,7 +42,7 @@ async def test_decline_has_its_reason_and_its_exit_status(
     shared_ledger: RunningLedger, form: tuple[str, ...]
 ) -> None:
     """One line on standard error; the decision is on standard output. A repeat ends the same."""
-    payer, payee = await funded_account(shared_ledger, 1_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 1_000), await opened_account(shared_ledger)
     command = ("transfer", unique("pay"), payer, payee, "10.01", "PEN", *form)
     first = await called(shared_ledger, *command)
     assert first.status == ExitStatus.DECLINED
@@ -68,7 +67,7 @@ async def test_decline_has_its_reason_and_its_exit_status(
 
 async def test_hold_keeps_all_that_was_given(shared_ledger: RunningLedger) -> None:
     """Its expiry, reference and metadata; its amounts in both forms."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     expires_at = (datetime.now(UTC) + timedelta(days=3)).replace(microsecond=0)
     outcome = await called(
         shared_ledger,
@@ -91,7 +90,7 @@ async def test_payment_that_expires_in_a_time_may_be_repeated(
     shared_ledger: RunningLedger,
 ) -> None:
     """The repeat has the first call's instant; with anything else changed it is refused."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
 
     async def authorized(amount: str) -> Outcome:
         return await called(

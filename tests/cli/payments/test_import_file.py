@@ -10,9 +10,8 @@ from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from support.commands import run_command, run_process
 from support.events import unique
-from support.paying import funds
+from support.paying import funded_account, funds, opened_account
 from support.running import RunningLedger
-from support.wallets import funded_account, open_account
 
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import Batch, Line
@@ -42,7 +41,7 @@ async def test_file_is_carried_out_once_however_often_it_is_sent(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
     """In batches; the second time all lines are duplicates. An import that broke off resumes so."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     lines = [transfer(payer, payee, 100) for _ in range(25)]
     part = write_file(tmp_path / "part.jsonl", *lines[:12])
     whole = write_file(tmp_path / "whole.jsonl", *lines)
@@ -74,8 +73,8 @@ async def test_file_is_carried_out_once_however_often_it_is_sent(
 
 async def test_declines_are_counted_by_reason(shared_ledger: RunningLedger, tmp_path: Path) -> None:
     """The status is 4, on a repeat too, where they are duplicates."""
-    payer, payee = await funded_account(shared_ledger, 250), await open_account(shared_ledger)
-    foreign = await open_account(shared_ledger, currency="USD")
+    payer, payee = await funded_account(shared_ledger, 250), await opened_account(shared_ledger)
+    foreign = await opened_account(shared_ledger, currency="USD")
     lines = [transfer(payer, payee, 100) for _ in range(4)] + [transfer(payer, foreign, 1)]
     file = write_file(tmp_path / "transfers.jsonl", *lines)
     command = ("payments", "import", file, "--address", shared_ledger.address)
@@ -107,7 +106,7 @@ async def test_refused_lines_are_reported_and_the_others_carried_out(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
     """With line, id and reason, in the order of the file; the status is 1."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     first = transfer(payer, payee, 100)
     file = write_file(
         tmp_path / "transfers.jsonl",
@@ -146,7 +145,7 @@ async def test_refused_lines_are_reported_and_the_others_carried_out(
 
 async def test_csv_of_standard_input_is_read(shared_ledger: RunningLedger) -> None:
     """By a header."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     header = "payment_id,payer_account_id,payee_account_id,amount_minor,currency,metadata.day\n"
     rows = "".join(f"{unique('pay')},{payer},{payee},{100 + n},PEN,monday\n" for n in range(3))
     outcome = await run_process(

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from support.commands import Outcome, run_command, table_cells
 from support.events import unique
-from support.paying import MANUAL, funds, order
+from support.paying import MANUAL, funded_account, funds, opened_account, order
 from support.running import RunningLedger
-from support.wallets import funded_account, open_account
 
 from ledger.cli.failures import ExitStatus
 from ledger.cli.payments import operations
@@ -29,7 +28,7 @@ async def answered(ledger: RunningLedger, *arguments: str) -> dict[str, Any]:
 
 async def held(ledger: RunningLedger, amount_minor: int = 3_000) -> tuple[str, str, str]:
     """A payer with 100.00 PEN, a payee, and a payment of which the amount is held; their ids."""
-    payer, payee = await funded_account(ledger, 10_000), await open_account(ledger)
+    payer, payee = await funded_account(ledger, 10_000), await opened_account(ledger)
     payment_id = unique("pay")
     await ledger.payments.AuthorizePayment(
         order(payment_id, payer, payee, amount_minor, capture=MANUAL)

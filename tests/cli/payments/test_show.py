@@ -5,9 +5,8 @@ import json
 import pytest
 from support.commands import run_command, table_cells
 from support.events import event_message, unique
-from support.paying import MANUAL, order
+from support.paying import MANUAL, funded_account, opened_account, order
 from support.running import RunningLedger
-from support.wallets import funded_account, open_account
 
 from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
@@ -18,7 +17,7 @@ async def test_payment_is_shown_with_its_operations_and_entries(
     shared_ledger: RunningLedger,
 ) -> None:
     """As it stands, with what was done with it and what each step posted in whose books."""
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     payment_id = unique("pay")
     await shared_ledger.payments.AuthorizePayment(
         order(payment_id, payer, payee, 3_000, capture=MANUAL)
@@ -55,7 +54,7 @@ async def test_payment_is_shown_with_its_operations_and_entries(
 
 async def test_declined_payment_is_shown_with_its_reason(shared_ledger: RunningLedger) -> None:
     """Showing it is no decline: the status is 0."""
-    payer, payee = await open_account(shared_ledger), await open_account(shared_ledger)
+    payer, payee = await opened_account(shared_ledger), await opened_account(shared_ledger)
     payment_id = unique("pay")
     await shared_ledger.payments.AuthorizePayment(order(payment_id, payer, payee, 1))
     outcome = await run_command("payments", "show", payment_id, "--address", shared_ledger.address)
@@ -68,7 +67,7 @@ async def test_payments_of_a_holder_are_listed(
 ) -> None:
     """Those that it pays or that pay it, by state, the latest first, through all pages."""
     monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
-    payer, payee = await funded_account(shared_ledger, 10_000), await open_account(shared_ledger)
+    payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     ids = [unique("pay") for _ in range(5)]

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on, superuser
 from support.disorder import recorded
 from support.events import unique
+from support.paying import open_accounts
 from support.plans import explained, rows_read
 from support.sessions import locked
 from support.snapshots import (
@@ -23,7 +24,7 @@ from support.snapshots import (
     take_snapshots,
     until_final,
 )
-from support.transfers import hold, open_accounts, transfer
+from support.transfers import hold, transfer
 
 from ledger.application.ports.balances import AccountBalanceQuery, TailLength
 from ledger.bootstrap.database import Database

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on
 from support.events import unique
+from support.paying import open_accounts
 from support.running import running_ledger
 from support.snapshots import make_marks, until_final
-from support.transfers import open_accounts, post_payments
+from support.transfers import post_payments
 from support.waiting import until
 
 from ledger.application.find_long_accounts import LONG_TAIL_ENTRIES

@@ -17,9 +17,9 @@ import asyncpg
 import pytest
 import uuid_utils.compat
 from support.audit import assert_books_in_order
-from support.books import superuser
+from support.books import engine_on, superuser
 from support.events import event_message
-from support.paying import INSERT_ACCOUNT
+from support.paying import open_accounts
 from support.running import query, running_ledger
 from support.sessions import locked, waiting_sessions
 
@@ -299,14 +299,8 @@ async def test_accounts_are_of_no_run(database: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(payout_runs, "ITEMS_MAX", 1)
     for number in (1, 2):
         await charge(database, f"res_{number}")
-        for name in ("a", "b"):
-            await query(
-                database.migration_url,
-                INSERT_ACCOUNT,
-                account_id=f"acc_{number}{name}",
-                currency="PEN",
-                limit_minor=0,
-            )
+        async with engine_on(database.url) as engine:
+            await open_accounts(engine, f"acc_{number}a", f"acc_{number}b")
     async with runs_of(database) as runs:
         key = PayoutRunKey("PEN", date(2026, 1, 1), 0, "new")
         planned = await runs.plan(key)

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from support.books import engine_on
 from support.events import event_message
-from support.paying import INSERT_ACCOUNT, MANUAL, expire, order
+from support.paying import MANUAL, expire, open_account, open_accounts, order
 from support.running import RunningLedger, query, running_ledger
 from support.seals import (
     COUNTS,
@@ -55,9 +55,7 @@ async def pay(ledger: RunningLedger) -> None:
     A part of them is sealed before payments that it covers are captured and refunded.
     """
     for account_id, limit_minor in (("acc_a", None), ("acc_b", 0)):
-        await ledger.query(
-            INSERT_ACCOUNT, account_id=account_id, currency="PEN", limit_minor=limit_minor
-        )
+        await open_account(ledger, account_id, limit_minor)
     await ledger.ingest(event_message(event_id="evt_1", restaurant_id="res_a", fee_minor=30))
     await seal_everything(ledger.database.migration_url)
     payments = ledger.payments
@@ -417,10 +415,7 @@ async def test_earlier_server_seals_until_there_are_payments(database: Database)
         with earlier_statements():
             await seal_everything(database.url)
             assert await ledger.query(count) == [(1, False)]
-            for account_id in ("acc_a", "acc_b"):
-                await ledger.query(
-                    INSERT_ACCOUNT, account_id=account_id, currency="PEN", limit_minor=None
-                )
+            await open_accounts(ledger.engine, "acc_a", "acc_b")
             await ledger.payments.AuthorizePayment(order("pay_1", "acc_a", "acc_b", 100))
             worker = SealWorker(
                 LedgerSealer(PostgresSealedBooks(ledger.engine)),
