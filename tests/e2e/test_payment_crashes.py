@@ -12,6 +12,7 @@ from grpc import aio
 from support.audit import assert_books_in_order
 from support.commands import RunningServer
 from support.paying import (
+    IMMEDIATE,
     MANUAL,
     SELECT_UNBALANCED,
     Watch,
@@ -190,7 +191,7 @@ async def test_server_killed_at_random_instants_decides_each_payment_once(
             payment_id = f"p{number}.{place}"
             commands[payment_id] = (
                 "AuthorizePayment",
-                order(payment_id, "payer", "payee", 40, capture=1 + place % 2),
+                order(payment_id, "payer", "payee", 40, capture=(IMMEDIATE, MANUAL)[place % 2]),
             )
             kind, request = (
                 ("CapturePayment", payment_pb2.CapturePaymentRequest)
