@@ -54,6 +54,11 @@ async def answered(call: Callable[..., Awaitable[Any]], *arguments: Any, **field
             assert reason_of(response) == BUSY
 
 
+async def change_state(ledger: RunningLedger, account_id: str, state: int) -> None:
+    """Freezes or opens an account, once the database is not busy."""
+    await answered(update_account, ledger, account_id, "state", state=state)
+
+
 class Caller:
     """Makes calls at random, one after the other."""
 
@@ -145,13 +150,9 @@ async def test_nothing_is_lost_or_doubled_at_any_instant_of_a_storm(
         async def freeze() -> None:
             for _ in range(6):
                 account_id = f"a{chance.randrange(ACCOUNTS)}"
-                await update_account(
-                    second, account_id, "state", state=account_pb2.ACCOUNT_STATE_FROZEN
-                )
+                await change_state(second, account_id, account_pb2.ACCOUNT_STATE_FROZEN)
                 instants.append(datetime.now(UTC))
-                await update_account(
-                    first, account_id, "state", state=account_pb2.ACCOUNT_STATE_OPEN
-                )
+                await change_state(first, account_id, account_pb2.ACCOUNT_STATE_OPEN)
 
         async with watched(first) as watch:
             await asyncio.gather(*map(call, callers), freeze())
@@ -238,15 +239,11 @@ async def test_busy_account_can_be_frozen(database: Database) -> None:
                 tasks.create_task(pay(place))
             for _ in range(3):
                 await until_answered(100)
-                await answered(
-                    update_account, first, "busy", "state", state=account_pb2.ACCOUNT_STATE_FROZEN
-                )
+                await change_state(first, "busy", account_pb2.ACCOUNT_STATE_FROZEN)
                 is_frozen = True
                 await until_answered(4 * CALLERS)
                 is_frozen = False
-                await answered(
-                    update_account, first, "busy", "state", state=account_pb2.ACCOUNT_STATE_OPEN
-                )
+                await change_state(first, "busy", account_pb2.ACCOUNT_STATE_OPEN)
             is_over = True
         assert set(answers) == {"", "ACCOUNT_FROZEN"}
         assert await funds(first, "busy") == (answers.count(""), 0)
