@@ -232,8 +232,8 @@ class Settings(BaseSettings):
     )
     unknown_restaurants: UnknownRestaurants = Field(
         default=UnknownRestaurants.REGISTER,
-        description="What the first event of an unknown restaurant does: register (it registers "
-        "the restaurant) or reject (it is rejected with NOT_FOUND).",
+        description="What the first event or payment of an unknown restaurant does: register (it "
+        "registers the restaurant) or reject (it is rejected with NOT_FOUND).",
     )
     workers: int = Field(
         default=1,

@@ -37,7 +37,9 @@ class _AccountStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AccountSt
     still comes back to it, by voids, expiries and refunds.
     """
     ACCOUNT_STATE_CLOSED: _AccountState.ValueType  # 3
-    """It holds nothing and never will. Final."""
+    """It holds nothing and never will. Final. What is held for a payment to it can no longer be
+    captured, only voided; payments from or to it can no longer be refunded.
+    """
 
 class AccountState(_AccountState, metaclass=_AccountStateEnumTypeWrapper):
     """Whether an account takes part in payments. This enum grows: expect values that you do not know."""
@@ -51,7 +53,9 @@ ACCOUNT_STATE_FROZEN: AccountState.ValueType  # 2
 still comes back to it, by voids, expiries and refunds.
 """
 ACCOUNT_STATE_CLOSED: AccountState.ValueType  # 3
-"""It holds nothing and never will. Final."""
+"""It holds nothing and never will. Final. What is held for a payment to it can no longer be
+captured, only voided; payments from or to it can no longer be refunded.
+"""
 
 class _CreateAccountStatus:
     ValueType = typing.NewType("ValueType", builtins.int)

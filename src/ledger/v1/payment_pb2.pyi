@@ -481,7 +481,10 @@ class AuthorizePaymentRequest(message.Message):
     payee_account_id: builtins.str
     """An account other than the payer."""
     payee_restaurant_id: builtins.str
-    """A restaurant: what is captured is in its books as a charge is."""
+    """A restaurant: what is captured is in its books as a charge is. An unknown one is registered by
+    its first payment, or is NOT_FOUND if the server rejects unknown ones. Check the id: a typo is
+    paid.
+    """
     amount_minor: builtins.int
     """The amount, in minor units, 1 to 10^12. Required."""
     currency: builtins.str

@@ -106,17 +106,19 @@ class PaymentServiceServicer:
 
     def AuthorizePayment(self, request, context):
         """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
-        payee at once (IMMEDIATE), durably before the response.
+        payee at once (IMMEDIATE), durably before the response. An unknown restaurant is registered by
+        its first payment, even a declined one, as by its first event, unless the server is set to
+        reject unknown ones.
 
         On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
         payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
         not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
-        account does not exist, or the restaurant is unknown and the server is set to reject unknown
-        ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
-        In all these cases nothing is stored.
+        account does not exist, or the restaurant is unknown and the server rejects unknown ones.
+        ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields are
+        named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In all
+        these cases nothing is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,8 +178,8 @@ class PaymentServiceServicer:
 
     def RefundPayment(self, request, context):
         """Moves captured money back to the payer: all that was captured and not refunded, or a part of
-        it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
-        far as its overdraft allows.
+        it. Fees are not returned: the restaurant bears them. A restaurant's balance may go below zero
+        by it; an account's only as far as its overdraft allows.
 
         On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
         as CapturePayment.
@@ -188,7 +190,7 @@ class PaymentServiceServicer:
 
     def ReversePayment(self, request, context):
         """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
-        captured, both or neither.
+        captured, both or neither. Fees are not returned: the restaurant bears them.
 
         On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
         as CapturePayment.

@@ -47,17 +47,19 @@ class PaymentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
     AuthorizePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.AuthorizePaymentRequest, _payment_pb2.AuthorizePaymentResponse]
     """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
-    payee at once (IMMEDIATE), durably before the response.
+    payee at once (IMMEDIATE), durably before the response. An unknown restaurant is registered by
+    its first payment, even a declined one, as by its first event, unless the server is set to
+    reject unknown ones.
 
     On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
     payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
     not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
-    account does not exist, or the restaurant is unknown and the server is set to reject unknown
-    ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
-    In all these cases nothing is stored.
+    account does not exist, or the restaurant is unknown and the server rejects unknown ones.
+    ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields are
+    named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In all
+    these cases nothing is stored.
     """
     BatchAuthorizePayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.BatchAuthorizePaymentsRequest, _payment_pb2.BatchAuthorizePaymentsResponse]
     """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
@@ -97,15 +99,15 @@ class PaymentServiceStub:
     """
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """Moves captured money back to the payer: all that was captured and not refunded, or a part of
-    it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
-    far as its overdraft allows.
+    it. Fees are not returned: the restaurant bears them. A restaurant's balance may go below zero
+    by it; an account's only as far as its overdraft allows.
 
     On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
     as CapturePayment.
     """
     ReversePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReversePaymentRequest, _payment_pb2.ReversePaymentResponse]
     """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
-    captured, both or neither.
+    captured, both or neither. Fees are not returned: the restaurant bears them.
 
     On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
     as CapturePayment.
@@ -137,17 +139,19 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AuthorizePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.AuthorizePaymentRequest, _payment_pb2.AuthorizePaymentResponse]  # type: ignore[assignment]
     """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
-    payee at once (IMMEDIATE), durably before the response.
+    payee at once (IMMEDIATE), durably before the response. An unknown restaurant is registered by
+    its first payment, even a declined one, as by its first event, unless the server is set to
+    reject unknown ones.
 
     On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
     payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
     not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
-    account does not exist, or the restaurant is unknown and the server is set to reject unknown
-    ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-    are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
-    In all these cases nothing is stored.
+    account does not exist, or the restaurant is unknown and the server rejects unknown ones.
+    ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields are
+    named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In all
+    these cases nothing is stored.
     """
     BatchAuthorizePayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.BatchAuthorizePaymentsRequest, _payment_pb2.BatchAuthorizePaymentsResponse]  # type: ignore[assignment]
     """Decides 1 to 1,000 payments in their order, as a rule in one database transaction, a chain
@@ -187,15 +191,15 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]  # type: ignore[assignment]
     """Moves captured money back to the payer: all that was captured and not refunded, or a part of
-    it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
-    far as its overdraft allows.
+    it. Fees are not returned: the restaurant bears them. A restaurant's balance may go below zero
+    by it; an account's only as far as its overdraft allows.
 
     On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
     as CapturePayment.
     """
     ReversePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReversePaymentRequest, _payment_pb2.ReversePaymentResponse]  # type: ignore[assignment]
     """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
-    captured, both or neither.
+    captured, both or neither. Fees are not returned: the restaurant bears them.
 
     On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
     as CapturePayment.
@@ -230,17 +234,19 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.AuthorizePaymentResponse, _abc.Awaitable[_payment_pb2.AuthorizePaymentResponse]]:
         """Decides a payment, and holds its amount in the payer's account (MANUAL) or moves it to the
-        payee at once (IMMEDIATE), durably before the response.
+        payee at once (IMMEDIATE), durably before the response. An unknown restaurant is registered by
+        its first payment, even a declined one, as by its first event, unless the server is set to
+        reject unknown ones.
 
         On repeat: the same payment id with the same contents gets PAYMENT_STATUS_DUPLICATE with the
         payment as it was first answered, declines included, and changes nothing, for ever. Metadata is
         not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the payer is the payee. NOT_FOUND: an
-        account does not exist, or the restaurant is unknown and the server is set to reject unknown
-        ones. ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields
-        are named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo.
-        In all these cases nothing is stored.
+        account does not exist, or the restaurant is unknown and the server rejects unknown ones.
+        ALREADY_EXISTS: a payment with this id and other contents is stored (the differing fields are
+        named, stored values are not). RESOURCE_EXHAUSTED: too many payments wait, see RetryInfo. In all
+        these cases nothing is stored.
         """
 
     @_abc_1.abstractmethod
@@ -310,8 +316,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.RefundPaymentResponse, _abc.Awaitable[_payment_pb2.RefundPaymentResponse]]:
         """Moves captured money back to the payer: all that was captured and not refunded, or a part of
-        it. Fees are not returned. A restaurant's balance may go below zero by it; an account's only as
-        far as its overdraft allows.
+        it. Fees are not returned: the restaurant bears them. A restaurant's balance may go below zero
+        by it; an account's only as far as its overdraft allows.
 
         On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
         as CapturePayment.
@@ -324,7 +330,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ReversePaymentResponse, _abc.Awaitable[_payment_pb2.ReversePaymentResponse]]:
         """Undoes a payment, wherever it stands, in one step: releases what is held and refunds what was
-        captured, both or neither.
+        captured, both or neither. Fees are not returned: the restaurant bears them.
 
         On repeat: as CapturePayment. NOT_FOUND, ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED:
         as CapturePayment.

@@ -86,8 +86,8 @@ async def test_declines_are_counted_by_reason(shared_ledger: RunningLedger, tmp_
         "  declined    3 (1 currency_mismatch, 2 insufficient_funds)",
     ]
     reasons = [
-        "insufficient_funds: the account that would pay has less available",
-        "insufficient_funds: the account that would pay has less available",
+        "insufficient_funds: the account that would pay has too little, its overdraft included",
+        "insufficient_funds: the account that would pay has too little, its overdraft included",
         "currency_mismatch: an account has another currency",
     ]
     assert first.stderr.splitlines() == [

@@ -110,7 +110,7 @@ async def test_repeat_with_the_operation_id_does_nothing(
     ("arguments", "reason"),
     [
         (("capture", "--amount", "30.01"), "amount_exceeds_authorized: less is held"),
-        (("refund",), "payment_not_refundable: nothing is left to refund"),
+        (("refund",), "payment_not_refundable: nothing was captured, or all is refunded"),
     ],
 )
 async def test_declined_operation_has_its_reason_and_its_exit_status(

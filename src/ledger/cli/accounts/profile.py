@@ -45,7 +45,8 @@ Open a frozen ACCOUNT again: it pays and is paid.
 """
 CLOSE_HELP = """
 Close ACCOUNT for ever. It must have nothing available and nothing held, and owe
-nothing.
+nothing. What is held for a payment to it can no longer be captured, only voided;
+payments from or to it can no longer be refunded.
 """
 
 

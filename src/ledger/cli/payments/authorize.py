@@ -31,6 +31,10 @@ AUTHORIZE_HELP = f"""
 Pay an amount from an account to another one, or to a restaurant. With --manual
 the amount is held, and `capture` moves it.
 
+An unknown restaurant is registered by its first payment, even a declined one, as
+by its first event; with LEDGER_UNKNOWN_RESTAURANTS=reject it is NOT_FOUND. Check
+the id: a typo is paid.
+
 PAYMENT is the id that you give it. May be repeated: a payment is decided once,
 and the same command again shows how.
 {DECLINED_STATUS}"""
@@ -47,7 +51,9 @@ and the same command again shows how.
 @payment_argument
 @click.option("--payer", metavar="ACCOUNT", required=True, help="The account that pays.")
 @click.option("--payee", metavar="ACCOUNT", help="The account that is paid.")
-@click.option("--restaurant", metavar="RESTAURANT", help="The restaurant that is paid instead.")
+@click.option(
+    "--restaurant", metavar="RESTAURANT", help="The restaurant that is paid instead; check the id."
+)
 @click.option("--amount", metavar="AMOUNT", required=True, help="How much, such as 12.50.")
 @click.option(
     "--currency",
@@ -92,12 +98,20 @@ def authorize(
     settings = load_client_settings(address)
     if (payee is None) == (restaurant is None):
         raise CommandFailure(
-            "say who is paid: --payee or --restaurant", exit_status=ExitStatus.USAGE
+            "say who is paid: --payee or --restaurant"
+            if payee is None
+            else "give one of --payee and --restaurant",
+            exit_status=ExitStatus.USAGE,
         )
     if expires_in is not None and expires_at is not None:
         raise CommandFailure(
             "--expires-in and --expires-at exclude each other", exit_status=ExitStatus.USAGE
         )
+    if not manual and (expires_in is not None or expires_at is not None):
+        name = "--expires-at" if expires_in is None else "--expires-in"
+        raise CommandFailure(f"{name} goes with --manual", exit_status=ExitStatus.USAGE)
+    if fee is not None and restaurant is None:
+        raise CommandFailure("--fee goes with --restaurant", exit_status=ExitStatus.USAGE)
     request = payment_pb2.AuthorizePaymentRequest(
         payment_id=payment,
         payer_account_id=payer,

@@ -34,11 +34,11 @@ Release what is held for PAYMENT and not captured.
 {_REPEAT}"""
 REFUND_HELP = f"""
 Move what was captured of PAYMENT back to the payer: all that was not refunded,
-or --amount. Fees are not returned.
+or --amount. Fees are not returned: the restaurant bears them.
 {_REPEAT}"""
 REVERSE_HELP = f"""
 Undo PAYMENT, wherever it stands: release what is held and refund what was
-captured, both or neither.
+captured, both or neither. Fees are not returned: the restaurant bears them.
 {_REPEAT}"""
 
 

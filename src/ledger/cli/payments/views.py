@@ -10,14 +10,16 @@ from ledger.v1 import ledger_pb2, payment_pb2
 
 # What people read beside the reason of a decline.
 _SENTENCES = {
-    payment_pb2.DECLINE_REASON_INSUFFICIENT_FUNDS: "the account that would pay has less available",
+    payment_pb2.DECLINE_REASON_INSUFFICIENT_FUNDS: (
+        "the account that would pay has too little, its overdraft included"
+    ),
     payment_pb2.DECLINE_REASON_ACCOUNT_FROZEN: "an account that would pay or be paid is frozen",
     payment_pb2.DECLINE_REASON_ACCOUNT_CLOSED: "an account that would pay or be paid is closed",
     payment_pb2.DECLINE_REASON_CURRENCY_MISMATCH: "an account has another currency",
     payment_pb2.DECLINE_REASON_PAYMENT_NOT_CAPTURABLE: "nothing of the payment is held",
     payment_pb2.DECLINE_REASON_AMOUNT_EXCEEDS_AUTHORIZED: "less is held",
     payment_pb2.DECLINE_REASON_PAYMENT_NOT_VOIDABLE: "nothing of the payment is held",
-    payment_pb2.DECLINE_REASON_PAYMENT_NOT_REFUNDABLE: "nothing is left to refund",
+    payment_pb2.DECLINE_REASON_PAYMENT_NOT_REFUNDABLE: "nothing was captured, or all is refunded",
     payment_pb2.DECLINE_REASON_AMOUNT_EXCEEDS_CAPTURED: "less is left to refund",
     payment_pb2.DECLINE_REASON_PAYMENT_NOT_REVERSIBLE: "nothing is held or left to refund",
     payment_pb2.DECLINE_REASON_EXPIRED: "the payment had expired when it was decided",
