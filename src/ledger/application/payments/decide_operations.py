@@ -1,7 +1,8 @@
 """Decides operations on payments that come together, in one database transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from ledger.domain.payments import (
     OperationKind,
     OperationOrder,
     PaymentOperation,
+    PaymentOrder,
     after,
     decide_operation,
     differing_operation_fields,
@@ -75,22 +77,18 @@ class DecideOperations:
         Raises DatabaseUnavailable and DatabaseTimeout, when the outcome is not known: the same
         orders may be decided again, by the same `batch_id`.
         """
-
-        async def decide(
-            part: Sequence[OperationOrder], lock_wait_seconds: float | None
-        ) -> Outcomes:
-            return await self._decide(part, batch_id, lock_wait_seconds)
-
         outcomes: Outcomes = {}
-        for part, result in await in_parts(decide, orders):
+        commands = _Operations(orders, partial(self._decide, batch_id), self._begin)
+        for places, result in await in_parts(commands, len(orders)):
             if isinstance(result, LedgerError):
-                outcomes[_key(part[0])] = _refused(part[0], result)
+                (place,) = places
+                outcomes[_key(orders[place])] = _refused(orders[place], result)
             else:
                 outcomes |= result
         return outcomes
 
     async def _decide(
-        self, orders: Sequence[OperationOrder], batch_id: UUID, lock_wait_seconds: float | None
+        self, batch_id: UUID, orders: Sequence[OperationOrder], lock_wait_seconds: float | None
     ) -> Outcomes:
         for _ in range(RESTARTS_MAX):
             try:
@@ -103,6 +101,55 @@ class DecideOperations:
             except IdsTaken:
                 continue
         raise DatabaseContention
+
+
+class _Operations(NamedTuple):
+    """Implements `ledger.application.payments.parts.Commands`."""
+
+    orders: Sequence[OperationOrder]
+    decide_together: Callable[[Sequence[OperationOrder], float | None], Awaitable[Outcomes]]
+    begin: UnitOfWorkFactory
+
+    async def decide(self, places: Sequence[int], lock_wait_seconds: float | None) -> Outcomes:
+        return await self.decide_together(
+            [self.orders[place] for place in places], lock_wait_seconds
+        )
+
+    async def locked(self, places: Sequence[int]) -> Collection[int]:
+        payment_ids = {self.orders[place].payment_id for place in places}
+        async with self.begin() as uow:
+            locked = await uow.payments.locked_payments(payment_ids)
+            accounts = self._accounts(places, await uow.payments.stored(payment_ids))
+            deciding, others = await uow.payments.locked_accounts(*_united(accounts.values()))
+        return [
+            place
+            for place in places
+            if self.orders[place].payment_id in locked
+            or (place in accounts and not accounts[place][0].isdisjoint(deciding))
+            or (place in accounts and not accounts[place][1].isdisjoint(others))
+        ]
+
+    async def slow(self, places: Sequence[int]) -> Collection[int]:
+        payment_ids = {self.orders[place].payment_id for place in places}
+        async with self.begin() as uow:
+            accounts = self._accounts(places, await uow.payments.stored(payment_ids))
+            deciding, _ = _united(accounts.values())
+            slow = await uow.payments.slow_accounts(deciding)
+        return [place for place, found in accounts.items() if not found[0].isdisjoint(slow)]
+
+    def behind(self, stopped: Collection[int], places: Sequence[int]) -> set[int]:
+        """No others: each operation comes from a separate call."""
+        return set(stopped).intersection(places)
+
+    def _accounts(
+        self, places: Sequence[int], payments: Mapping[str, StoredPayment]
+    ) -> dict[int, tuple[set[str], set[str]]]:
+        """By place, as `_accounts_of`; without those whose payments do not exist."""
+        return {
+            place: _accounts_of(self.orders[place], found.payment.order)
+            for place in places
+            if (found := payments.get(self.orders[place].payment_id))
+        }
 
 
 async def _in_transaction(
@@ -139,19 +186,15 @@ async def _parties(
     """Locks the accounts that take part. Returns the payer and the payee of each payment, and the
     time of the books.
     """
-    deciding: set[str] = set()
-    others: set[str] = set()
-    restaurants: set[BalanceAccount] = set()
-    for order in orders:
-        payment = payments[order.payment_id].payment.order
-        others.add(payment.payer_account_id)
-        if payment.payee_restaurant_id:
-            restaurants.add(BalanceAccount(payment.payee_restaurant_id, payment.currency))
-        elif order.kind in _DECIDED_BY_PAYEE:
-            deciding.add(payment.payee_account_id)
-        else:
-            others.add(payment.payee_account_id)
+    deciding, others = _united(
+        _accounts_of(order, payments[order.payment_id].payment.order) for order in orders
+    )
     others -= deciding
+    restaurants = {
+        BalanceAccount(payment.payee_restaurant_id, payment.currency)
+        for order in orders
+        if (payment := payments[order.payment_id].payment.order).payee_restaurant_id
+    }
     await books.lock_accounts(deciding, others)
     standings, now, _ = await books.standings(deciding, others)
     opened = await books.restaurants(restaurants) if restaurants else {}
@@ -165,6 +208,24 @@ async def _parties(
             payee = standings[payment.payee_account_id]
         found[order.payment_id] = _Parties(standings[payment.payer_account_id], payee)
     return found, now
+
+
+def _accounts_of(order: OperationOrder, payment: PaymentOrder) -> tuple[set[str], set[str]]:
+    """The account whose balance decides, if there is one, and the others that take part."""
+    deciding: set[str] = set()
+    others = {payment.payer_account_id}
+    if payment.payee_account_id:
+        (deciding if order.kind in _DECIDED_BY_PAYEE else others).add(payment.payee_account_id)
+    return deciding, others
+
+
+def _united(pairs: Iterable[tuple[set[str], set[str]]]) -> tuple[set[str], set[str]]:
+    deciding: set[str] = set()
+    others: set[str] = set()
+    for of_one, others_of_one in pairs:
+        deciding |= of_one
+        others |= others_of_one
+    return deciding, others
 
 
 def _decide_all(

@@ -1,6 +1,6 @@
 """Decides payments that come together, in one database transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from itertools import chain as chained
 from typing import NamedTuple
@@ -77,21 +77,17 @@ class DecidePayments:
         DatabaseTimeout, when the outcome is not known: the same orders may be decided again, by the
         same `batch_id`.
         """
-        answered: set[str] = set()
-
-        async def decide(part: Sequence[Chain], lock_wait_seconds: float | None) -> list[Outcomes]:
-            attempt = _Attempt(batch_id, answered)
-            found = await self._decide(part, attempt, lock_wait_seconds)
-            answered.update(order.payment_id for chain in part for order in chain)
-            return found
-
-        outcomes: list[Outcomes] = []
-        for part, result in await in_parts(decide, chains):
+        outcomes: dict[int, Outcomes] = {}
+        commands = _Chains(chains, _Attempt(batch_id, set()), self._decide, self._begin)
+        for places, result in await in_parts(commands, len(chains)):
             if isinstance(result, LedgerError):
-                outcomes.append({order.payment_id: _refused(order, result) for order in part[0]})
+                (place,) = places
+                outcomes[place] = {
+                    order.payment_id: _refused(order, result) for order in chains[place]
+                }
             else:
-                outcomes += result
-        return outcomes
+                outcomes |= zip(places, result, strict=True)
+        return [outcomes[place] for place in range(len(chains))]
 
     async def _decide(
         self, chains: Sequence[Chain], attempt: "_Attempt", lock_wait_seconds: float | None
@@ -120,7 +116,68 @@ class _Attempt(NamedTuple):
     """An attempt, and the payments that are answered in earlier parts of it: those are not new."""
 
     batch_id: UUID
-    answered: Collection[str]
+    answered: set[str]
+
+
+class _Chains(NamedTuple):
+    """Implements `ledger.application.payments.parts.Commands`."""
+
+    chains: Sequence[Chain]
+    attempt: _Attempt
+    decide_together: Callable[[Sequence[Chain], _Attempt, float | None], Awaitable[list[Outcomes]]]
+    begin: UnitOfWorkFactory
+
+    async def decide(
+        self, places: Sequence[int], lock_wait_seconds: float | None
+    ) -> list[Outcomes]:
+        part = [self.chains[place] for place in places]
+        found = await self.decide_together(part, self.attempt, lock_wait_seconds)
+        self.attempt.answered.update(order.payment_id for chain in part for order in chain)
+        return found
+
+    async def locked(self, places: Sequence[int]) -> Collection[int]:
+        orders = self._orders(places)
+        payers = {order.payer_account_id for order in orders}
+        payees = {order.payee_account_id for order in orders if order.payee_account_id}
+        async with self.begin() as uow:
+            locked_payers, locked_payees = await uow.payments.locked_accounts(payers, payees)
+        return [
+            place
+            for place in places
+            if any(
+                order.payer_account_id in locked_payers or order.payee_account_id in locked_payees
+                for order in self.chains[place]
+            )
+        ]
+
+    async def slow(self, places: Sequence[int]) -> Collection[int]:
+        payers = {order.payer_account_id for order in self._orders(places)}
+        async with self.begin() as uow:
+            slow = await uow.payments.slow_accounts(payers)
+        return [
+            place
+            for place in places
+            if any(order.payer_account_id in slow for order in self.chains[place])
+        ]
+
+    def behind(self, stopped: Collection[int], places: Sequence[int]) -> set[int]:
+        """Also what repeats an id of those, and what pays out of an account that takes part."""
+        found: set[int] = set()
+        ids: set[str] = set()
+        accounts: set[str] = set()
+        for place in places:
+            chain = self.chains[place]
+            if place in stopped or any(
+                order.payment_id in ids or order.payer_account_id in accounts for order in chain
+            ):
+                found.add(place)
+                for order in chain:
+                    ids.add(order.payment_id)
+                    accounts.update((order.payer_account_id, order.payee_account_id))
+        return found
+
+    def _orders(self, places: Sequence[int]) -> list[PaymentOrder]:
+        return [order for place in places for order in self.chains[place]]
 
 
 class _Unopened(NamedTuple):

@@ -108,6 +108,24 @@ class PaymentBooks(Protocol):
         """
         ...
 
+    async def locked_accounts(
+        self, deciding: Collection[str], others: Collection[str]
+    ) -> tuple[Collection[str], Collection[str]]:
+        """Of each kind the accounts for which `lock_accounts` would wait. Waits for none; locks the
+        others, so roll back soon.
+        """
+        ...
+
+    async def locked_payments(self, payment_ids: Collection[str]) -> Collection[str]:
+        """The payments for which `lock_payments` would wait; as for `locked_accounts`."""
+        ...
+
+    async def slow_accounts(self, account_ids: Collection[str]) -> Collection[str]:
+        """The accounts whose balances take long to add up. Reports them, so that it is soon done
+        faster.
+        """
+        ...
+
     async def limit_lock_wait(self, seconds: float) -> None:
         """From here on each wait for a lock ends after `seconds`, with DatabaseContention."""
         ...

@@ -39,7 +39,12 @@ from ledger.infrastructure.postgres.payment_columns import (
 )
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import set_lock_timeout
-from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, latest_snapshot, tail
+from ledger.infrastructure.postgres.snapshots import (
+    ENTRIES_MAX,
+    NO_LONG_TAILS,
+    latest_snapshot,
+    tail,
+)
 
 # The accounts $1, whose balances decide, and the accounts $2, which must not be closed or frozen
 # meanwhile. A key share lock waits for that alone, so any number of payments to one account go on
@@ -63,7 +68,56 @@ SELECT payment_id FROM payments WHERE payment_id = ANY ($1::text[])
 ORDER BY payment_id FOR NO KEY UPDATE
 """
 
+# The accounts for which LOCK_ACCOUNTS would wait: those that exist and are skipped here. Locks the
+# others until the transaction ends, which should be soon. An account may be of both kinds.
+SELECT_LOCKED_ACCOUNTS = """
+WITH deciding AS MATERIALIZED (
+  SELECT account_id FROM balance_accounts WHERE account_id = ANY ($1::text[])
+  ORDER BY balance_account_id FOR NO KEY UPDATE SKIP LOCKED
+),
+other AS MATERIALIZED (
+  SELECT account_id FROM balance_accounts WHERE account_id = ANY ($2::text[])
+  ORDER BY balance_account_id FOR KEY SHARE SKIP LOCKED
+)
+SELECT ARRAY(SELECT account_id FROM balance_accounts WHERE account_id = ANY ($1::text[])
+             EXCEPT ALL SELECT account_id FROM deciding) AS deciding,
+       ARRAY(SELECT account_id FROM balance_accounts WHERE account_id = ANY ($2::text[])
+             EXCEPT ALL SELECT account_id FROM other) AS others
+"""
+
+# As SELECT_LOCKED_ACCOUNTS, for LOCK_PAYMENTS.
+SELECT_LOCKED_PAYMENTS = """
+WITH free AS MATERIALIZED (
+  SELECT payment_id FROM payments WHERE payment_id = ANY ($1::text[])
+  ORDER BY payment_id FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT payment_id FROM payments WHERE payment_id = ANY ($1::text[])
+EXCEPT ALL SELECT payment_id FROM free
+"""
+
 _ACCOUNT = "books.balance_account_id"
+
+# A tail of so many entries is what a read timed out at.
+SLOW_TAIL_ENTRIES = 10_000
+
+# How many entries SELECT_STANDINGS adds up for each of the accounts $1, counted up to $2: so this
+# ends soon, however long the tails are. Planned like that.
+SELECT_TAILS = f"""
+SELECT q.account_id, {_ACCOUNT}, tail.entries_count
+FROM unnest($1::text[]) AS q (account_id)
+CROSS JOIN LATERAL (
+  SELECT b.balance_account_id FROM balance_accounts AS b WHERE b.account_id = q.account_id LIMIT 1
+) AS books
+CROSS JOIN LATERAL (
+  SELECT a.overdraft_limit_minor FROM accounts AS a WHERE a.account_id = q.account_id LIMIT 1
+) AS a
+LEFT JOIN LATERAL (SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s) AS s ON true
+CROSS JOIN LATERAL (
+  SELECT count(*) AS entries_count
+  FROM (SELECT FROM ledger_entries AS e WHERE {tail(_ACCOUNT)} LIMIT $2::bigint) AS e
+) AS tail
+WHERE a.overdraft_limit_minor IS NOT NULL
+"""
 
 # First a row with the present time, after the locks, and which of the payments $3 are stored; then
 # a row for each account: those of $1 with what they have available, and those of $2. Nothing is
@@ -361,6 +415,24 @@ class PostgresPaymentBooks:
     async def lock_payments(self, payment_ids: Collection[str]) -> list[str]:
         rows = await self._connection.fetch(LOCK_PAYMENTS, list(payment_ids))
         return [row[0] for row in rows]
+
+    async def locked_accounts(
+        self, deciding: Collection[str], others: Collection[str]
+    ) -> tuple[Collection[str], Collection[str]]:
+        (locked,) = await self._connection.fetch(
+            SELECT_LOCKED_ACCOUNTS, list(deciding), list(others)
+        )
+        return set(locked["deciding"]), set(locked["others"])
+
+    async def locked_payments(self, payment_ids: Collection[str]) -> Collection[str]:
+        rows = await self._connection.fetch(SELECT_LOCKED_PAYMENTS, list(payment_ids))
+        return {row["payment_id"] for row in rows}
+
+    async def slow_accounts(self, account_ids: Collection[str]) -> Collection[str]:
+        rows = await self._connection.fetch(SELECT_TAILS, list(account_ids), SLOW_TAIL_ENTRIES)
+        slow = [row for row in rows if row["entries_count"] == SLOW_TAIL_ENTRIES]
+        self._long_tails.report((row["balance_account_id"], ENTRIES_MAX) for row in slow)
+        return {row["account_id"] for row in slow}
 
     async def standings(
         self,

@@ -109,7 +109,7 @@ SELECT set_config('search_path', quote_ident(COALESCE((
 """
 
 
-def _preparation(role: str, lock_timeout_seconds: int) -> str:
+def _preparation(role: str, lock_timeout_seconds: float) -> str:
     """The statements that prepare a new session. PostgreSQL has transaction_timeout from 17 on.
 
     They also set values that are right already: a reload of the configuration changes only values
@@ -153,7 +153,7 @@ def create_engine(
     *,
     pool_size: int,
     role: str = APPLICATION_ROLE,
-    lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS,
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
     """An engine whose sessions run as `role`, whichever role logged in, and are bounded in time.
 
