@@ -1120,9 +1120,10 @@ WHERE h.state = 'CLOSED' AND s.balance_minor <> 0;
 SELECT 'accounts_stay_within_their_overdraft' AS check_name,
        CASE WHEN h.updated_at = h.created_at THEN 'ERROR' ELSE 'WARNING' END AS severity,
        'account ' || h.account_id AS entity,
-       format('%s are available, its overdraft is %s%s', s.balance_minor, h.overdraft_limit_minor,
+       format('available is %s, the overdraft %s%s', s.balance_minor, h.overdraft_limit_minor,
               CASE WHEN h.updated_at = h.created_at THEN ''
-                   ELSE ', if it was not lowered by a change up to ' || h.updated_at END) AS detail
+                   ELSE '; the account was changed at ' || h.updated_at
+                     || ': if that lowered the limit, this is no defect' END) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
   FROM ledger_movements

@@ -66,7 +66,9 @@ async def test_filtered_statement_has_no_running_balance(shared_ledger: RunningL
         ["fee", "-2.50", charge_id],
         ["refund", "-120.00", refund_id],
     ]
-    assert outcome.stdout.splitlines()[-2:] == ["closing balance -22.50", "2 entries"]
+    lines = outcome.stdout.splitlines()
+    assert lines[1] == "opening balance of the restaurant 0.00"
+    assert lines[-2:] == ["closing balance of the restaurant -22.50", "2 entries"]
 
 
 async def test_statement_of_a_period(shared_ledger: RunningLedger) -> None:

@@ -105,3 +105,9 @@ def test_ambiguous_amount_is_refused(text: str, currency: str) -> None:
     """Nothing is rounded, filled up or guessed."""
     with pytest.raises(ValueError):
         parse_major(text, currency)
+
+
+def test_currency_in_lower_case_is_named() -> None:
+    """The rule says what to write instead."""
+    with pytest.raises(ValueError, match="is in 'pen': currencies are in upper case"):
+        parse_major("10.00", "pen")

@@ -195,6 +195,14 @@ def minor_units(name: str, amount: str, currency: str) -> int:
         ) from None
 
 
+def positive_minor_units(name: str, amount: str, currency: str) -> int:
+    """As `minor_units`, but more than 0. Raises CommandFailure."""
+    amount_minor = minor_units(name, amount, currency)
+    if not amount_minor:
+        raise CommandFailure(f"{name} must be more than 0", exit_status=ExitStatus.USAGE)
+    return amount_minor
+
+
 def restaurant_argument(function: Decorator) -> Decorator:
     """Adds RESTAURANT."""
     return click.argument("restaurant", metavar="RESTAURANT", help="The restaurant's id.")(function)

@@ -99,7 +99,10 @@ class _Totals:
 def _write_tables(statement: Statement) -> None:
     currency = statement.currency
     print_line(f"{statement.holder[1]}, {currency}, {_period(statement)}")
-    print_line(f"opening balance {amount_of(statement.opening_minor, currency)}")
+    # A filter leaves entries out, but not of these balances.
+    field, _ = statement.holder
+    of_holder = f" of the {field.removesuffix('_id')}" if statement.is_filtered else ""
+    print_line(f"opening balance{of_holder} {amount_of(statement.opening_minor, currency)}")
     amounts = _Totals()
     with_balance = () if statement.is_filtered else ("balance",)
     titles = ("recorded", "type", "amount", *with_balance, statement.cause_title)
@@ -119,7 +122,7 @@ def _write_tables(statement: Statement) -> None:
     if amounts.are_known:
         came_in, went_out = amounts.in_minor, amounts.out_minor
         print_line(f"in {amount_of(came_in, currency)}, out {amount_of(went_out, currency)}")
-    print_line(f"closing balance {amount_of(statement.closing_minor, currency)}")
+    print_line(f"closing balance{of_holder} {amount_of(statement.closing_minor, currency)}")
     print_line(f"{amounts.count} entries")
 
 

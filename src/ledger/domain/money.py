@@ -62,7 +62,9 @@ def parse_major(text: str, currency: str) -> int:
     rule in words.
     """
     if not is_currency(currency):
-        raise ValueError(f"is in {currency!r}, which is no currency known here; give minor units")
+        if is_currency(currency.upper()):
+            raise ValueError(f"is in {currency!r}: currencies are in upper case")
+        raise ValueError(f"is in {currency!r}, which is no currency known here")
     exponent = EXPONENT_BY_CURRENCY[currency]
     decimals = f"(?:[.]([0-9]{{{exponent}}}))?" if exponent else "()"
     match = re.fullmatch(f"([0-9]{{1,19}}){decimals}", text)

@@ -75,6 +75,8 @@ async def test_update_changes_only_the_fields_it_names(shared_ledger: RunningLed
     assert await changed("--remove-metadata", "city") == ("Ana", "500", {"tier": "1"})
     assert await changed("--overdraft", "unlimited") == ("Ana", None, {"tier": "1"})
     assert await changed("--name", "") == ("", None, {"tier": "1"})
+    outcome = await called(shared_ledger, "update", account_id, "--name", "Bo")
+    assert outcome.stdout.splitlines()[0] == f"changed: account {account_id}"
     outcome = await called(shared_ledger, "update", account_id, "--overdraft", "5.00")
     assert outcome.status == ExitStatus.USAGE
     assert outcome.stderr.startswith("error: --overdraft must be an amount in JPY such as 12,")
@@ -95,8 +97,14 @@ async def test_account_is_frozen_opened_again_and_closed(shared_ledger: RunningL
     """A closed one changes no more; one with money is not closed."""
     account_id = unique("acc")
     await called(shared_ledger, "create", account_id, "--currency", "PEN")
-    for command, state in (("freeze", "frozen"), ("unfreeze", "open"), ("close", "closed")):
-        assert (await account_after(shared_ledger, command, account_id))["state"] == state
+    for command, state, done in (
+        ("freeze", "frozen", "frozen"),
+        ("unfreeze", "open", "unfrozen"),
+        ("close", "closed", "closed"),
+    ):
+        outcome = await called(shared_ledger, command, account_id)
+        assert outcome.stdout.splitlines()[0] == f"{done}: account {account_id}"
+        assert dict(table_cells(outcome.stdout))["state"] == state
     again = await called(shared_ledger, "unfreeze", account_id)
     assert again.status == ExitStatus.REFUSED
     assert "FAILED_PRECONDITION ACCOUNT_CLOSED" in again.stderr

@@ -104,7 +104,9 @@ async def test_filtered_statement_has_no_running_balance(shared_ledger: RunningL
     }.items():
         outcome = await stated(shared_ledger, account_id, *options)
         assert [row[1:] for row in table_cells(outcome.stdout)] == [expected]
-        assert outcome.stdout.splitlines()[-2:] == ["closing balance 45.00", "1 entries"]
+        lines = outcome.stdout.splitlines()
+        assert lines[1] == "opening balance of the account 0.00"
+        assert lines[-2:] == ["closing balance of the account 45.00", "1 entries"]
 
 
 async def test_statement_of_a_period(shared_ledger: RunningLedger) -> None:

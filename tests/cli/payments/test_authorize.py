@@ -141,6 +141,19 @@ async def test_refusals_of_the_server_are_reported(
     assert reason in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("amount", "currency", "says"),
+    [
+        ("10.00", "pen", "AMOUNT is in 'pen': currencies are in upper case (it is '10.00')"),
+        ("0.00", "PEN", "AMOUNT must be more than 0"),
+    ],
+)
+async def test_amount_says_what_is_wrong(amount: str, currency: str, says: str) -> None:
+    """In the words of the command line, before any call."""
+    outcome = await run_command("transfer", "pay_1", "a", "b", amount, currency)
+    assert (outcome.status, outcome.stderr) == (ExitStatus.USAGE, f"error: {says}\n")
+
+
 AUTHORIZE = ("payments", "authorize", "pay_1", "--payer", "a", "--currency", "PEN")
 
 

@@ -136,6 +136,7 @@ async def test_refused_lines_are_reported_and_the_others_carried_out(
         "6:",
         "7:",
     ]
+    assert "INVALID_REQUEST amount_minor must be" in outcome.stderr
     assert await funds(shared_ledger, payee) == (200, 0)
     outcome = await run_command(*command, "--errors", "1")
     assert outcome.stderr.splitlines()[1:] == [
@@ -165,6 +166,16 @@ async def test_unreadable_file_is_a_usage_error(tmp_path: Path, text: str | None
         file.write_text(text)
     outcome = await run_command("payments", "import", str(file), "--address", "127.0.0.1:1")
     assert (outcome.status, outcome.stdout) == (ExitStatus.USAGE, "")
+    assert "the same command again resumes" not in outcome.stderr
+
+
+async def test_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    """It carries out nothing; no call is made."""
+    file = write_file(tmp_path / "transfers.csv")
+    outcome = await run_command("payments", "import", file, "--address", "127.0.0.1:1")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    first = outcome.stdout.splitlines()[0]
+    assert first == f"{file}: no lines: the file is empty, or has a header only"
 
 
 async def test_absent_server_is_reported_with_the_counts(

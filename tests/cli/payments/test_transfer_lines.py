@@ -65,7 +65,7 @@ def test_both_formats_become_the_same_transfer() -> None:
         ("{", "is not JSON"),
         ("[]", "must be a JSON object"),
         (line_of(amount_minor="1250"), "amount_minor must be a whole number of minor units"),
-        (line_of(amount_minor=12.5), "amount_minor must be a whole number of minor units"),
+        (line_of(amount_minor=12.5), "amount_minor must be digits only, such as 1250"),
         (line_of(amount_minor=None), "amount_minor is missing"),
         (line_of(amount=12), "amount is not a field of a transfer"),
         (line_of(linked=True), "linked is not a field of a transfer"),
@@ -87,7 +87,13 @@ def test_bad_line_says_what_is_wrong(line: str, says: str) -> None:
     [
         ("pay_1,acc_1", "has 2 cells for 9 columns"),
         ('pay_1,"acc_1', "is not CSV"),
-        ("pay_1,acc_1,acc_2,,12.50,PEN,,,", "amount_minor must be a whole number"),
+        (
+            "pay_1,acc_1,acc_2,,-5,PEN,,,",
+            "amount_minor must be digits only, such as 1250 for 12.50 PEN (it is '-5')",
+        ),
+        ("pay_1,acc_1,acc_2,,12.50,PEN,,,", "amount_minor must be digits only"),
+        ('pay_1,acc_1,acc_2,,"1,250",PEN,,,', "amount_minor must be digits only"),
+        ("pay_1,acc_1,,res_1,1250,PEN,1 0,,", "fee_minor must be digits only"),
         (f"pay_1,acc_1,acc_2,,{'1' * 5000},PEN,,,", "amount_minor must be a whole number"),
         (f"pay_1,acc_1,acc_2,,{2**63},PEN,,,", "amount_minor must fit 64 bits"),
         ("pay_1,acc_1,acc_2,,,PEN,,,", "amount_minor is missing"),
@@ -118,3 +124,20 @@ def test_wrong_header_ends_the_command(header: str, says: str) -> None:
         TransferParser()(header)
     assert caught.value.lines[0].startswith(says)
     assert caught.value.exit_status is ExitStatus.USAGE
+
+
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        ("payment_id;currency", "cells are separated by ';': this needs commas"),
+        ("payment_id\tcurrency", r"cells are separated by '\t': this needs commas"),
+        ("payment_id,amount", "use amount_minor, in whole minor units: 1250 for 12.50 PEN"),
+        ("payment_id,fee", "use fee_minor, in whole minor units: 1250 for 12.50 PEN"),
+    ],
+)
+def test_common_mistakes_in_the_header_get_advice(header: str, advice: str) -> None:
+    """Beside the list of all fields."""
+    with pytest.raises(CommandFailure) as caught:
+        TransferParser()(header)
+    assert caught.value.lines[1] == advice
+    assert caught.value.lines[2].startswith("these are: payment_id, ")

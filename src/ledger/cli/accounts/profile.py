@@ -147,7 +147,7 @@ def update(
             currency = "" if overdraft == UNLIMITED else _account(stub, account).currency
             request.account.overdraft.CopyFrom(_overdraft_of(overdraft, currency))
         response = stub.UpdateAccount(request)
-    _print_account(response.account, json=json)
+    _print_changed("changed", response.account, json=json)
 
 
 @click.command(help=FREEZE_HELP)
@@ -155,7 +155,7 @@ def update(
 @json_option
 @address_option
 def freeze(account: str, json: bool, address: str | None) -> None:
-    _change_state(account, account_pb2.ACCOUNT_STATE_FROZEN, json=json, address=address)
+    _change_state("frozen", account, account_pb2.ACCOUNT_STATE_FROZEN, json=json, address=address)
 
 
 @click.command(help=UNFREEZE_HELP)
@@ -163,7 +163,7 @@ def freeze(account: str, json: bool, address: str | None) -> None:
 @json_option
 @address_option
 def unfreeze(account: str, json: bool, address: str | None) -> None:
-    _change_state(account, account_pb2.ACCOUNT_STATE_OPEN, json=json, address=address)
+    _change_state("unfrozen", account, account_pb2.ACCOUNT_STATE_OPEN, json=json, address=address)
 
 
 @click.command(help=CLOSE_HELP)
@@ -171,7 +171,7 @@ def unfreeze(account: str, json: bool, address: str | None) -> None:
 @json_option
 @address_option
 def close(account: str, json: bool, address: str | None) -> None:
-    _change_state(account, account_pb2.ACCOUNT_STATE_CLOSED, json=json, address=address)
+    _change_state("closed", account, account_pb2.ACCOUNT_STATE_CLOSED, json=json, address=address)
 
 
 @click.command(help="Show an account; `balance` shows what it holds.")
@@ -213,6 +213,7 @@ def _overdraft_of(text: str, currency: str) -> account_pb2.Overdraft:
 
 
 def _change_state(
+    done: str,
     account: str,
     state: "account_pb2.AccountState.ValueType",
     *,
@@ -226,7 +227,13 @@ def _change_state(
     request.update_mask.paths.append("state")
     with connect_accounts(settings) as stub:
         response = stub.UpdateAccount(request)
-    _print_account(response.account, json=json)
+    _print_changed(done, response.account, json=json)
+
+
+def _print_changed(done: str, account: account_pb2.Account, *, json: bool) -> None:
+    if not json:
+        print_line(f"{done}: account {account.account_id}")
+    _print_account(account, json=json)
 
 
 def _print_account(account: account_pb2.Account, *, json: bool) -> None:

@@ -19,6 +19,7 @@ from ledger.cli.parameters import (
     metadata_option,
     minor_units,
     payment_argument,
+    positive_minor_units,
 )
 from ledger.cli.payments.answers import DECLINED_STATUS, answer_payment
 from ledger.cli.refusals import refusal_of_call
@@ -115,7 +116,7 @@ def authorize(
     request = payment_pb2.AuthorizePaymentRequest(
         payment_id=payment,
         payer_account_id=payer,
-        amount_minor=minor_units("--amount", amount, currency),
+        amount_minor=positive_minor_units("--amount", amount, currency),
         currency=currency,
         capture=payment_pb2.CAPTURE_MODE_MANUAL if manual else payment_pb2.CAPTURE_MODE_IMMEDIATE,
         fee_minor=0 if fee is None else minor_units("--fee", fee, currency),
@@ -158,7 +159,7 @@ def transfer(
         payment_id=payment,
         payer_account_id=payer,
         payee_account_id=payee,
-        amount_minor=minor_units("AMOUNT", amount, currency),
+        amount_minor=positive_minor_units("AMOUNT", amount, currency),
         currency=currency,
         capture=payment_pb2.CAPTURE_MODE_IMMEDIATE,
     )

@@ -1,5 +1,6 @@
 """`ledger payments import`: carries out the transfers of a file."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import Batch, read_batches
 from ledger.cli.ingest.fields import InvalidLine
 from ledger.cli.ingest.source import LineErrors, line_errors_option, open_source, progress_bar
-from ledger.cli.output import JsonValue, print_json, print_line
+from ledger.cli.output import JsonValue, counted, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.cli.payments.transfer_lines import TransferParser
 from ledger.cli.payments.views import decline_line, reason_of
@@ -127,6 +128,9 @@ def import_file(
                     _count(summary, line_errors, batch, carry_out(stub, batch))
                     progress.show(batch.end_bytes, summary.decided, "")
         except CommandFailure as failure:
+            # The same command would fail again.
+            if failure.exit_status is ExitStatus.USAGE:
+                raise
             raise CommandFailure(
                 *failure.lines, _so_far(summary), exit_status=failure.exit_status
             ) from failure
@@ -205,7 +209,9 @@ def _count_result(summary: ImportSummary, result: payment_pb2.PaymentResult) -> 
     if result.HasField("error"):
         refusal = refusal_of_status(result.error)
         summary.refused[refusal.reason or refusal.code] += 1
-        return f"{refusal.code} {refusal.reason} {refusal.message}"
+        # The number of the line says which transfer it is.
+        message = re.sub(r"\btransfers\[[0-9]+\]\.", "", refusal.message)
+        return f"{refusal.code} {refusal.reason} {message}"
     match result.status:
         case payment_pb2.PAYMENT_STATUS_CAPTURED:
             summary.captured += 1
@@ -222,14 +228,18 @@ def _count_result(summary: ImportSummary, result: payment_pb2.PaymentResult) -> 
 
 
 def _so_far(summary: ImportSummary) -> str:
+    are = "is" if summary.decided == 1 else "are"
     return (
-        f"{summary.decided or 'no'} lines are known to be decided; the same command again resumes,"
-        " since decided payments count as duplicates"
+        f"{counted(summary.decided, 'line')} {are} known to be decided; the same command again"
+        " resumes, since decided payments count as duplicates"
     )
 
 
 def _print_summary(name: str, summary: ImportSummary) -> None:
-    print_line(f"{name}: {summary.lines} lines")
+    print_line(
+        f"{name}: {counted(summary.lines, 'line')}"
+        + ("" if summary.lines else ": the file is empty, or has a header only")
+    )
     print_line(f"  captured    {summary.captured}")
     before = summary.declined_before
     print_line(

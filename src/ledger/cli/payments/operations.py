@@ -10,7 +10,12 @@ import click
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect_payments
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.parameters import address_option, json_option, minor_units, payment_argument
+from ledger.cli.parameters import (
+    address_option,
+    json_option,
+    payment_argument,
+    positive_minor_units,
+)
 from ledger.cli.payments.answers import DECLINED_STATUS, OperationResponse, answer_operation
 from ledger.v1 import payment_pb2
 
@@ -151,11 +156,8 @@ def _operate(
 def _amount_minor(stub: "payment_pb2_grpc.PaymentServiceStub", payment_id: str, amount: str) -> int:
     """The amount in minor units of the payment's currency, which never changes."""
     request = payment_pb2.GetPaymentRequest(payment_id=payment_id)
-    amount_minor = minor_units("--amount", amount, stub.GetPayment(request).payment.currency)
-    if not amount_minor:
-        # In the contract 0 means all.
-        raise CommandFailure("--amount must be more than 0", exit_status=ExitStatus.USAGE)
-    return amount_minor
+    # In the contract 0 means all.
+    return positive_minor_units("--amount", amount, stub.GetPayment(request).payment.currency)
 
 
 @contextmanager

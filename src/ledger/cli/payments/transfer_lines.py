@@ -20,18 +20,28 @@ from ledger.v1 import payment_pb2
 # A column of CSV that holds one key of the metadata: metadata.city.
 _METADATA_COLUMN = "metadata."
 
+
+def _read_digits(value: Any) -> int:
+    """A whole number of minor units. Raises ValueError with the rule."""
+    if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
+        raise ValueError(f"must be digits only, such as 1250 for 12.50 PEN (it is {value[:40]!r})")
+    return read_minor(value)
+
+
 _FIELDS = {
     "payment_id": Field(("payment_id",), read_text, is_required=True),
     "payer_account_id": Field(("payer_account_id",), read_text, is_required=True),
     "payee_account_id": Field(("payee_account_id",), read_text),
     "payee_restaurant_id": Field(("payee_restaurant_id",), read_text),
-    "amount_minor": Field(("amount_minor",), read_minor, is_required=True),
+    "amount_minor": Field(("amount_minor",), _read_digits, is_required=True),
     "currency": Field(("currency",), read_text, is_required=True),
-    "fee_minor": Field(("fee_minor",), read_minor),
+    "fee_minor": Field(("fee_minor",), _read_digits),
     "reference": Field(("reference",), read_text),
     "metadata": Field(("metadata",), read_metadata),
 }
 _NUMBERS = ("amount_minor", "fee_minor")
+# What programs write between cells instead of commas.
+_OTHER_SEPARATORS = (";", "\t", "|")
 
 
 class TransferParser:
@@ -94,12 +104,24 @@ def _columns_of(line: str) -> list[str]:
             raise CommandFailure(
                 "the first line is neither a JSON object nor the header of a CSV file:"
                 f" {column[:40]!r} is not a field of a transfer",
+                *_advice(column),
                 f"these are: {', '.join([*_FIELDS][:-1])} and metadata.KEY",
                 exit_status=ExitStatus.USAGE,
             )
     if len(set(columns)) != len(columns):
         raise CommandFailure("the header names a column twice", exit_status=ExitStatus.USAGE)
     return columns
+
+
+def _advice(column: str) -> list[str]:
+    """What to do about a column that is no field, where that is known."""
+    if f"{column}_minor" in _FIELDS:
+        return [f"use {column}_minor, in whole minor units: 1250 for 12.50 PEN"]
+    return [
+        f"cells are separated by {separator!r}: this needs commas"
+        for separator in _OTHER_SEPARATORS
+        if separator in column
+    ]
 
 
 def _cells_of(line: str) -> list[str]:
