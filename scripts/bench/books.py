@@ -69,7 +69,7 @@ CROSS JOIN LATERAL (
   UNION ALL SELECT 19, 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
   UNION ALL SELECT 20, 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
 ) AS e (turn, n, entry_type, debit_account, credit_account, amount_minor)
-WHERE a.currency = $1
+WHERE a.currency = $1 AND a.restaurant_id IS NOT NULL
 """
 # The entries of the accounts $2 to $3, account by account.
 INSERT_ENTRIES = f"""{_INSERT_ENTRIES}
@@ -108,7 +108,7 @@ LONG_ACCOUNT_ENTRY_MINOR = 1000
 OPEN_ACCOUNTS = """
 WITH opened AS (
   INSERT INTO accounts (account_id, currency, overdraft_limit_minor, opened_with)
-  SELECT account_id, $2, $3::bigint, '{}' FROM unnest($1::text[]) AS q (account_id)
+  SELECT account_id, $2, $3::bigint, '{"name": ""}' FROM unnest($1::text[]) AS q (account_id)
   RETURNING account_id, currency
 )
 INSERT INTO balance_accounts (account_id, currency) SELECT account_id, currency FROM opened

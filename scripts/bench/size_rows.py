@@ -82,7 +82,10 @@ SELECT (SELECT count(*) FROM processor_events) AS events,
        (SELECT count(*) FROM ledger_entries WHERE event_id IS NOT NULL) AS entries
 """
 # In a mixed order, which is the same each time.
-SELECT_ACCOUNTS = "SELECT restaurant_id FROM balance_accounts ORDER BY md5(restaurant_id) LIMIT $1"
+SELECT_ACCOUNTS = """
+SELECT restaurant_id FROM balance_accounts WHERE restaurant_id IS NOT NULL
+ORDER BY md5(restaurant_id) LIMIT $1
+"""
 SELECT_TEMP_BYTES = "SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()"
 
 
