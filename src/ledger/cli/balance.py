@@ -61,7 +61,7 @@ def balance(
             f"{response.restaurant_id} as of {format_instant(response.as_of)},"
             f" last event: {last_event}"
         )
-        print_table(_table_of(response))
+        print_table(amounts_table(_amounts_of(response), response.currency))
 
 
 def _amounts_of(response: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
@@ -73,25 +73,28 @@ def _amounts_of(response: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
     }
 
 
-def _table_of(response: ledger_pb2.GetBalanceResponse) -> Table:
-    table = Table(
-        ("", response.currency, "minor units"), right=frozenset((response.currency, "minor units"))
-    )
-    for name, amount_minor in _amounts_of(response).items():
-        table.add(name, amount_of(amount_minor, response.currency), str(amount_minor))
+def amounts_table(amounts: dict[str, int], currency: str) -> Table:
+    """The parts of a balance, each as people write it and in minor units."""
+    table = Table(("", currency, "minor units"), right=frozenset((currency, "minor units")))
+    for name, amount_minor in amounts.items():
+        table.add(name, amount_of(amount_minor, currency), str(amount_minor))
     return table
 
 
-def _json_of(response: ledger_pb2.GetBalanceResponse) -> JsonValue:
-    """The response by the contract's field names, and each amount also as people write it."""
+def amounts_json(amounts: dict[str, int], currency: str) -> dict[str, JsonValue]:
+    """The parts of a balance by the contract's field names, and each also as people write it."""
     written: dict[str, JsonValue] = {}
-    for name, amount_minor in _amounts_of(response).items():
+    for name, amount_minor in amounts.items():
         written[f"{name}_minor"] = str(amount_minor)
-        written[name] = amount_or_none(amount_minor, response.currency)
+        written[name] = amount_or_none(amount_minor, currency)
+    return written
+
+
+def _json_of(response: ledger_pb2.GetBalanceResponse) -> JsonValue:
     return {
         "restaurant_id": response.restaurant_id,
         "currency": response.currency,
-        **written,
+        **amounts_json(_amounts_of(response), response.currency),
         "last_event_at": format_instant(response.last_event_at)
         if response.HasField("last_event_at")
         else None,

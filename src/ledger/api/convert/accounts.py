@@ -2,7 +2,7 @@
 
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.identifiers import id_violations, require_ids
-from ledger.api.convert.instants import decode_instant, encode_instant
+from ledger.api.convert.instants import decode_instant_of, encode_instant
 from ledger.api.convert.paging import ID_PLACE, Listing, Paging, fitting
 from ledger.api.convert.update_masks import decode_update_mask, update_mask_rule
 from ledger.application.accounts import OpenedAccount
@@ -104,11 +104,7 @@ def decode_account_balance_query(
 ) -> AccountBalanceQuery:
     """Returns which balance is requested. Raises InvalidRequest."""
     violations = id_violations({"account_id": request.account_id})
-    as_of = None
-    if request.HasField("as_of"):
-        as_of = decode_instant(request.as_of)
-        if as_of is None:
-            violations.append(FieldViolation("as_of", "must be a valid timestamp"))
+    as_of = decode_instant_of(request, "as_of", violations)
     if violations:
         raise InvalidRequest(violations)
     return AccountBalanceQuery(request.account_id, as_of)

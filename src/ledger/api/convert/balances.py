@@ -1,7 +1,7 @@
 """Balances, between the contract's messages and the domain."""
 
 from ledger.api.convert.identifiers import id_violations
-from ledger.api.convert.instants import decode_instant, encode_instant, encode_optional_instant
+from ledger.api.convert.instants import decode_instant_of, encode_instant, encode_optional_instant
 from ledger.application.ports.balances import BalanceQuery
 from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.money import CURRENCY_RULE, is_currency
@@ -17,11 +17,7 @@ def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> BalanceQuery:
     violations = id_violations({"restaurant_id": request.restaurant_id})
     if not is_currency(request.currency):
         violations.append(FieldViolation("currency", CURRENCY_RULE))
-    as_of = None
-    if request.HasField("as_of"):
-        as_of = decode_instant(request.as_of)
-        if as_of is None:
-            violations.append(FieldViolation("as_of", "must be a valid timestamp"))
+    as_of = decode_instant_of(request, "as_of", violations)
     if violations:
         raise InvalidRequest(violations)
     return BalanceQuery(BalanceAccount(request.restaurant_id, request.currency), as_of)

@@ -2,9 +2,11 @@
 
 from datetime import datetime, timedelta
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.domain.events import UNIX_EPOCH
+from ledger.errors import FieldViolation
 
 _SECONDS_A_DAY = 86_400
 _NANOS_A_SECOND = 1_000_000_000
@@ -21,6 +23,18 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
     if not (_SECONDS_MIN <= seconds <= _SECONDS_MAX and 0 <= nanos < _NANOS_A_SECOND):
         return None
     return UNIX_EPOCH + timedelta(0, seconds, nanos // 1000)
+
+
+def decode_instant_of(
+    request: Message, field: str, violations: list[FieldViolation]
+) -> datetime | None:
+    """The instant in a field that may be unset. Adds a violation if it is not a valid one."""
+    if not request.HasField(field):
+        return None
+    instant = decode_instant(getattr(request, field))
+    if instant is None:
+        violations.append(FieldViolation(field, "must be a valid timestamp"))
+    return instant
 
 
 def encode_instant(instant: datetime) -> Timestamp:

@@ -10,7 +10,7 @@ from ledger.api.convert.batches import PAYMENTS, TRANSFERS, BatchItems
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import write_entry
 from ledger.api.convert.identifiers import require_ids
-from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
+from ledger.api.convert.instants import decode_instant_of, encode_instant, write_microseconds
 from ledger.api.convert.paging import (
     Listing,
     Paging,
@@ -109,11 +109,7 @@ def decode_order(
     capture = _CAPTURES.get(message.capture)
     if capture is None:
         violations.append(FieldViolation("capture", "must be IMMEDIATE or MANUAL"))
-    expires_at = None
-    if message.HasField("expires_at"):
-        expires_at = decode_instant(message.expires_at)
-        if expires_at is None:
-            violations.append(FieldViolation("expires_at", "must be a valid timestamp"))
+    expires_at = decode_instant_of(message, "expires_at", violations)
     return _decode(message, capture, expires_at, violations, path)
 
 

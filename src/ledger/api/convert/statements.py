@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import write_entry
 from ledger.api.convert.identifiers import decode_uuid, parse_uuid
-from ledger.api.convert.instants import decode_instant
+from ledger.api.convert.instants import decode_instant_of
 from ledger.api.convert.paging import (
     Listing,
     Paging,
@@ -113,8 +111,8 @@ def decode_period(
     request: StatementRequest, violations: list[FieldViolation]
 ) -> tuple[datetime | None, datetime | None]:
     """The beginning and the end of the requested statement. Adds what is wrong to `violations`."""
-    start_at = _decode_instant(request, "start_at", violations)
-    end_at = _decode_instant(request, "end_at", violations)
+    start_at = decode_instant_of(request, "start_at", violations)
+    end_at = decode_instant_of(request, "end_at", violations)
     if start_at is not None and end_at is not None and start_at > end_at:
         violations.append(FieldViolation("start_at", "must not be after end_at"))
     return start_at, end_at
@@ -145,18 +143,6 @@ def described_period(query: AsksForStatement) -> tuple[str, str, str]:
         "" if query.end_at is None else str(microseconds(query.end_at)),
         ",".join(sorted(query.entry_types)),
     )
-
-
-def _decode_instant(
-    request: StatementRequest, field: str, violations: list[FieldViolation]
-) -> datetime | None:
-    if not request.HasField(field):  # type: ignore[arg-type]
-        return None
-    message: Timestamp = getattr(request, field)
-    instant = decode_instant(message)
-    if instant is None:
-        violations.append(FieldViolation(field, "must be a valid timestamp"))
-    return instant
 
 
 def _write_place(place: StatementPlace) -> Sequence[str]:

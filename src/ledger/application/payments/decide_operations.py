@@ -195,8 +195,8 @@ async def _parties(
         for order in orders
         if (payment := payments[order.payment_id].payment.order).payee_restaurant_id
     }
-    await books.lock_accounts(deciding, others)
-    standings, now, _ = await books.standings(deciding, others)
+    locked = await books.lock_accounts(deciding, others)
+    standings, now, _ = await books.standings(*locked)
     opened = await books.restaurants(restaurants) if restaurants else {}
     found: dict[str, _Parties] = {}
     for order in orders:

@@ -3,12 +3,12 @@
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ledger.cli.balance import amounts_json, amounts_table
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect_accounts
 from ledger.cli.instants import format_instant
-from ledger.cli.output import JsonValue, Table, print_json, print_line, print_table
+from ledger.cli.output import JsonValue, print_json, print_line, print_table
 from ledger.cli.parameters import account_argument, address_option, at_option, json_option
-from ledger.cli.words import amount_of, amount_or_none
 from ledger.v1 import account_pb2
 
 HELP = """
@@ -34,7 +34,7 @@ def balance(account: str, at: Timestamp | None, json: bool, address: str | None)
         print_json(_json_of(response))
     else:
         print_line(f"{response.account_id} as of {format_instant(response.as_of)}")
-        print_table(_table_of(response))
+        print_table(amounts_table(amounts_of(response), response.currency))
 
 
 def amounts_of(response: account_pb2.GetAccountBalanceResponse) -> dict[str, int]:
@@ -46,24 +46,10 @@ def amounts_of(response: account_pb2.GetAccountBalanceResponse) -> dict[str, int
     }
 
 
-def _table_of(response: account_pb2.GetAccountBalanceResponse) -> Table:
-    table = Table(
-        ("", response.currency, "minor units"), right=frozenset((response.currency, "minor units"))
-    )
-    for name, amount_minor in amounts_of(response).items():
-        table.add(name, amount_of(amount_minor, response.currency), str(amount_minor))
-    return table
-
-
 def _json_of(response: account_pb2.GetAccountBalanceResponse) -> JsonValue:
-    """The response by the contract's field names, and each amount also as people write it."""
-    written: dict[str, JsonValue] = {}
-    for name, amount_minor in amounts_of(response).items():
-        written[f"{name}_minor"] = str(amount_minor)
-        written[name] = amount_or_none(amount_minor, response.currency)
     return {
         "account_id": response.account_id,
         "currency": response.currency,
-        **written,
+        **amounts_json(amounts_of(response), response.currency),
         "as_of": format_instant(response.as_of),
     }
