@@ -5,7 +5,8 @@
 --
 --   psql -X -v ON_ERROR_STOP=1 -v currency=PEN -v restaurant_id=res_001 -f sql/queries.sql
 --
---   currency             q1_balances, q3_payout_eligibility, account_balances: an ISO 4217 code
+--   currency             q1_balances, q3_payout_eligibility, account_balances, restaurants_in_red: an
+--                        ISO 4217 code
 --   until_at             q2_top_restaurants: the instant at which the seven days end,
 --                        exclusive; default: now
 --   as_of                q3_payout_eligibility: the date to pay out by, in the settlement time
@@ -16,6 +17,10 @@
 --                        zone table, whose version may differ from the servers'; default: UTC
 --   min_amount_minor     q3_payout_eligibility: the least that is paid, in minor units; default: 0
 --   restaurant_id        payout_history: the restaurant; default: none
+--   about                calls: only those that name this id; default: all
+--   method               calls: only those of this method, such as RunPayouts; default: all
+--   recorded_from        calls: recorded at or after this instant; default: a day ago
+--   recorded_before      calls: recorded before this instant; default: now
 --
 -- A line `-- query: name` opens a query. The comment below it says what it returns. The statement
 -- ends with the first semicolon that ends a line. :'name' is a parameter: psql quotes its value,
@@ -37,6 +42,22 @@
 \if :{?restaurant_id}
 \else
 \set restaurant_id ''
+\endif
+\if :{?about}
+\else
+\set about ''
+\endif
+\if :{?method}
+\else
+\set method ''
+\endif
+\if :{?recorded_from}
+\else
+\set recorded_from yesterday
+\endif
+\if :{?recorded_before}
+\else
+\set recorded_before now
 \endif
 \if :{?as_of}
 \else
@@ -402,5 +423,95 @@ CROSS JOIN LATERAL (
 ) AS bank
 WHERE a.restaurant_id = :'restaurant_id'::text
 ORDER BY a.currency, p.sequence DESC, i.entry_type;
+
+-- query: restaurants_in_red
+-- The restaurants of a currency whose available balance is below zero, the longest in the red
+-- first. `since` is the instant from which it has been below zero without a break. An entry counts
+-- from its recording, or from its maturity if that is later. `entry_type` and the ids name the entry
+-- that took most at that instant; `taken_minor` is what the entries of its type have taken since,
+-- less what they gave. Of an account in the red all entries are read, of others none but for the
+-- balance.
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
+-- For all accounts at once, for the reason given at q1_balances.
+red AS MATERIALIZED (
+  SELECT m.balance_account_id,
+         sum(m.signed_minor) FILTER (
+           WHERE m.available_at IS NULL OR m.available_at <= moment.now_at) AS available_minor,
+         COALESCE(sum(m.signed_minor) FILTER (WHERE m.available_at > moment.now_at), 0)
+           AS pending_minor
+  FROM moment
+  JOIN balance_accounts AS a ON a.currency = :'currency'::text AND a.restaurant_id IS NOT NULL
+  JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
+  WHERE m.ledger_account = 'restaurant_payable'
+  GROUP BY m.balance_account_id
+  HAVING sum(m.signed_minor) FILTER (
+    WHERE m.available_at IS NULL OR m.available_at <= moment.now_at) < 0
+),
+movement AS MATERIALIZED (
+  SELECT m.balance_account_id, GREATEST(m.recorded_at, m.available_at) AS counted_at,
+         m.entry_type, m.signed_minor, m.event_id, m.payout_id, m.payment_id
+  FROM moment
+  CROSS JOIN red
+  JOIN ledger_movements AS m ON m.balance_account_id = red.balance_account_id
+  WHERE m.ledger_account = 'restaurant_payable'
+    AND (m.available_at IS NULL OR m.available_at <= moment.now_at)
+),
+-- Entries of one instant count together.
+balance AS (
+  SELECT balance_account_id, counted_at,
+         sum(sum(signed_minor)) OVER (PARTITION BY balance_account_id ORDER BY counted_at)
+           AS balance_minor
+  FROM movement
+  GROUP BY balance_account_id, counted_at
+),
+last_good AS (
+  SELECT balance_account_id,
+         COALESCE(max(counted_at) FILTER (WHERE balance_minor >= 0), '-infinity') AS counted_at
+  FROM balance
+  GROUP BY balance_account_id
+),
+debt AS (
+  SELECT balance.balance_account_id, min(balance.counted_at) AS since
+  FROM balance
+  JOIN last_good ON last_good.balance_account_id = balance.balance_account_id
+    AND balance.counted_at > last_good.counted_at
+  GROUP BY balance.balance_account_id
+),
+cause AS (
+  SELECT DISTINCT ON (m.balance_account_id) m.*
+  FROM debt
+  JOIN movement AS m ON m.balance_account_id = debt.balance_account_id
+    AND m.counted_at = debt.since
+  ORDER BY m.balance_account_id, m.signed_minor, m.entry_type, m.event_id, m.payout_id, m.payment_id
+)
+SELECT a.restaurant_id, r.name, red.available_minor, red.pending_minor, debt.since,
+       floor(date_part('epoch', moment.now_at - debt.since) / 86400)::bigint AS days_count,
+       cause.entry_type, -taken.signed_minor AS taken_minor, cause.event_id, cause.payout_id,
+       cause.payment_id
+FROM moment
+CROSS JOIN red
+JOIN debt ON debt.balance_account_id = red.balance_account_id
+JOIN cause ON cause.balance_account_id = red.balance_account_id
+CROSS JOIN LATERAL (
+  SELECT sum(m.signed_minor) AS signed_minor
+  FROM movement AS m
+  WHERE m.balance_account_id = red.balance_account_id AND m.entry_type = cause.entry_type
+    AND m.counted_at >= debt.since
+) AS taken
+JOIN balance_accounts AS a ON a.balance_account_id = red.balance_account_id
+JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+ORDER BY debt.since, a.restaurant_id;
+
+-- query: calls
+-- Who called what, latest first: the rows of the call log that name an id or a method. `what` has
+-- the subject of the call as JSON. Rows in archives are not here.
+SELECT recorded_at, identity, credential, method, outcome, what::text AS what, peer, request_id
+FROM audit_log
+WHERE recorded_at >= :'recorded_from'::timestamptz
+  AND recorded_at < :'recorded_before'::timestamptz
+  AND (:'method'::text = '' OR regexp_replace(method, '^.*/', '') = :'method'::text)
+  AND (:'about'::text = '' OR EXISTS (
+    SELECT FROM jsonb_each_text(what) AS named WHERE named.value = :'about'::text))
+ORDER BY audit_id DESC;
 
 COMMIT;

@@ -121,6 +121,8 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 
 
 METAVARS = {
+    "--about": "ID",
+    "--method": "NAME",
     "--address": "HOST:PORT",
     "--amount": "AMOUNT",
     "--as-of": "DATE",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from support.dates import days_ago
 from support.events import event_message
 from support.paying import open_account, order
 from support.payout_runs import answer, finished_run
-from support.running import RunningLedger
+from support.running import RunningLedger, execute_alone
 
+from ledger.cli.debts import one_row_an_age
 from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.verification.reports import Report
 from ledger.v1 import ledger_pb2, payment_pb2
 
 
@@ -120,6 +123,76 @@ async def test_accounts_are_reported(
         "630",
     ]
     assert await rows_of("q4") == []
+
+
+async def test_debts_are_reported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each restaurant in the red, and all of them by age."""
+    refund = event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=700
+    )
+    await ledger.ingest(event_message(restaurant_id="res_red", amount_minor=500), refund)
+    await ledger.ingest(event_message(restaurant_id="res_good"))
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    (row,) = await rows_of("red", "PEN")
+    assert (row["restaurant_id"], row["available_minor"], row["days_count"]) == (
+        "res_red",
+        "-200",
+        "0",
+    )
+    assert (row["entry_type"], row["taken_minor"], row["event_id"]) == (
+        "refund",
+        "700",
+        refund.event_id,
+    )
+    ages = [tuple(row.values()) for row in await rows_of("red", "PEN", "--by-age")]
+    assert ages == [
+        ("0 to 7 days", "1", "-200"),
+        ("8 to 30 days", "0", "0"),
+        ("31 to 90 days", "0", "0"),
+        ("over 90 days", "0", "0"),
+    ]
+    assert await rows_of("red", "USD") == []
+
+
+@pytest.mark.parametrize(
+    ("days", "age"),
+    [
+        (0, "0 to 7 days"),
+        (7, "0 to 7 days"),
+        (8, "8 to 30 days"),
+        (30, "8 to 30 days"),
+        (31, "31 to 90 days"),
+        (90, "31 to 90 days"),
+        (91, "over 90 days"),
+    ],
+)
+def test_ages_of_debts(days: int, age: str) -> None:
+    """A debt is counted in the age of its whole days; sums may exceed 64 bits."""
+    debt = Decimal(-(2**63))
+    found = one_row_an_age(
+        Report(("days_count", "available_minor"), ((days, debt), (days, debt)), True)
+    )
+    assert [row for row in found.rows if row[1]] == [(age, 2, -(2**64))]
+
+
+async def test_calls_are_reported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who called, by the id that the call named."""
+    await execute_alone(
+        ledger.database.migration_url,
+        "INSERT INTO audit_log (audit_id, identity, credential, method, request_id, peer, what,"
+        " outcome) VALUES (gen_random_uuid(), 'ana', 'token',"
+        " '/ledger.v1.LedgerService/RunPayouts',"
+        """ 'r1', 'ipv4:127.0.0.1', '{"payout_run_id"\\: "run_1"}', 'OK')""",
+    )
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    (row,) = await rows_of("calls", "--about", "run_1", "--method", "RunPayouts")
+    assert (row["identity"], row["outcome"], row["what"]) == (
+        "ana",
+        "ok",
+        '{"payout_run_id": "run_1"}',
+    )
+    assert await rows_of("calls", "--about", "run_2") == []
+    assert await rows_of("calls", "--to", "2025-12-01") == []
 
 
 async def test_dates_are_refused_by_the_clock_of_the_books(

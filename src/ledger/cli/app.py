@@ -98,8 +98,10 @@ REPORT = Branch(
         "payouts": Leaf(
             "report:payouts", "The payouts of a restaurant, with what each consists of."
         ),
+        "red": Leaf("report:red", "The restaurants in the red: how much, since when, by what."),
+        "calls": Leaf("report:calls", "Who called what: the call log."),
     },
-    "Query the books: balances, revenue, who would be paid, what is wrong, accounts, payouts.",
+    "Query the books: balances, debts, revenue, who would be paid, what is wrong, who called.",
     needs=Needs.DATABASE,
 )
 ARCHIVE = Branch(

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ledger.cli.debts import one_row_an_age
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.output import (
     CsvWriter,
@@ -46,11 +47,16 @@ The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it. Nothing is written. Amounts are
 in minor units.
 """
+# How far back the call log is shown, unless the caller says.
+_CALLS_PERIOD = timedelta(days=30)
 # Columns that hold one of the contract's words, which commands write in lower case.
-_WORDS = frozenset(("state", "outcome", "skip_reason"))
+_WORDS = frozenset(("state", "outcome", "skip_reason", "entry_type"))
 # Columns that a narrow terminal does not show, the least important first; --csv and --json have
 # all.
 _OPTIONAL = (
+    "request_id",
+    "peer",
+    "credential",
     "last_event_at",
     "cutoff_at",
     "live_payout_id",
@@ -178,6 +184,59 @@ def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
             raise CommandFailure(str(error)) from None
 
     _show(history, json=json, as_csv=as_csv, shaped=one_row_a_payout)
+
+
+@click.command(
+    help="Show the restaurants whose available balance in CURRENCY is below zero, the longest"
+    " first: since when, for how many days, and the entry that took most when it fell below zero;"
+    " taken_minor is what entries of that type have taken since.\n\n--by-age adds the debts up by"
+    f" their age.\n\n{_WHERE}"
+)
+@currency_argument
+@click.option("--by-age", is_flag=True, help="A row for each age: 0 to 7 days, to 30, to 90, more.")
+@_output_options
+def red(currency: str, by_age: bool, json: bool, as_csv: bool) -> None:
+    query = _query("restaurants_in_red", {"currency": _checked(currency)})
+    if by_age:
+        _show(query, json=json, as_csv=as_csv, shaped=one_row_an_age)
+    else:
+        _show(query, json=json, as_csv=as_csv)
+
+
+@click.command(
+    help="Show who called what, latest first: the call log, without what is in archives."
+    f"\n\n{_WHERE}"
+)
+@click.option("--about", metavar="ID", default="", help="Only calls that name this id.")
+@click.option("--method", metavar="NAME", default="", help="Only calls of it, such as RunPayouts.")
+@click.option(
+    "--from",
+    "start",
+    metavar="INSTANT",
+    type=Instant(),
+    help="Recorded at or after this.  [default: 30 days ago]",
+)
+@click.option(
+    "--to", "end", metavar="INSTANT", type=Instant(), help="Recorded before this.  [default: now]"
+)
+@_output_options
+def calls(
+    about: str,
+    method: str,
+    start: Timestamp | None,
+    end: Timestamp | None,
+    json: bool,
+    as_csv: bool,
+) -> None:
+    now = datetime.now(UTC)
+    parameters: dict[str, Value] = {
+        "about": about,
+        "method": method,
+        "recorded_from": now - _CALLS_PERIOD if start is None else start.ToDatetime(UTC),
+        # The clock of the books may be ahead of this machine's.
+        "recorded_before": now + _CALLS_PERIOD if end is None else end.ToDatetime(UTC),
+    }
+    _show(_query("calls", parameters), json=json, as_csv=as_csv)
 
 
 def _load_settings() -> "Settings":

@@ -1,6 +1,7 @@
 """The reports: each equals an independent calculation, and reads only what it needs."""
 
 import os
+import random
 import re
 import sys
 import time
@@ -17,7 +18,7 @@ from support.events import event_message, unique
 from support.paying import IMMEDIATE, MANUAL, open_account, order
 from support.payout_runs import answer, finished_run
 from support.psql import run_file
-from support.running import RunningLedger, query
+from support.running import RunningLedger, execute_alone, query
 from support.seals import seal_everything
 
 from ledger.application.run_payouts import run_payouts
@@ -176,6 +177,8 @@ PLANS: tuple[tuple[str, dict[str, Value], set[str]], ...] = (
     ("q3_payout_eligibility", eligibility_terms("EUR"), {"ledger_entries_pkey"}),
     ("q4_integrity", {}, set()),
     ("account_balances", {"currency": "PEN"}, set()),
+    ("restaurants_in_red", {"currency": "PEN"}, set()),
+    ("restaurants_in_red", {"currency": "EUR"}, {"ledger_entries_pkey"}),
     (
         "payout_history",
         {"restaurant_id": "res_000042"},
@@ -355,6 +358,117 @@ async def test_accounts_have_the_balances_that_the_service_returns(ledger: Runni
             account_pb2.GetAccountBalanceRequest(account_id=row["account_id"])
         )
         assert (row["available_minor"], row["held_minor"]) == (got.available_minor, got.held_minor)
+
+
+def debt_of(rows: list[tuple[Any, ...]], now_at: datetime) -> dict[str, Any] | None:
+    """The debt that movements of one restaurant's payable lead to: instant, amount, type and id.
+
+    The rows are type, signed amount, instant of recording, maturity, event. None without a debt.
+    """
+    steps: dict[datetime, list[tuple[int, str, str]]] = {}
+    for entry_type, signed_minor, recorded_at, available_at, event_id in rows:
+        counted_at = max(recorded_at, available_at or recorded_at)
+        if available_at is None or available_at <= now_at:
+            steps.setdefault(counted_at, []).append((signed_minor, entry_type, event_id))
+    balance_minor, since = 0, None
+    for counted_at in sorted(steps):
+        balance_minor += sum(signed_minor for signed_minor, _, _ in steps[counted_at])
+        if balance_minor >= 0:
+            since = None
+        elif since is None:
+            since = counted_at
+    if since is None:
+        return None
+    _, entry_type, event_id = min(steps[since])
+    taken = sum(
+        signed_minor
+        for counted_at, found in steps.items()
+        for signed_minor, each, _ in found
+        if counted_at >= since and each == entry_type
+    )
+    return {
+        "available_minor": balance_minor,
+        "since": since,
+        "entry_type": entry_type,
+        "event_id": event_id,
+        "taken_minor": -taken,
+    }
+
+
+async def test_debts_are_those_of_the_movements(ledger: RunningLedger, seed: int) -> None:
+    """Red: since when and by what, as followed movement by movement, for random restaurants.
+
+    A maturity ends a debt; one that is yet to come does not.
+    """
+    chosen = random.Random(seed)
+    restaurants = [f"res_{number}" for number in range(12)]
+    for _ in range(40):
+        await ledger.ingest(
+            *(
+                event_message(
+                    chosen.choice((CHARGE, REFUND, REFUND, FEE, DISPUTE)),
+                    restaurant_id=chosen.choice(restaurants),
+                    amount_minor=chosen.randint(1, 900),
+                    # The maturity is 7 days: some are over, some are not.
+                    occurred_at=NOW - timedelta(days=chosen.choice((1, 6, 8, 20))),
+                )
+                for _ in range(3)
+            )
+        )
+    await ledger.ingest(event_message(REFUND, restaurant_id="res_usd", currency="USD"))
+    movements = await ledger.query(
+        "SELECT a.restaurant_id, m.entry_type, m.signed_minor, m.recorded_at, m.available_at,"
+        " m.event_id FROM ledger_movements AS m"
+        " JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id"
+        " WHERE m.ledger_account = 'restaurant_payable' AND a.currency = 'PEN'"
+    )
+    found = {
+        row["restaurant_id"]: row
+        for row in await report_of(ledger, "restaurants_in_red", currency="PEN")
+    }
+    for restaurant_id in restaurants:
+        expected = debt_of([tuple(row)[1:] for row in movements if row[0] == restaurant_id], NOW)
+        row = found.get(restaurant_id)
+        assert (row is None) == (expected is None), restaurant_id
+        if row is not None and expected is not None:
+            assert {name: row[name] for name in expected} == expected
+            assert row["days_count"] == 0
+            balance = await ledger.balance(restaurant_id)
+            assert (row["available_minor"], row["pending_minor"]) == (
+                balance.available_minor,
+                balance.pending_minor,
+            )
+    assert found, "no restaurant is in the red: the seed says nothing"
+    assert "res_usd" not in found
+
+
+async def test_calls_are_those_of_the_call_log(ledger: RunningLedger) -> None:
+    """Those that name an id or a method, in their period, latest first."""
+    for number, method, what in (
+        (1, "RunPayouts", '{"currency": "PEN", "payout_run_id": "run_1"}'),
+        (2, "PutRestaurant", '{"restaurant_id": "res_1"}'),
+        (3, "RunPayouts", '{"currency": "PEN"}'),
+    ):
+        await execute_alone(
+            ledger.database.migration_url,
+            "INSERT INTO audit_log (audit_id, identity, credential, method, request_id, peer, what,"
+            f" outcome) VALUES (lpad('{number}', 32, '0')::uuid, 'ana', 'token',"
+            f" '/ledger.v1.LedgerService/{method}', 'r{number}', 'ipv4:127.0.0.1', '{what}', 'OK')",
+        )
+
+    async def found(about: str = "", method: str = "", **period: datetime) -> list[str]:
+        bounds = {"recorded_from": NOW - WEEK, "recorded_before": NOW + WEEK} | period
+        rows = await report_of(ledger, "calls", about=about, method=method, **bounds)
+        return [row["request_id"] for row in rows]
+
+    assert await found() == ["r3", "r2", "r1"]
+    assert await found(about="run_1") == ["r1"]
+    assert await found(about="payout_run_id") == []
+    assert await found(method="RunPayouts") == ["r3", "r1"]
+    assert await found(method="Run_ayouts") == []
+    assert await found(about="res_1", method="PutRestaurant") == ["r2"]
+    assert await found(recorded_before=NOW - timedelta(days=1)) == []
+    assert await found(recorded_from=NOW + timedelta(days=1)) == []
 
 
 async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
