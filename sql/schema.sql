@@ -160,8 +160,9 @@ BEGIN
   FROM (SELECT DISTINCT payout_id FROM added) AS a
   CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items
       WHERE payout_id = a.payout_id) AS i
-  LEFT JOIN LATERAL (SELECT amount_minor FROM payouts
-      WHERE payout_id = a.payout_id OFFSET 0) AS p ON true
+  LEFT JOIN LATERAL (SELECT amount_minor
+      + COALESCE(retained_minor, 0) - COALESCE(retained_before_minor, 0) AS amount_minor
+      FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p ON true
   WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
   LIMIT 1;
   IF wrong IS NOT NULL AND current_query() ~* '^\s*COPY\s'
@@ -171,8 +172,9 @@ BEGIN
     FROM (SELECT DISTINCT payout_id FROM added) AS a
     CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items
         WHERE payout_id = a.payout_id) AS i
-    CROSS JOIN LATERAL (SELECT amount_minor FROM payouts
-        WHERE payout_id = a.payout_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT amount_minor
+        + COALESCE(retained_minor, 0) - COALESCE(retained_before_minor, 0) AS amount_minor
+        FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p
     WHERE i.amount_minor <> p.amount_minor
     LIMIT 1;
   END IF;
@@ -184,7 +186,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION check_payout_items() IS 'Keeps the items of a payout adding up to its amount.';
+COMMENT ON FUNCTION check_payout_items() IS
+  'Keeps the items of a payout adding up to what it pays and leaves.';
 
 CREATE FUNCTION check_payout_move() RETURNS trigger
     LANGUAGE plpgsql
@@ -204,6 +207,37 @@ $$;
 
 COMMENT ON FUNCTION check_payout_move() IS
   'Lets a payout change its state only, and only along the allowed moves.';
+
+CREATE FUNCTION check_payout_terms() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  IF (
+    EXISTS (
+      SELECT FROM balance_accounts AS a
+      JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+      WHERE a.balance_account_id = NEW.balance_account_id
+        AND (r.min_balance_minor ? a.currency
+             OR (r.payout_hold_reason IS NOT NULL
+                 AND COALESCE(r.payout_hold_until, 'infinity') > ledger_now())))
+    OR EXISTS (
+      SELECT FROM payouts AS before
+      WHERE before.balance_account_id = NEW.balance_account_id
+        AND before.sequence = NEW.sequence - 1 AND before.retained_minor > 0)
+  ) AND NOT (
+    current_query() ~* '^\s*COPY\s'
+    AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
+  ) THEN
+    RAISE EXCEPTION 'payout % does not say what it leaves in the account', NEW.payout_id
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION check_payout_terms() IS
+  'Keeps servers of earlier revisions from paying what is on hold or has to stay.';
 
 CREATE FUNCTION check_run_is_under_way() RETURNS trigger
     LANGUAGE plpgsql
@@ -1172,8 +1206,8 @@ COMMENT ON COLUMN payout_items.counted_minor IS
   'The sum of all such entries on restaurant_payable that the payout counted, since the first, in'
   ' minor units.';
 COMMENT ON COLUMN payout_items.amount_minor IS
-  'That sum less the sum that the account''s previous payout counted, in minor units: what this '
-  'payout pays of it.';
+  'That sum less the sum that the account''s previous payout counted, in minor units. The items '
+  'of a payout add up to its amount and what it leaves, less what the previous payout left.';
 
 CREATE TABLE payout_run_items (
     payout_run_id uuid NOT NULL,
@@ -1182,12 +1216,18 @@ CREATE TABLE payout_run_items (
     outcome text DEFAULT 'OPEN'::text NOT NULL,
     skip_reason text,
     payout_id uuid,
+    available_minor bigint,
+    retained_minor bigint,
     CONSTRAINT payout_run_items_outcome_check
         CHECK ((outcome = ANY (ARRAY['OPEN'::text, 'PAYOUT_CREATED'::text, 'SKIPPED'::text]))),
+    CONSTRAINT payout_run_items_retained_minor_check
+        CHECK ((((available_minor IS NULL) = (retained_minor IS NULL))
+        AND ((retained_minor >= 0)
+        AND (retained_minor <= GREATEST(available_minor, (0)::bigint))))),
     CONSTRAINT payout_run_items_skip_reason_check
         CHECK ((skip_reason = ANY (ARRAY['INACTIVE'::text, 'PAYOUT_IN_FLIGHT'::text,
         'ALREADY_PAID'::text, 'CUTOFF_BEFORE_LATEST_PAYOUT'::text, 'NOTHING_AVAILABLE'::text,
-        'BELOW_MINIMUM'::text, 'FAILED'::text]))),
+        'BELOW_MINIMUM'::text, 'FAILED'::text, 'ON_HOLD'::text, 'MIN_BALANCE'::text]))),
     CONSTRAINT payout_run_items_state_check
         CHECK ((((outcome = 'SKIPPED'::text) = (skip_reason IS NOT NULL))
         AND ((outcome = 'PAYOUT_CREATED'::text) = (payout_id IS NOT NULL))))
@@ -1203,6 +1243,12 @@ COMMENT ON COLUMN payout_run_items.balance_account_id IS
 COMMENT ON COLUMN payout_run_items.outcome IS 'OPEN until a worker has judged the restaurant.';
 COMMENT ON COLUMN payout_run_items.skip_reason IS 'Why no payout was created; NULL if one was.';
 COMMENT ON COLUMN payout_run_items.payout_id IS 'The payout that was created; NULL if none was.';
+COMMENT ON COLUMN payout_run_items.available_minor IS
+  'What could be paid by the cut-off when a worker looked at it, in minor units, negative for a '
+  'debt; NULL until then, and of earlier revisions.';
+COMMENT ON COLUMN payout_run_items.retained_minor IS
+  'What the restaurant''s minimum kept of that in the account, in minor units; NULL as '
+  'available_minor.';
 
 CREATE TABLE payout_run_progress (
     payout_run_id uuid NOT NULL,
@@ -1239,13 +1285,19 @@ CREATE TABLE payout_runs (
     created_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
     finished_at timestamp with time zone,
     zone_table_version text,
+    restaurants_named integer DEFAULT 0 NOT NULL,
     CONSTRAINT payout_runs_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT payout_runs_cutoff_at_check CHECK ((cutoff_at <= created_at)),
     CONSTRAINT payout_runs_finished_at_check
         CHECK (((state <> 'RUNNING'::text) = (finished_at IS NOT NULL))),
     CONSTRAINT payout_runs_min_amount_minor_check CHECK ((min_amount_minor >= 0)),
-    CONSTRAINT payout_runs_request_id_check
-        CHECK (((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))),
+    CONSTRAINT payout_runs_request_id_check CHECK (
+CASE restaurants_named
+    WHEN 0 THEN ((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))
+    ELSE (request_id ~ '^[A-Za-z0-9._:-]{0,128}#[0-9a-f]{64}$'::text)
+END),
+    CONSTRAINT payout_runs_restaurants_named_check
+        CHECK (((restaurants_named >= 0) AND (restaurants_named <= 1000))),
     CONSTRAINT payout_runs_state_check
         CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text]))),
     CONSTRAINT payout_runs_zone_table_version_check
@@ -1260,7 +1312,8 @@ COMMENT ON COLUMN payout_runs.as_of IS 'The date to pay out by, in the settlemen
 COMMENT ON COLUMN payout_runs.cutoff_at IS 'What matures after this instant waits for a later run.';
 COMMENT ON COLUMN payout_runs.min_amount_minor IS 'The least amount that is paid, in minor units.';
 COMMENT ON COLUMN payout_runs.request_id IS
-  'Given by the caller to distinguish runs of one date; empty if none was given.';
+  'Given by the caller to distinguish runs of one date; empty if none was given. A run of named '
+  'restaurants has # and the SHA-256 of their ids behind it.';
 COMMENT ON COLUMN payout_runs.state IS
   'RUNNING while restaurants are left to judge. CANCELED: its open restaurants are never judged.';
 COMMENT ON COLUMN payout_runs.created_at IS 'When it was created, by the database''s clock.';
@@ -1269,6 +1322,8 @@ COMMENT ON COLUMN payout_runs.finished_at IS
 COMMENT ON COLUMN payout_runs.zone_table_version IS
   'The version of the zone table (tzdata) that says when the date ends; NULL in runs of servers '
   'that did not keep it.';
+COMMENT ON COLUMN payout_runs.restaurants_named IS
+  'How many restaurants the caller named; 0: the run is over all.';
 
 CREATE TABLE payouts (
     payout_id uuid NOT NULL,
@@ -1282,8 +1337,13 @@ CREATE TABLE payouts (
     state text DEFAULT 'CREATED'::text NOT NULL,
     transaction_id uuid NOT NULL,
     created_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    retained_minor bigint,
+    retained_before_minor bigint,
     CONSTRAINT payouts_amount_minor_check CHECK ((amount_minor >= 1)),
     CONSTRAINT payouts_available_minor_check CHECK ((amount_minor <= available_minor)),
+    CONSTRAINT payouts_retained_minor_check
+        CHECK ((((retained_minor IS NULL) = (retained_before_minor IS NULL))
+        AND (retained_minor >= 0) AND (retained_before_minor >= 0))),
     CONSTRAINT payouts_sequence_check CHECK ((sequence >= 1)),
     CONSTRAINT payouts_state_check
         CHECK ((state = ANY (ARRAY['CREATED'::text, 'PAID'::text, 'FAILED'::text,
@@ -1310,6 +1370,12 @@ COMMENT ON COLUMN payouts.state IS
 COMMENT ON COLUMN payouts.transaction_id IS
   'The transaction id of the entry that reserved its amount.';
 COMMENT ON COLUMN payouts.created_at IS 'When it was created, by the database''s clock.';
+COMMENT ON COLUMN payouts.retained_minor IS
+  'What it counted and left in the account, in minor units; NULL: nothing, and an earlier '
+  'revision created it.';
+COMMENT ON COLUMN payouts.retained_before_minor IS
+  'What the balance account''s payout before left, in minor units: counted again by this one. '
+  'NULL as retained_minor.';
 
 CREATE TABLE processor_events (
     event_id text NOT NULL COLLATE pg_catalog."C",
@@ -1387,10 +1453,20 @@ CREATE TABLE restaurants (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    payout_hold_reason text,
+    payout_hold_until timestamp with time zone,
+    min_balance_minor jsonb DEFAULT '{}'::jsonb NOT NULL,
     CONSTRAINT restaurants_maturity_days_check
         CHECK (((maturity_days >= 0) AND (maturity_days <= 365))),
     CONSTRAINT restaurants_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
+    CONSTRAINT restaurants_min_balance_minor_check
+        CHECK (((jsonb_typeof(min_balance_minor) = 'object'::text)
+        AND (NOT jsonb_path_exists(min_balance_minor,
+        '$.keyvalue()?(!((((@."key" like_regex "^[A-Z]{3}$" && @."value".type() == "number") && @."value" >= 1) && @."value" <= 1000000000000) && @."value".floor() == @."value"))'::jsonpath)))),
     CONSTRAINT restaurants_name_check CHECK ((char_length(name) <= 200)),
+    CONSTRAINT restaurants_payout_hold_check
+        CHECK ((((payout_hold_reason IS NOT NULL) OR (payout_hold_until IS NULL))
+        AND ((char_length(payout_hold_reason) >= 1) AND (char_length(payout_hold_reason) <= 200)))),
     CONSTRAINT restaurants_restaurant_id_check
         CHECK (((restaurant_id ~ '^[A-Za-z0-9._:-]+$'::text)
         AND (octet_length(restaurant_id) <= 128)))
@@ -1410,6 +1486,12 @@ COMMENT ON COLUMN restaurants.metadata IS
 COMMENT ON COLUMN restaurants.created_at IS 'When it was registered, by the database''s clock.';
 COMMENT ON COLUMN restaurants.updated_at IS
   'When its profile was last put, by the database''s clock.';
+COMMENT ON COLUMN restaurants.payout_hold_reason IS
+  'Why payout runs skip it, for people; NULL: they do not, as nothing is on hold.';
+COMMENT ON COLUMN restaurants.payout_hold_until IS
+  'When the hold ends by the database''s clock; NULL: when it is removed.';
+COMMENT ON COLUMN restaurants.min_balance_minor IS
+  'What payout runs leave in the account: an object of minor units by currency.';
 
 CREATE TABLE statement_marks (
     balance_account_id bigint NOT NULL,
@@ -1802,6 +1884,9 @@ ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_move;
 CREATE TRIGGER payouts_check_run AFTER INSERT ON payouts REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
 
+CREATE TRIGGER payouts_check_terms BEFORE INSERT ON payouts FOR EACH ROW
+    WHEN ((new.retained_minor IS NULL)) EXECUTE FUNCTION check_payout_terms();
+
 CREATE TRIGGER payouts_deny_change BEFORE DELETE OR TRUNCATE ON payouts FOR EACH STATEMENT
     EXECUTE FUNCTION deny_change();
 
@@ -2010,6 +2095,8 @@ GRANT INSERT(balance_account_id) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(outcome) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(skip_reason) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(payout_id) ON TABLE payout_run_items TO ledger_app;
+GRANT UPDATE(available_minor) ON TABLE payout_run_items TO ledger_app;
+GRANT UPDATE(retained_minor) ON TABLE payout_run_items TO ledger_app;
 GRANT SELECT ON TABLE payout_run_progress TO ledger_app;
 GRANT SELECT ON TABLE payout_run_progress TO ledger_read;
 GRANT INSERT(payout_run_id) ON TABLE payout_run_progress TO ledger_app;
@@ -2028,6 +2115,7 @@ GRANT INSERT(request_id) ON TABLE payout_runs TO ledger_app;
 GRANT UPDATE(state) ON TABLE payout_runs TO ledger_app;
 GRANT UPDATE(finished_at) ON TABLE payout_runs TO ledger_app;
 GRANT INSERT(zone_table_version) ON TABLE payout_runs TO ledger_app;
+GRANT INSERT(restaurants_named) ON TABLE payout_runs TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_read;
 GRANT INSERT(payout_id) ON TABLE payouts TO ledger_app;
@@ -2040,6 +2128,8 @@ GRANT INSERT(as_of) ON TABLE payouts TO ledger_app;
 GRANT INSERT(cutoff_at) ON TABLE payouts TO ledger_app;
 GRANT UPDATE(state) ON TABLE payouts TO ledger_app;
 GRANT INSERT(transaction_id) ON TABLE payouts TO ledger_app;
+GRANT INSERT(retained_minor) ON TABLE payouts TO ledger_app;
+GRANT INSERT(retained_before_minor) ON TABLE payouts TO ledger_app;
 GRANT SELECT ON TABLE processor_events TO ledger_app;
 GRANT SELECT ON TABLE processor_events TO ledger_read;
 GRANT INSERT(event_id) ON TABLE processor_events TO ledger_app;
@@ -2063,6 +2153,9 @@ GRANT INSERT(active),UPDATE(active) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(maturity_days),UPDATE(maturity_days) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE restaurants TO ledger_app;
 GRANT UPDATE(updated_at) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(payout_hold_reason),UPDATE(payout_hold_reason) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(payout_hold_until),UPDATE(payout_hold_until) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(min_balance_minor),UPDATE(min_balance_minor) ON TABLE restaurants TO ledger_app;
 GRANT SELECT ON TABLE statement_marks TO ledger_app;
 GRANT SELECT ON TABLE statement_marks TO ledger_read;
 GRANT INSERT(balance_account_id) ON TABLE statement_marks TO ledger_app;

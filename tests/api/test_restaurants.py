@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -102,6 +103,50 @@ async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> N
         {"only": "this"},
     )
     assert await after("name", "name", "active") == ("", False, None, {"only": "this"})
+
+
+async def test_hold_and_minimums_are_kept_and_changed_one_by_one(
+    shared_ledger: RunningLedger,
+) -> None:
+    """Other changes leave them; a mask may name the hold, all minimums, or one of them."""
+    restaurant_id = unique("res")
+    hold = ledger_pb2.PayoutHold(reason="Überprüfung", until=Timestamp(seconds=2**32, nanos=1000))
+    minimums = {"PEN": 5000, "USD": 10**12}
+
+    def found(restaurant: ledger_pb2.Restaurant) -> tuple[object, ...]:
+        has_hold = restaurant.HasField("payout_hold")
+        return restaurant.payout_hold if has_hold else None, dict(restaurant.min_balance_minor)
+
+    put = await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(
+            restaurant_id=restaurant_id, payout_hold=hold, min_balance_minor=minimums
+        )
+    )
+    assert found(put.restaurant) == (hold, minimums)
+
+    async def after(*paths: str, **fields: Any) -> tuple[object, ...]:
+        returned = await update(shared_ledger, restaurant_id, *paths, **fields)
+        assert returned == await get(shared_ledger, restaurant_id)
+        return found(returned)
+
+    assert await after("name", name="Otra") == (hold, minimums)
+    assert await after("min_balance_minor.PEN") == (hold, {"USD": 10**12})
+    assert await after("min_balance_minor.JPY", min_balance_minor={"JPY": 1, "PEN": 2}) == (
+        hold,
+        {"USD": 10**12, "JPY": 1},
+    )
+    other = ledger_pb2.PayoutHold(reason="court")
+    assert await after("payout_hold", payout_hold=other) == (other, {"USD": 10**12, "JPY": 1})
+    assert await after("payout_hold", "min_balance_minor") == (None, {})
+    put = await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(
+            restaurant_id=restaurant_id, payout_hold=hold, min_balance_minor=minimums
+        )
+    )
+    replaced = await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
+    )
+    assert found(replaced.restaurant) == (None, {})
 
 
 async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> None:

@@ -161,6 +161,10 @@ METAVARS = {
     "--type": "TYPE",
     "--until": "INSTANT",
     "--workers": "NUMBER",
+    "--reason": "WORDS",
+    "--min-balance": "CURRENCY=AMOUNT",
+    "--remove-min-balance": "CURRENCY",
+    "--restaurants-file": "FILE",
 }
 # They show nothing, or have a format that others define.
 WITHOUT_JSON = {("serve",), ("demo",), ("completion",), ("payouts", "export")}

@@ -91,6 +91,54 @@ async def test_command_changes_only_the_fields_it_names(
     assert await profile_after("--name", "") == ("", False, None, metadata | {"tier": "2"})
 
 
+async def test_payouts_are_put_on_hold_and_paid_again(ledger: RunningLedger) -> None:
+    """The reason and the end are shown, and listed with the restaurants that have a hold."""
+    address = ("--address", ledger.address)
+    for name in ("res_1", "res_2"):
+        await run_command("restaurants", "put", name, *address)
+    held = await run_command(
+        *("restaurants", "hold", "res_2", "--reason", "under review"),
+        *("--until", "2031-05-01", *address),
+    )
+    assert (held.status, held.stderr) == (0, "")
+    assert "under review, until 2031-05-01T00:00:00Z" in held.stdout
+    listed = await run_command("restaurants", "list", "--with-hold", "--json", *address)
+    (line,) = listed.stdout.splitlines()
+    assert json.loads(line)["payout_hold"] == {
+        "reason": "under review",
+        "until": "2031-05-01T00:00:00Z",
+    }
+    listed = await run_command("restaurants", "list", "--with-hold", *address)
+    assert listed.stdout.splitlines()[-1] == "1 restaurant"
+    held = await run_command("restaurants", "hold", "res_2", "--reason", "court order", *address)
+    assert "court order, until it is removed" in held.stdout
+    free = await run_command("restaurants", "unhold", "res_2", "--json", *address)
+    assert json.loads(free.stdout)["payout_hold"] is None
+    unknown = await run_command("restaurants", "hold", "res_3", "--reason", "x", *address)
+    assert (unknown.status, "RESTAURANT_NOT_FOUND" in unknown.stderr) == (ExitStatus.REFUSED, True)
+
+
+async def test_minimums_are_set_and_removed_by_currency(shared_ledger: RunningLedger) -> None:
+    """In whole units of their currencies."""
+    restaurant_id = unique("res")
+    address = ("--address", shared_ledger.address)
+    put = await run_command(
+        *("restaurants", "put", restaurant_id),
+        *("--min-balance", "PEN=50.00", "--min-balance", "JPY=5000", *address),
+    )
+    assert "5000 JPY" in put.stdout
+    assert "50.00 PEN" in put.stdout
+    changed = await run_command(
+        *("restaurants", "update", restaurant_id, "--min-balance", "USD=1"),
+        *("--remove-min-balance", "JPY", "--json", *address),
+    )
+    profile = json.loads(changed.stdout)
+    assert profile["min_balance_minor"] == {"PEN": "5000", "USD": "100"}
+    assert profile["min_balance"] == {"PEN": "50.00", "USD": "1.00"}
+    listed = await run_command("restaurants", "list", *address)
+    assert "50.00 PEN, 1.00 USD" in listed.stdout
+
+
 async def test_put_without_options_changes_no_restaurant(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -134,6 +182,13 @@ async def test_update_refuses_a_lost_update_and_an_unknown_restaurant(
         ("--maturity-days", "1_0"),
         ("--maturity-days", "x"),
         ("--metadata", "a=1", "--remove-metadata", "a"),
+        ("--min-balance", "PEN"),
+        ("--min-balance", "PEN=0"),
+        ("--min-balance", "PEN=-1"),
+        ("--min-balance", "PEN=1.5"),
+        ("--min-balance", "pen=1"),
+        ("--min-balance", "PEN=1", "--min-balance", "PEN=2"),
+        ("--min-balance", "PEN=1", "--remove-min-balance", "PEN"),
     ],
 )
 async def test_contradicting_update_is_a_usage_error(options: tuple[str, ...]) -> None:

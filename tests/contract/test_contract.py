@@ -56,14 +56,20 @@ PROMISED_FIELDS = {
         f"disputed_minor:int64 last_event_at:{TIMESTAMP} as_of:{TIMESTAMP}"
     ),
     "RunPayoutsRequest": (
-        f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool"
+        f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool "
+        "restaurant_ids:*string"
     ),
-    "RunPayoutsResponse": "payout_run:PayoutRun",
+    "RunPayoutsResponse": "payout_run:PayoutRun items:*PayoutRunItem",
     "PayoutRun": (
         f"payout_run_id:string currency:string as_of:{DATE} cutoff_at:{TIMESTAMP} "
         "min_amount_minor:int64 state:PayoutRunState "
         "payouts_created:int64 total_amount_minor:int64 restaurants_considered:int64 "
-        f"skipped:*SkippedCount created_at:{TIMESTAMP} finished_at:{TIMESTAMP}"
+        f"skipped:*SkippedCount created_at:{TIMESTAMP} finished_at:{TIMESTAMP} "
+        "restaurants_named:int32"
+    ),
+    "PayoutRunItem": (
+        "restaurant_id:string outcome:PayoutRunItemOutcome skip_reason:SkipReason "
+        "payout_id:string amount_minor:int64 available_minor:int64 retained_minor:int64"
     ),
     "SkippedCount": "reason:SkipReason count:int64",
     "ListPayoutsRequest": (
@@ -86,7 +92,8 @@ PROMISED_FIELDS = {
     "GetPayoutResponse": "payout:Payout",
     "Payout": (
         "payout_id:string payout_run_id:string restaurant_id:string currency:string "
-        f"amount_minor:int64 as_of:{DATE} state:PayoutState items:*PayoutItem"
+        f"amount_minor:int64 as_of:{DATE} state:PayoutState items:*PayoutItem "
+        "retained_minor:int64 retained_before_minor:int64"
     ),
     "PayoutItem": "type:EntryType amount_minor:int64",
     "UpdateRestaurantRequest": (
@@ -94,8 +101,10 @@ PROMISED_FIELDS = {
     ),
     "Restaurant": (
         "restaurant_id:string name:string active:bool maturity_days:int32 "
-        f"metadata:map<string,string> created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
+        f"metadata:map<string,string> created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string "
+        "payout_hold:PayoutHold min_balance_minor:map<string,int64>"
     ),
+    "PayoutHold": f"reason:string until:{TIMESTAMP}",
     "LedgerEntry": (
         "transaction_id:string position:int32 type:EntryType debit_account:LedgerAccount "
         "credit_account:LedgerAccount amount_minor:int64 restaurant_id:string currency:string "
@@ -296,6 +305,8 @@ def spelled(field: FieldDescriptorProto) -> str:
     name = field.type_name.removeprefix(".").removeprefix("ledger.v1.")
     if name.endswith(".MetadataEntry"):
         return "map<string,string>"
+    if name.endswith(".MinBalanceMinorEntry"):
+        return "map<string,int64>"
     repeated = "*" if field.label == FieldDescriptorProto.LABEL_REPEATED else ""
     return repeated + (
         name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
@@ -409,7 +420,7 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
         kind = spelled(field)
         assert kind not in {"float", "double"}
         if field.name.endswith("_minor"):
-            assert kind == "int64"
+            assert kind in {"int64", "map<string,int64>"}
         if kind == "int64":
             is_count = field.name in {
                 "count",
@@ -424,10 +435,12 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
 
 
 def test_names_of_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """Timestamps are named `…_at` or `as_of`, and no other field is. `as_of` may be a date."""
+    """Timestamps are named `…_at`, `as_of` or `until`, and no other field is. `as_of` may be a
+    date.
+    """
     for message, field in fields_of(contract):
         kind = spelled(field)
-        has_name_of_an_instant = field.name.endswith("_at") or field.name == "as_of"
+        has_name_of_an_instant = field.name.endswith("_at") or field.name in {"as_of", "until"}
         assert (kind in {TIMESTAMP, DATE}) == has_name_of_an_instant, f"{message}.{field.name}"
         assert kind != DATE or field.name == "as_of", f"{message}.{field.name}"
 

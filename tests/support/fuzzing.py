@@ -236,13 +236,24 @@ def valid_requests(
             payout_run_id=payout_run_id,
         ),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(
-            restaurant_id="known", name="n", maturity_days=1
+            restaurant_id="known",
+            name="n",
+            maturity_days=1,
+            payout_hold=ledger_pb2.PayoutHold(reason="r", until=_EVENT.occurred_at),
+            min_balance_minor={"PEN": 1},
         ),
         "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
             restaurant=ledger_pb2.Restaurant(
-                restaurant_id="known", name="n", active=True, metadata={"a": "b"}
+                restaurant_id="known",
+                name="n",
+                active=True,
+                metadata={"a": "b"},
+                payout_hold=ledger_pb2.PayoutHold(reason="r"),
+                min_balance_minor={"PEN": 1},
             ),
-            update_mask=field_mask_pb2.FieldMask(paths=["name", "active", "metadata.a"]),
+            update_mask=field_mask_pb2.FieldMask(
+                paths=["name", "active", "metadata.a", "payout_hold", "min_balance_minor.PEN"]
+            ),
         ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id="known"),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(page_size=1),

@@ -49,9 +49,11 @@ RESTAURANTS = Branch(
         "update": Leaf(
             "restaurants:update_restaurant", "Change the fields given of a registered restaurant."
         ),
+        "hold": Leaf("restaurants:hold", "Let payout runs skip a restaurant for a while."),
+        "unhold": Leaf("restaurants:unhold", "End the hold of a restaurant's payouts."),
         "get": Leaf("restaurants:show", "The old name of show.", hidden=True),
     },
-    "List, show, put and update the restaurants' profiles.",
+    "List, show, put, update and hold the restaurants' profiles.",
 )
 ACCOUNTS = Branch(
     {

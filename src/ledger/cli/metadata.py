@@ -21,7 +21,7 @@ def pairs_of(texts: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def changed_keys(pairs: Mapping[str, str], removed: Iterable[str]) -> list[str]:
+def changed_keys(pairs: Mapping[str, object], removed: Iterable[str]) -> list[str]:
     """The keys to set or remove, sorted. Raises CommandFailure for a key that is both."""
     if both := sorted(set(removed) & pairs.keys()):
         raise CommandFailure(f"{both[0]!r} is both set and removed", exit_status=ExitStatus.USAGE)

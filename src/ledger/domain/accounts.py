@@ -98,7 +98,7 @@ class AccountChange:
 
     def applied_to(self, profile: AccountProfile) -> AccountProfile:
         """Returns `profile` with the change."""
-        return changed(profile, self.profile, self.fields, self.metadata_keys)
+        return changed(profile, self.profile, self.fields, {"metadata": self.metadata_keys})
 
 
 @dataclass(frozen=True, slots=True)

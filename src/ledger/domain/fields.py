@@ -20,6 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 ID_RULE = f"must be 1 to {ID_LENGTH_MAX} characters of A-Z a-z 0-9 . _ : -"
 REFERENCE_RULE = f"must be at most {REFERENCE_LENGTH_MAX} printable ASCII characters"
 METADATA_RULE = f"must be at most {METADATA_BYTES_MAX} bytes of keys and values, without NUL"
+HOLD_REASON_RULE = f"must be 1 to {NAME_LENGTH_MAX} characters, none of them a control character"
 NAME_RULE = f"must be at most {NAME_LENGTH_MAX} characters, none of them a control character"
 
 

@@ -23,16 +23,20 @@ class HasMetadata(Protocol):
 Profile = TypeVar("Profile", bound=HasMetadata)
 
 
-def changed(profile: Profile, given: Profile, fields: Set[str], metadata_keys: Set[str]) -> Profile:
-    """Returns `profile` with the values that `given` has in `fields` and in single metadata keys.
+def changed(
+    profile: Profile, given: Profile, fields: Set[str], keys: Mapping[str, Set[str]]
+) -> Profile:
+    """Returns `profile` with the values that `given` has in `fields` and in single keys of maps.
 
-    A key that `given` lacks is removed.
+    `keys` has the keys by the name of the map, such as metadata. A key that `given` lacks is
+    removed.
     """
     values: dict[str, Any] = {name: getattr(given, name) for name in fields}
-    if metadata_keys:
-        kept = {key: value for key, value in profile.metadata.items() if key not in metadata_keys}
-        new = {key: value for key, value in given.metadata.items() if key in metadata_keys}
-        values["metadata"] = kept | new
+    for name, named in keys.items():
+        if named:
+            kept = {key: value for key, value in getattr(profile, name).items() if key not in named}
+            new = {key: value for key, value in getattr(given, name).items() if key in named}
+            values[name] = kept | new
     return replace(profile, **values)
 
 

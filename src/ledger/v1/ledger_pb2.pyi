@@ -437,6 +437,12 @@ class _SkipReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SkipReason.
     """Its payout could not be created, and the server's log has the reason; a later run tries again."""
     SKIP_REASON_CANCELED: _SkipReason.ValueType  # 8
     """The run was canceled before the restaurant was looked at."""
+    SKIP_REASON_ON_HOLD: _SkipReason.ValueType  # 9
+    """The restaurant's payouts are on hold: see `payout_hold` of its profile."""
+    SKIP_REASON_MIN_BALANCE: _SkipReason.ValueType  # 10
+    """What it may be paid would be enough, but not what is above the minimum that its profile keeps
+    in its account: see `min_balance_minor`.
+    """
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """Why a payout run created no payout for a restaurant. This enum grows: expect values that you do
@@ -461,6 +467,12 @@ SKIP_REASON_FAILED: SkipReason.ValueType  # 7
 """Its payout could not be created, and the server's log has the reason; a later run tries again."""
 SKIP_REASON_CANCELED: SkipReason.ValueType  # 8
 """The run was canceled before the restaurant was looked at."""
+SKIP_REASON_ON_HOLD: SkipReason.ValueType  # 9
+"""The restaurant's payouts are on hold: see `payout_hold` of its profile."""
+SKIP_REASON_MIN_BALANCE: SkipReason.ValueType  # 10
+"""What it may be paid would be enough, but not what is above the minimum that its profile keeps
+in its account: see `min_balance_minor`.
+"""
 
 @typing.final
 class ProcessorEvent(message.Message):
@@ -670,6 +682,26 @@ class Restaurant(message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @typing.final
+    class MinBalanceMinorEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RESTAURANT_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ACTIVE_FIELD_NUMBER: builtins.int
@@ -678,6 +710,8 @@ class Restaurant(message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     UPDATED_AT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    PAYOUT_HOLD_FIELD_NUMBER: builtins.int
+    MIN_BALANCE_MINOR_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """1 to 128 characters of [A-Za-z0-9._:-]."""
     name: builtins.str
@@ -706,6 +740,16 @@ class Restaurant(message.Message):
     def updated_at(self) -> timestamp_pb2.Timestamp:
         """When its profile was last changed, by the database's clock."""
 
+    @builtins.property
+    def payout_hold(self) -> PayoutHold:
+        """Payout runs skip the restaurant because of this hold until it has ended. Unset: no hold."""
+
+    @builtins.property
+    def min_balance_minor(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """What payout runs leave in its account, in minor units by currency: ISO 4217 codes in upper
+        case, each 1 to 10^12. A currency that is not here has no minimum.
+        """
+
     def __init__(
         self,
         *,
@@ -717,14 +761,44 @@ class Restaurant(message.Message):
         created_at: timestamp_pb2.Timestamp | None = ...,
         updated_at: timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
+        payout_hold: PayoutHold | None = ...,
+        min_balance_minor: abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "created_at", b"created_at", "maturity_days", b"maturity_days", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "created_at", b"created_at", "maturity_days", b"maturity_days", "payout_hold", b"payout_hold", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "active", b"active", "created_at", b"created_at", "etag", b"etag", "maturity_days", b"maturity_days", "metadata", b"metadata", "name", b"name", "restaurant_id", b"restaurant_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "active", b"active", "created_at", b"created_at", "etag", b"etag", "maturity_days", b"maturity_days", "metadata", b"metadata", "min_balance_minor", b"min_balance_minor", "name", b"name", "payout_hold", b"payout_hold", "restaurant_id", b"restaurant_id", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__maturity_days: _TypeAlias = typing.Literal["maturity_days"]  # noqa: Y015
     _WhichOneofArgType__maturity_days: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__maturity_days) -> _WhichOneofReturnType__maturity_days | None: ...
+
+@typing.final
+class PayoutHold(message.Message):
+    """Why payout runs do not pay a restaurant for a while. Everything else goes on: its events are
+    booked, and a payout that was created before is not called back.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """For people: 1 to 200 characters, none of them a control character. Required."""
+    @builtins.property
+    def until(self) -> timestamp_pb2.Timestamp:
+        """When the hold ends by itself, by the database's clock. Unset: it lasts until it is removed."""
+
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+        until: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reason", b"reason", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class IngestEventRequest(message.Message):
@@ -1158,6 +1232,7 @@ class RunPayoutsRequest(message.Message):
     MIN_AMOUNT_MINOR_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     DRY_RUN_FIELD_NUMBER: builtins.int
+    RESTAURANT_IDS_FIELD_NUMBER: builtins.int
     currency: builtins.str
     """ISO 4217 code in upper case. Required."""
     min_amount_minor: builtins.int
@@ -1176,6 +1251,12 @@ class RunPayoutsRequest(message.Message):
         is its last microsecond, or now if it is today.
         """
 
+    @builtins.property
+    def restaurant_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Pay only these restaurants: at most 1,000 ids, whose order and repeats do not matter. Empty:
+        all restaurants. A server of a release before this field ignores it, and pays all.
+        """
+
     def __init__(
         self,
         *,
@@ -1184,10 +1265,11 @@ class RunPayoutsRequest(message.Message):
         min_amount_minor: builtins.int = ...,
         request_id: builtins.str = ...,
         dry_run: builtins.bool = ...,
+        restaurant_ids: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "currency", b"currency", "dry_run", b"dry_run", "min_amount_minor", b"min_amount_minor", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "currency", b"currency", "dry_run", b"dry_run", "min_amount_minor", b"min_amount_minor", "request_id", b"request_id", "restaurant_ids", b"restaurant_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1198,24 +1280,33 @@ class RunPayoutsResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     PAYOUT_RUN_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
     @builtins.property
     def payout_run(self) -> PayoutRun:
         """The run, or the plan of it."""
+
+    @builtins.property
+    def items(self) -> containers.RepeatedCompositeFieldContainer[PayoutRunItem]:
+        """Of a plan with `restaurant_ids`: what each of them would be paid, or why it would be skipped,
+        in the byte order of ids; without those that have no balance account in the currency. Otherwise
+        empty.
+        """
 
     def __init__(
         self,
         *,
         payout_run: PayoutRun | None = ...,
+        items: abc.Iterable[PayoutRunItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["payout_run", b"payout_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["payout_run", b"payout_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["items", b"items", "payout_run", b"payout_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class PayoutRun(message.Message):
-    """A payout run over all restaurants of one currency. Set by the server."""
+    """A payout run over all restaurants of one currency, or some of them. Set by the server."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1234,6 +1325,7 @@ class PayoutRun(message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RESTAURANTS_TOTAL_FIELD_NUMBER: builtins.int
     IS_CAPPED_FIELD_NUMBER: builtins.int
+    RESTAURANTS_NAMED_FIELD_NUMBER: builtins.int
     payout_run_id: builtins.str
     """Its id. Empty in a plan."""
     currency: builtins.str
@@ -1255,6 +1347,10 @@ class PayoutRun(message.Message):
     is_capped: builtins.bool
     """Whether the payouts add up to more than an int64 holds. Then total_amount_minor is the largest
     int64.
+    """
+    restaurants_named: builtins.int
+    """How many restaurants the request named. 0: the run is over all. Those without a balance account
+    in the currency count here, and not in restaurants_total.
     """
     @builtins.property
     def as_of(self) -> date_pb2.Date:
@@ -1294,10 +1390,11 @@ class PayoutRun(message.Message):
         request_id: builtins.str = ...,
         restaurants_total: builtins.int = ...,
         is_capped: builtins.bool = ...,
+        restaurants_named: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at", "is_capped", b"is_capped", "min_amount_minor", b"min_amount_minor", "payout_run_id", b"payout_run_id", "payouts_created", b"payouts_created", "request_id", b"request_id", "restaurants_considered", b"restaurants_considered", "restaurants_total", b"restaurants_total", "skipped", b"skipped", "state", b"state", "total_amount_minor", b"total_amount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at", "is_capped", b"is_capped", "min_amount_minor", b"min_amount_minor", "payout_run_id", b"payout_run_id", "payouts_created", b"payouts_created", "request_id", b"request_id", "restaurants_considered", b"restaurants_considered", "restaurants_named", b"restaurants_named", "restaurants_total", b"restaurants_total", "skipped", b"skipped", "state", b"state", "total_amount_minor", b"total_amount_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1536,6 +1633,8 @@ class PayoutRunItem(message.Message):
     SKIP_REASON_FIELD_NUMBER: builtins.int
     PAYOUT_ID_FIELD_NUMBER: builtins.int
     AMOUNT_MINOR_FIELD_NUMBER: builtins.int
+    AVAILABLE_MINOR_FIELD_NUMBER: builtins.int
+    RETAINED_MINOR_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """The restaurant."""
     outcome: PayoutRunItemOutcome.ValueType
@@ -1545,7 +1644,16 @@ class PayoutRunItem(message.Message):
     payout_id: builtins.str
     """The payout that was created. Empty if none was."""
     amount_minor: builtins.int
-    """That payout's amount in minor units. 0 if none was created."""
+    """That payout's amount in minor units. 0 if none was created; in a plan, what would be paid."""
+    available_minor: builtins.int
+    """The amount that could have been paid by the cut-off when the run looked at the restaurant, in
+    minor units; negative: its debt. Unset until then, and if a server of an earlier release
+    looked.
+    """
+    retained_minor: builtins.int
+    """What of that its profile's minimum kept in the account, in minor units, 0 or more. A payout is
+    of `available_minor` less this. Set together with `available_minor`.
+    """
     def __init__(
         self,
         *,
@@ -1554,12 +1662,21 @@ class PayoutRunItem(message.Message):
         skip_reason: SkipReason.ValueType = ...,
         payout_id: builtins.str = ...,
         amount_minor: builtins.int = ...,
+        available_minor: builtins.int | None = ...,
+        retained_minor: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_available_minor", b"_available_minor", "_retained_minor", b"_retained_minor", "available_minor", b"available_minor", "retained_minor", b"retained_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "outcome", b"outcome", "payout_id", b"payout_id", "restaurant_id", b"restaurant_id", "skip_reason", b"skip_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_available_minor", b"_available_minor", "_retained_minor", b"_retained_minor", "amount_minor", b"amount_minor", "available_minor", b"available_minor", "outcome", b"outcome", "payout_id", b"payout_id", "restaurant_id", b"restaurant_id", "retained_minor", b"retained_minor", "skip_reason", b"skip_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__available_minor: _TypeAlias = typing.Literal["available_minor"]  # noqa: Y015
+    _WhichOneofArgType__available_minor: _TypeAlias = typing.Literal["_available_minor", b"_available_minor"]  # noqa: Y015
+    _WhichOneofReturnType__retained_minor: _TypeAlias = typing.Literal["retained_minor"]  # noqa: Y015
+    _WhichOneofArgType__retained_minor: _TypeAlias = typing.Literal["_retained_minor", b"_retained_minor"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_minor) -> _WhichOneofReturnType__available_minor | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retained_minor) -> _WhichOneofReturnType__retained_minor | None: ...
 
 @typing.final
 class GetPayoutRequest(message.Message):
@@ -1621,6 +1738,8 @@ class Payout(message.Message):
     HISTORY_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    RETAINED_MINOR_FIELD_NUMBER: builtins.int
+    RETAINED_BEFORE_MINOR_FIELD_NUMBER: builtins.int
     payout_id: builtins.str
     """Its id; the bank's idempotency key."""
     payout_run_id: builtins.str
@@ -1635,6 +1754,14 @@ class Payout(message.Message):
     """Where it stands."""
     transaction_id: builtins.str
     """The transaction id of its reserve."""
+    retained_minor: builtins.int
+    """What this payout counted and left in the account, because the restaurant's profile had a
+    minimum, in minor units, 0 or more.
+    """
+    retained_before_minor: builtins.int
+    """The same of the restaurant's previous payout, in minor units; this payout counts it again. 0
+    for the first one.
+    """
     @builtins.property
     def as_of(self) -> date_pb2.Date:
         """The date it pays out by."""
@@ -1646,7 +1773,8 @@ class Payout(message.Message):
     @builtins.property
     def items(self) -> containers.RepeatedCompositeFieldContainer[PayoutItem]:
         """What the amount consists of: for each entry type, what was counted since the restaurant's
-        previous payout. They add up to amount_minor. Empty in lists.
+        previous payout. They add up to amount_minor + retained_minor - retained_before_minor. Empty in
+        lists.
         """
 
     @builtins.property
@@ -1672,10 +1800,12 @@ class Payout(message.Message):
         history: abc.Iterable[PayoutMove] | None = ...,
         created_at: timestamp_pb2.Timestamp | None = ...,
         transaction_id: builtins.str = ...,
+        retained_minor: builtins.int = ...,
+        retained_before_minor: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "retained_before_minor", b"retained_before_minor", "retained_minor", b"retained_minor", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1827,11 +1957,33 @@ class PutRestaurantRequest(message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @typing.final
+    class MinBalanceMinorEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RESTAURANT_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ACTIVE_FIELD_NUMBER: builtins.int
     MATURITY_DAYS_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
+    PAYOUT_HOLD_FIELD_NUMBER: builtins.int
+    MIN_BALANCE_MINOR_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """1 to 128 characters of [A-Za-z0-9._:-]. Required."""
     name: builtins.str
@@ -1844,6 +1996,16 @@ class PutRestaurantRequest(message.Message):
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """At most 8 KiB of keys and values, without NUL. Default empty."""
 
+    @builtins.property
+    def payout_hold(self) -> PayoutHold:
+        """Default: no hold; a hold that the restaurant has is removed."""
+
+    @builtins.property
+    def min_balance_minor(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """What payout runs leave in its account, in minor units by currency: ISO 4217 codes in upper
+        case, each 1 to 10^12. Default empty.
+        """
+
     def __init__(
         self,
         *,
@@ -1852,10 +2014,12 @@ class PutRestaurantRequest(message.Message):
         active: builtins.bool | None = ...,
         maturity_days: builtins.int | None = ...,
         metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        payout_hold: PayoutHold | None = ...,
+        min_balance_minor: abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_active", b"_active", "_maturity_days", b"_maturity_days", "active", b"active", "maturity_days", b"maturity_days"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_active", b"_active", "_maturity_days", b"_maturity_days", "active", b"active", "maturity_days", b"maturity_days", "payout_hold", b"payout_hold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_active", b"_active", "_maturity_days", b"_maturity_days", "active", b"active", "maturity_days", b"maturity_days", "metadata", b"metadata", "name", b"name", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_active", b"_active", "_maturity_days", b"_maturity_days", "active", b"active", "maturity_days", b"maturity_days", "metadata", b"metadata", "min_balance_minor", b"min_balance_minor", "name", b"name", "payout_hold", b"payout_hold", "restaurant_id", b"restaurant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = typing.Literal["_active", b"_active"]  # noqa: Y015
@@ -1909,8 +2073,9 @@ class UpdateRestaurantRequest(message.Message):
 
     @builtins.property
     def update_mask(self) -> field_mask_pb2.FieldMask:
-        """What to change: `name`, `active`, `maturity_days` (unset: the server's setting), `metadata`
-        (all of it), or `metadata.KEY` for one key of it, which is removed if `restaurant.metadata`
+        """What to change: `name`, `active`, `maturity_days` (unset: the server's setting), `payout_hold`
+        (unset: none), `metadata` and `min_balance_minor` (all of it), or `metadata.KEY` and
+        `min_balance_minor.PEN` for one key of it, which is removed if the restaurant in the request
         lacks it. 1 to 1,000 paths; none only with `allow_missing`.
         """
 

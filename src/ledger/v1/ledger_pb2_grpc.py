@@ -214,17 +214,20 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RunPayouts(self, request, context):
-        """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
-        in the background, even if the caller leaves or this server stops.
+        """Starts a payout run over all restaurants of one currency, or over those that the request names,
+        and returns at once. The run goes on in the background, even if the caller leaves or this
+        server stops.
 
-        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
-        `dry_run` the plan is returned and nothing is written.
+        On repeat: the same currency, as_of, min_amount_minor, request_id and restaurant_ids return the
+        same run. With `dry_run` the plan is returned and nothing is written.
 
-        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-        the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
-        to end, or cancel one.
+        INVALID_ARGUMENT: a bad currency, minimum, request id or restaurant id, more than 1,000
+        restaurants, or an `as_of` that is no date or is in the future. NOT_FOUND: a restaurant that
+        the request names is not registered; then nothing is started. RESOURCE_EXHAUSTED: as many runs
+        are under way as the server allows; wait for one to end, or cancel one.
 
-        If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
+        A restaurant without a balance account in the currency is not in the run. If none has one, the
+        run's `restaurants_total` is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,7 +288,7 @@ class LedgerServiceServicer:
     def PutRestaurant(self, request, context):
         """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
         to its default. A request with a name alone makes an inactive restaurant active and removes its
-        metadata. To change some fields use UpdateRestaurant.
+        metadata, its hold and its minimums. To change some fields use UpdateRestaurant.
 
         On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
         """

@@ -122,17 +122,20 @@ class LedgerServiceStub:
     int64.
     """
     RunPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]
-    """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
-    in the background, even if the caller leaves or this server stops.
+    """Starts a payout run over all restaurants of one currency, or over those that the request names,
+    and returns at once. The run goes on in the background, even if the caller leaves or this
+    server stops.
 
-    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
-    `dry_run` the plan is returned and nothing is written.
+    On repeat: the same currency, as_of, min_amount_minor, request_id and restaurant_ids return the
+    same run. With `dry_run` the plan is returned and nothing is written.
 
-    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-    the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
-    to end, or cancel one.
+    INVALID_ARGUMENT: a bad currency, minimum, request id or restaurant id, more than 1,000
+    restaurants, or an `as_of` that is no date or is in the future. NOT_FOUND: a restaurant that
+    the request names is not registered; then nothing is started. RESOURCE_EXHAUSTED: as many runs
+    are under way as the server allows; wait for one to end, or cancel one.
 
-    If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
+    A restaurant without a balance account in the currency is not in the run. If none has one, the
+    run's `restaurants_total` is 0.
     """
     GetPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
@@ -165,7 +168,7 @@ class LedgerServiceStub:
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
     to its default. A request with a name alone makes an inactive restaurant active and removes its
-    metadata. To change some fields use UpdateRestaurant.
+    metadata, its hold and its minimums. To change some fields use UpdateRestaurant.
 
     On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
     """
@@ -254,17 +257,20 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     int64.
     """
     RunPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]  # type: ignore[assignment]
-    """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
-    in the background, even if the caller leaves or this server stops.
+    """Starts a payout run over all restaurants of one currency, or over those that the request names,
+    and returns at once. The run goes on in the background, even if the caller leaves or this
+    server stops.
 
-    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
-    `dry_run` the plan is returned and nothing is written.
+    On repeat: the same currency, as_of, min_amount_minor, request_id and restaurant_ids return the
+    same run. With `dry_run` the plan is returned and nothing is written.
 
-    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-    the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
-    to end, or cancel one.
+    INVALID_ARGUMENT: a bad currency, minimum, request id or restaurant id, more than 1,000
+    restaurants, or an `as_of` that is no date or is in the future. NOT_FOUND: a restaurant that
+    the request names is not registered; then nothing is started. RESOURCE_EXHAUSTED: as many runs
+    are under way as the server allows; wait for one to end, or cancel one.
 
-    If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
+    A restaurant without a balance account in the currency is not in the run. If none has one, the
+    run's `restaurants_total` is 0.
     """
     GetPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]  # type: ignore[assignment]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
@@ -297,7 +303,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
     to its default. A request with a name alone makes an inactive restaurant active and removes its
-    metadata. To change some fields use UpdateRestaurant.
+    metadata, its hold and its minimums. To change some fields use UpdateRestaurant.
 
     On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
     """
@@ -425,17 +431,20 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.RunPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.RunPayoutsResponse, _abc.Awaitable[_ledger_pb2.RunPayoutsResponse]]:
-        """Starts a payout run over all restaurants of one currency, and returns at once. The run goes on
-        in the background, even if the caller leaves or this server stops.
+        """Starts a payout run over all restaurants of one currency, or over those that the request names,
+        and returns at once. The run goes on in the background, even if the caller leaves or this
+        server stops.
 
-        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
-        `dry_run` the plan is returned and nothing is written.
+        On repeat: the same currency, as_of, min_amount_minor, request_id and restaurant_ids return the
+        same run. With `dry_run` the plan is returned and nothing is written.
 
-        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
-        the future. RESOURCE_EXHAUSTED: as many runs are under way as the server allows; wait for one
-        to end, or cancel one.
+        INVALID_ARGUMENT: a bad currency, minimum, request id or restaurant id, more than 1,000
+        restaurants, or an `as_of` that is no date or is in the future. NOT_FOUND: a restaurant that
+        the request names is not registered; then nothing is started. RESOURCE_EXHAUSTED: as many runs
+        are under way as the server allows; wait for one to end, or cancel one.
 
-        If no restaurant has a balance account in the currency, the run's `restaurants_total` is 0.
+        A restaurant without a balance account in the currency is not in the run. If none has one, the
+        run's `restaurants_total` is 0.
         """
 
     @_abc_1.abstractmethod
@@ -510,7 +519,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.PutRestaurantResponse, _abc.Awaitable[_ledger_pb2.PutRestaurantResponse]]:
         """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
         to its default. A request with a name alone makes an inactive restaurant active and removes its
-        metadata. To change some fields use UpdateRestaurant.
+        metadata, its hold and its minimums. To change some fields use UpdateRestaurant.
 
         On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
         """

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import field_mask_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from support.bad_requests import (
     INVALID,
@@ -23,6 +24,40 @@ from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
+
+
+def bad_holds() -> Iterator[tuple[str, str, ledger_pb2.PayoutHold]]:
+    """Name, the field of it that is wrong, and the hold."""
+    for name, reason in {
+        "empty": "",
+        "201": "a" * 201,
+        "line-feed": "a\n",
+        "nul": "\0",
+        "delete": "\x7f",
+    }.items():
+        yield f"reason-{name}", "reason", ledger_pb2.PayoutHold(reason=reason)
+    for name, until in {
+        "year-10000": Timestamp(seconds=253_402_300_800),
+        "year-0": Timestamp(seconds=-62_135_596_801),
+        "negative-nanos": Timestamp(nanos=-1),
+        "a-second-of-nanos": Timestamp(nanos=10**9),
+    }.items():
+        yield f"until-{name}", "until", ledger_pb2.PayoutHold(reason="review", until=until)
+
+
+# What no minimum may be.
+BAD_MINIMUMS: dict[str, dict[str, int]] = {
+    "0": {"PEN": 0},
+    "-1": {"PEN": -1},
+    "10^12+1": {"PEN": 10**12 + 1},
+    "int64-max": {"PEN": 2**63 - 1},
+    "int64-min": {"PEN": -(2**63)},
+    "no-currency": {"": 1},
+    "lower-case": {"pen": 1},
+    "gold": {"XAU": 1},
+    "nul": {"\0": 1},
+    "one-of-two": {"PEN": 1, "USDX": 1},
+}
 
 
 def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
@@ -47,10 +82,37 @@ def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
         "Name",
         "name.x",
         "restaurant.name",
+        "payout_hold.reason",
+        "payout_hold.until",
+        "min_balance_minor.pen",
+        "min_balance_minor.",
+        "min_balance_minor.PEN.x",
         "\0",
     ):
         yield f"mask-{path!r}", change("update_mask", "name", path)
     yield "mask-of-a-map-and-its-key", change("update_mask", "metadata", "metadata.a")
+    yield (
+        "mask-of-all-minimums-and-one",
+        change("update_mask", "min_balance_minor", "min_balance_minor.PEN"),
+    )
+    for name, wrong, hold in bad_holds():
+        yield (
+            f"changed-hold-{name}",
+            change(f"restaurant.payout_hold.{wrong}", "payout_hold", payout_hold=hold),
+        )
+    for name, minimums in BAD_MINIMUMS.items():
+        yield (
+            f"changed-min_balance_minor-{name}",
+            change("restaurant.min_balance_minor", "min_balance_minor", min_balance_minor=minimums),
+        )
+    yield (
+        "changed-min_balance_minor-of-a-currency",
+        change(
+            "restaurant.min_balance_minor",
+            "min_balance_minor.PEN",
+            min_balance_minor={"PEN": -1},
+        ),
+    )
     yield "mask-of-1001-paths", change("update_mask", *["name"] * 1001)
     yield (
         "mask-of-a-bad-path-and-an-unknown-restaurant",
@@ -101,6 +163,10 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
         yield f"maturity_days-{days}", put("maturity_days", maturity_days=days)
     for name, metadata in bad_metadata():
         yield f"profile-metadata-{name}", put("metadata", metadata=metadata)
+    for name, wrong, hold in bad_holds():
+        yield f"hold-{name}", put(f"payout_hold.{wrong}", payout_hold=hold)
+    for name, minimums in BAD_MINIMUMS.items():
+        yield f"min_balance_minor-{name}", put("min_balance_minor", min_balance_minor=minimums)
     yield from bad_restaurant_changes()
     for size in (-1, -(2**31)):
         yield (

@@ -75,7 +75,7 @@ def decode_account_change(request: account_pb2.UpdateAccountRequest) -> AccountC
         name=message.name if "name" in mask.fields else "",
         overdraft=overdraft or NO_OVERDRAFT,
         state=state or AccountState.OPEN,
-        metadata=mask.metadata_of(message.metadata),
+        metadata=mask.named("metadata", message.metadata),
     )
     # The currency never changes, so it is not judged.
     found = [one for one in profile_violations(profile) if one.field != "currency"]
@@ -90,7 +90,7 @@ def decode_account_change(request: account_pb2.UpdateAccountRequest) -> AccountC
         violations.append(FieldViolation("update_mask", "must name at least one field"))
     if violations:
         raise InvalidRequest(violations)
-    return AccountChange(profile, mask.fields, mask.metadata_keys, message.etag)
+    return AccountChange(profile, mask.fields, mask.keys["metadata"], message.etag)
 
 
 def decode_account_id(request: account_pb2.GetAccountRequest) -> str:

@@ -1,13 +1,19 @@
 """Restaurants, between the contract's messages and the domain."""
 
 from ledger.api.convert.identifiers import require_ids
-from ledger.api.convert.instants import encode_instant
+from ledger.api.convert.instants import (
+    decode_instant_of,
+    encode_instant,
+    encode_optional_instant,
+)
 from ledger.api.convert.paging import ID_PLACE, Listing, Paging, fitting
 from ledger.api.convert.update_masks import decode_update_mask, update_mask_rule
 from ledger.application.ports.pages import Page
+from ledger.domain.money import is_currency
 from ledger.domain.profiles import within
 from ledger.domain.restaurants import (
     CHANGEABLE_FIELDS,
+    PayoutHold,
     Restaurant,
     RestaurantChange,
     RestaurantProfile,
@@ -19,21 +25,28 @@ from ledger.errors import (
 )
 from ledger.v1 import ledger_pb2
 
-UPDATE_MASK_RULE = update_mask_rule("name", "active", "maturity_days")
+UPDATE_MASK_RULE = (
+    update_mask_rule("name", "active", "maturity_days", "payout_hold")
+    + ", and either min_balance_minor or min_balance_minor.CURRENCY"
+)
+_MAPS = ("metadata", "min_balance_minor")
 # All restaurants: the list has no filters.
 RESTAURANT_LISTING = Listing(("ListRestaurants",), ID_PLACE)
 
 
 def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
     """The profile to put. Raises InvalidRequest."""
+    violations: list[FieldViolation] = []
     profile = RestaurantProfile(
         restaurant_id=request.restaurant_id,
         name=request.name,
         active=request.active if request.HasField("active") else True,
         maturity_days=request.maturity_days if request.HasField("maturity_days") else None,
         metadata=dict(request.metadata),
+        payout_hold=_decode_hold(request, violations),
+        min_balance_minor=dict(request.min_balance_minor),
     )
-    violations = profile_violations(profile)
+    violations = profile_violations(profile) + violations
     if violations:
         raise InvalidRequest(violations)
     return profile
@@ -42,11 +55,13 @@ def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfil
 def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
     """The change that the mask names. Raises InvalidRequest.
 
-    Other fields are ignored, except `restaurant_id` and `etag`. A metadata key that the mask names
-    and that has no value is removed.
+    Other fields are ignored, except `restaurant_id` and `etag`. A metadata key or a currency that
+    the mask names and that has no value is removed.
     """
     message, paths = request.restaurant, request.update_mask.paths
-    mask = decode_update_mask(paths, CHANGEABLE_FIELDS)
+    mask = decode_update_mask(paths, CHANGEABLE_FIELDS, _MAPS)
+    currencies = mask.keys["min_balance_minor"]
+    found: list[FieldViolation] = []
     profile = RestaurantProfile(
         restaurant_id=message.restaurant_id,
         name=message.name if "name" in mask.fields else "",
@@ -54,10 +69,12 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
         maturity_days=message.maturity_days
         if "maturity_days" in mask.fields and message.HasField("maturity_days")
         else None,
-        metadata=mask.metadata_of(message.metadata),
+        metadata=mask.named("metadata", message.metadata),
+        payout_hold=_decode_hold(message, found) if "payout_hold" in mask.fields else None,
+        min_balance_minor=mask.named("min_balance_minor", message.min_balance_minor),
     )
-    violations = within("restaurant", profile_violations(profile))
-    if not mask.is_valid:
+    violations = within("restaurant", profile_violations(profile) + found)
+    if not mask.is_valid or not all(map(is_currency, currencies)):
         violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
     elif not paths and not request.allow_missing:
         violations.append(
@@ -72,8 +89,26 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
     if violations:
         raise InvalidRequest(violations)
     return RestaurantChange(
-        profile, mask.fields, mask.metadata_keys, message.etag, request.allow_missing
+        profile,
+        mask.fields,
+        mask.keys["metadata"],
+        message.etag,
+        request.allow_missing,
+        currencies,
     )
+
+
+def _decode_hold(
+    message: ledger_pb2.PutRestaurantRequest | ledger_pb2.Restaurant,
+    violations: list[FieldViolation],
+) -> PayoutHold | None:
+    """The hold, None for none. Adds a violation if its end is not a valid instant."""
+    if not message.HasField("payout_hold"):
+        return None
+    found: list[FieldViolation] = []
+    until = decode_instant_of(message.payout_hold, "until", found)
+    violations += within("payout_hold", found)
+    return PayoutHold(message.payout_hold.reason, until)
 
 
 def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
@@ -90,6 +125,13 @@ def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
         active=profile.active,
         maturity_days=profile.maturity_days,
         metadata=profile.metadata,
+        payout_hold=None
+        if profile.payout_hold is None
+        else ledger_pb2.PayoutHold(
+            reason=profile.payout_hold.reason,
+            until=encode_optional_instant(profile.payout_hold.until),
+        ),
+        min_balance_minor=profile.min_balance_minor,
         created_at=encode_instant(restaurant.created_at),
         updated_at=encode_instant(restaurant.updated_at),
         etag=restaurant.etag,

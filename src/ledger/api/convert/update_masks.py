@@ -1,43 +1,50 @@
-"""Update masks: which fields of a profile a request changes, and which keys of its metadata."""
+"""Update masks: which fields of a profile a request changes, and which keys of its maps."""
 
 from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 UPDATE_PATHS_MAX = 1000
-_METADATA = "metadata"
-_METADATA_PREFIX = f"{_METADATA}."
+
+Value = TypeVar("Value")
 
 
 class UpdateMask(NamedTuple):
-    """The fields that a mask names, and the single keys of the metadata."""
+    """The fields that a mask names, and the single keys of each map."""
 
     fields: frozenset[str]
-    metadata_keys: frozenset[str]
+    keys: Mapping[str, frozenset[str]]
     is_valid: bool
 
-    def metadata_of(self, given: Mapping[str, str]) -> dict[str, str]:
-        """What the mask names of the metadata in the request."""
-        if _METADATA in self.fields:
+    def named(self, name: str, given: Mapping[str, Value]) -> dict[str, Value]:
+        """What the mask names of `given`, which is the map `name` in the request."""
+        if name in self.fields:
             return dict(given)
-        return {key: given[key] for key in self.metadata_keys & given.keys()}
+        return {key: given[key] for key in self.keys[name] & given.keys()}
 
 
-def decode_update_mask(paths: Sequence[str], changeable: Set[str]) -> UpdateMask:
-    """The mask with these paths.
+def decode_update_mask(
+    paths: Sequence[str], changeable: Set[str], maps: Sequence[str] = ("metadata",)
+) -> UpdateMask:
+    """The mask with these paths. Single keys may be named of `maps`.
 
     Not valid if it has more than UPDATE_PATHS_MAX, names a field that is not among `changeable`, or
-    names all metadata and single keys as well.
+    names all of a map and single keys of it as well.
     """
-    keys = frozenset(
-        path.removeprefix(_METADATA_PREFIX) for path in paths if path.startswith(_METADATA_PREFIX)
+    keys = {
+        name: frozenset(
+            path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}.")
+        )
+        for name in maps
+    }
+    fields = frozenset(
+        path for path in paths if not path.startswith(tuple(f"{name}." for name in maps))
     )
-    fields = frozenset(path for path in paths if not path.startswith(_METADATA_PREFIX))
     return UpdateMask(
         fields,
         keys,
         len(paths) <= UPDATE_PATHS_MAX
         and fields <= changeable
-        and not (_METADATA in fields and keys),
+        and not any(name in fields and keys[name] for name in maps),
     )
 
 

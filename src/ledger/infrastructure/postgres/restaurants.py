@@ -2,17 +2,21 @@
 
 import json
 
-from ledger.domain.restaurants import Restaurant, RestaurantProfile
+from ledger.domain.restaurants import PayoutHold, Restaurant, RestaurantProfile
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 
-_COLUMNS = "restaurant_id, name, active, maturity_days, metadata, created_at, updated_at"
+_COLUMNS = """restaurant_id, name, active, maturity_days, metadata, payout_hold_reason,
+  payout_hold_until, min_balance_minor, created_at, updated_at"""
 
 PUT_RESTAURANT = f"""
-INSERT INTO restaurants (restaurant_id, name, active, maturity_days, metadata)
-VALUES ($1, $2, $3, $4, $5::text::jsonb)
+INSERT INTO restaurants (restaurant_id, name, active, maturity_days, metadata,
+  payout_hold_reason, payout_hold_until, min_balance_minor)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8::text::jsonb)
 ON CONFLICT (restaurant_id) DO UPDATE
 SET name = EXCLUDED.name, active = EXCLUDED.active, maturity_days = EXCLUDED.maturity_days,
-    metadata = EXCLUDED.metadata, updated_at = now()
+    metadata = EXCLUDED.metadata, payout_hold_reason = EXCLUDED.payout_hold_reason,
+    payout_hold_until = EXCLUDED.payout_hold_until,
+    min_balance_minor = EXCLUDED.min_balance_minor, updated_at = now()
 RETURNING {_COLUMNS}
 """
 
@@ -37,6 +41,7 @@ class PostgresRestaurants:
         self._connection = connection
 
     async def put(self, profile: RestaurantProfile) -> Restaurant:
+        hold = profile.payout_hold
         (row,) = await self._connection.fetch(
             PUT_RESTAURANT,
             profile.restaurant_id,
@@ -44,6 +49,9 @@ class PostgresRestaurants:
             profile.active,
             profile.maturity_days,
             json.dumps(dict(profile.metadata)),
+            hold and hold.reason,
+            hold and hold.until,
+            json.dumps(dict(profile.min_balance_minor)),
         )
         return _restaurant(row)
 
@@ -63,6 +71,7 @@ class PostgresRestaurants:
 
 
 def _restaurant(row: Row) -> Restaurant:
+    reason = row["payout_hold_reason"]
     return Restaurant(
         profile=RestaurantProfile(
             row["restaurant_id"],
@@ -70,6 +79,8 @@ def _restaurant(row: Row) -> Restaurant:
             row["active"],
             row["maturity_days"],
             row["metadata"],
+            None if reason is None else PayoutHold(reason, row["payout_hold_until"]),
+            row["min_balance_minor"],
         ),
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -366,7 +366,10 @@ SELECT (SELECT sum(hashtext(v::text)) FROM processor_events AS v),
        (SELECT sum(hashtext(concat_ws(' ', a.balance_account_id, a.restaurant_id, a.currency,
                                       a.created_at, a.opened_txid))) FROM balance_accounts AS a),
        (SELECT sum(hashtext(i::text)) FROM payout_items AS i),
-       (SELECT sum(hashtext(p::text)) FROM payouts AS p),
+       (SELECT sum(hashtext(concat_ws(' ', p.payout_id, p.payout_run_id, p.balance_account_id,
+                                      p.sequence, p.amount_minor, p.available_minor, p.as_of,
+                                      p.cutoff_at, p.state, p.transaction_id, p.created_at)))
+        FROM payouts AS p),
        (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM statement_marks)
 """
 

@@ -74,6 +74,9 @@ restaurants = Table(
     Column("metadata", JSONB, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
+    Column("payout_hold_reason", Text),
+    Column("payout_hold_until", DateTime(timezone=True)),
+    Column("min_balance_minor", JSONB, nullable=False),
     PrimaryKeyConstraint("restaurant_id", name="restaurants_pkey"),
 )
 
@@ -332,6 +335,7 @@ payout_runs = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("finished_at", DateTime(timezone=True)),
     Column("zone_table_version", Text),
+    Column("restaurants_named", Integer, nullable=False),
     PrimaryKeyConstraint("payout_run_id", name="payout_runs_pkey"),
     UniqueConstraint(
         "currency",
@@ -375,6 +379,8 @@ payouts = Table(
     Column("state", Text, nullable=False),
     Column("transaction_id", Uuid, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("retained_minor", BigInteger),
+    Column("retained_before_minor", BigInteger),
     PrimaryKeyConstraint("payout_id", name="payouts_pkey"),
     UniqueConstraint(
         "balance_account_id", "sequence", name="payouts_balance_account_id_sequence_key"
@@ -427,6 +433,8 @@ payout_run_items = Table(
     Column("outcome", Text, nullable=False),
     Column("skip_reason", Text),
     Column("payout_id", Uuid),
+    Column("available_minor", BigInteger),
+    Column("retained_minor", BigInteger),
     PrimaryKeyConstraint("payout_run_id", "restaurant_id", name="payout_run_items_pkey"),
     ForeignKeyConstraint(
         ["payout_run_id"],
