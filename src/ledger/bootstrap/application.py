@@ -169,7 +169,9 @@ class Application:
         self._seal_worker = SealWorker(
             LedgerSealer(PostgresSealedBooks(engine)),
             interval_seconds=settings.seal_interval_seconds,
-            is_busy=lambda: self._ingest_events.is_busy or self._payout_worker.is_paying,
+            is_busy=lambda: (
+                self._ingest_events.is_busy or self._pay.is_busy or self._payout_worker.is_paying
+            ),
             on_failure=worker_failed,
             on_lag=lambda lag: metrics.seal_lag(lag.rows, lag.seconds),
             on_alarm=_log_seal_lag,

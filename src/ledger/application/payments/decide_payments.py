@@ -101,7 +101,8 @@ class DecidePayments:
                     found = await _in_transaction(uow.payments, chains, attempt, unknown)
                     if not isinstance(found, _Unopened):
                         await uow.commit()
-                        return found
+                        # Only now: others wait for the locks until the commit.
+                        return _outcomes_of(chains, found)
             except IdsTaken:
                 continue
             unknown |= await self._ledger.open_accounts(
@@ -186,10 +187,23 @@ class _Unopened(NamedTuple):
     accounts: set[BalanceAccount]
 
 
+class _Decided(NamedTuple):
+    """What was decided about chains: by their places, the orders that were stored, at
+    `recorded_at`; and what was found of the others.
+    """
+
+    stored: dict[str, StoredPayment]
+    sorted_out: "_SortedOut"
+    decided: dict[int, list[DecidedPayment]]
+    recorded_at: datetime
+
+
 async def _in_transaction(
     books: PaymentBooks, chains: Sequence[Chain], attempt: _Attempt, unknown: set[str]
-) -> list[Outcomes] | _Unopened:
-    """The outcomes of each chain. Payments to the restaurants in `unknown` are refused."""
+) -> _Decided | _Unopened:
+    """Decides chains and stores the decisions. Payments to the restaurants in `unknown` are
+    refused.
+    """
     orders = list(chained.from_iterable(chains))
     locked = await books.lock_accounts(*_accounts_of(orders))
     standings, now, stored_ids = await books.standings(
@@ -206,28 +220,28 @@ async def _in_transaction(
     opened = await books.restaurants(restaurants) if restaurants else {}
     if unopened := restaurants - opened.keys():
         return _Unopened(unopened)
-    outcomes = sorted_out.outcomes
-    if sorted_out.undecided:
-        decided = {
-            place: _decide_chain(chains[place], standings, opened, now)
-            for place in sorted_out.undecided
-        }
-        recorded_at = await books.store(
-            list(chained.from_iterable(decided.values())), attempt.batch_id
-        )
-        payments = {payment_id: found.payment for payment_id, found in stored.items()}
-        for place, all_of_chain in decided.items():
-            answers = [
-                first_payment(each.order, each.decline_reason, each.transaction_id, recorded_at)
-                for each in all_of_chain
-            ]
-            payments |= {payment.order.payment_id: payment for payment in answers}
-            outcomes[place] = {
-                payment.order.payment_id: AnsweredPayment(status_of(payment), payment)
-                for payment in answers
-            }
-        for place in sorted_out.repeating:
-            outcomes[place] = _outcomes_of_stored(chains[place], payments, new=frozenset())
+    decided = {
+        place: _decide_chain(chains[place], standings, opened, now)
+        for place in sorted_out.undecided
+    }
+    if not decided:
+        return _Decided(stored, sorted_out, decided, now)
+    recorded_at = await books.store(list(chained.from_iterable(decided.values())), attempt.batch_id)
+    return _Decided(stored, sorted_out, decided, recorded_at)
+
+
+def _outcomes_of(chains: Sequence[Chain], found: _Decided) -> list[Outcomes]:
+    """The outcomes of each chain."""
+    outcomes = found.sorted_out.outcomes
+    payments = {payment_id: each.payment for payment_id, each in found.stored.items()}
+    for place, all_of_chain in found.decided.items():
+        outcomes[place] = {}
+        for order, reason, transaction_id, _, _ in all_of_chain:
+            payment = first_payment(order, reason, transaction_id, found.recorded_at)
+            payments[order.payment_id] = payment
+            outcomes[place][order.payment_id] = AnsweredPayment(status_of(payment), payment)
+    for place in found.sorted_out.repeating:
+        outcomes[place] = _outcomes_of_stored(chains[place], payments, new=frozenset())
     return [outcomes[place] for place in range(len(chains))]
 
 
@@ -256,10 +270,11 @@ def _sort_out(
         ids = {order.payment_id for order in chain}
         if not taken.isdisjoint(ids):
             found.repeating.append(place)
-        elif outcomes := (
-            _outcomes_of_stored(chain, payments, new)
-            or _with_others_refused(chain, _not_found(chain, standings, unknown))
-        ):
+            continue
+        outcomes = (_outcomes_of_stored(chain, payments, new) if payments else {}) or (
+            _with_others_refused(chain, _not_found(chain, standings, unknown))
+        )
+        if outcomes:
             found.outcomes[place] = outcomes
             new -= ids
         else:
@@ -274,20 +289,18 @@ def _decide_chain(
     opened: dict[BalanceAccount, RestaurantStanding],
     now: datetime,
 ) -> list[DecidedPayment]:
-    parties = [
-        (order, standings[order.payer_account_id], _payee(order, standings, opened))
-        for order in chain
-    ]
-    reasons = decide_chain(
-        [
-            (order, payer, payee if isinstance(payee, AccountStanding) else None)
-            for order, payer, payee in parties
-        ],
-        now,
-    )
+    # The account that is paid, as the domain takes it, and whoever is paid, as the books do.
+    parties = []
+    payees: list[Payee] = []
+    for order in chain:
+        account = standings[order.payee_account_id] if order.payee_account_id else None
+        parties.append((order, standings[order.payer_account_id], account))
+        payees.append(account or opened[BalanceAccount(order.payee_restaurant_id, order.currency)])
     return [
         DecidedPayment(order, reason, str(uuid_utils.uuid7()), payer, payee)
-        for (order, payer, payee), reason in zip(parties, reasons, strict=True)
+        for (order, payer, _), payee, reason in zip(
+            parties, payees, decide_chain(parties, now), strict=True
+        )
     ]
 
 
@@ -296,16 +309,6 @@ def _accounts_of(orders: Sequence[PaymentOrder]) -> tuple[set[str], set[str]]:
     deciding = {order.payer_account_id for order in orders}
     others = {order.payee_account_id for order in orders if order.payee_account_id}
     return deciding, others - deciding
-
-
-def _payee(
-    order: PaymentOrder,
-    standings: dict[str, AccountStanding],
-    restaurants: dict[BalanceAccount, RestaurantStanding],
-) -> Payee:
-    if order.payee_account_id:
-        return standings[order.payee_account_id]
-    return restaurants[BalanceAccount(order.payee_restaurant_id, order.currency)]
 
 
 def _not_found(chain: Chain, standings: dict[str, AccountStanding], unknown: set[str]) -> Outcomes:

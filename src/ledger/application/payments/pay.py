@@ -106,6 +106,11 @@ class Pay:
         self.size_bytes = 0
         self._closed = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether commands wait or are being decided."""
+        return self._commands > 0
+
     async def authorize(self, order: PaymentOrder, *, size_bytes: int) -> PaymentOutcome:
         """Decides a valid order; returns its outcome once it is durable.
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
+from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -37,8 +38,14 @@ from ledger.infrastructure.postgres.payment_columns import (
     operation_of,
     payment_of,
 )
+from ledger.infrastructure.postgres.remembered_sums import (
+    PLACE,
+    RememberedSum,
+    remembered_in,
+)
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import set_lock_timeout
+from ledger.infrastructure.postgres.sessions.horizon import HORIZON
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
     NO_LONG_TAILS,
@@ -123,48 +130,87 @@ WHERE a.overdraft_limit_minor IS NOT NULL
 # a row for each account: those of $1 with what they have available, and those of $2. Nothing is
 # added up for an account that may go below zero without a limit: nothing is decided by its balance.
 #
+# $4 is the place in which the sums of the accounts $1 are remembered, and $5 to $7 are these sums,
+# or nothing. A sum starts from there, or else from the account's snapshot. Of what is added up,
+# `final_minor` may be remembered: the entries below `horizon`, the same for all.
+#
 # One plan serves any number of accounts, in small tables and in large ones: with LIMIT each account
 # is looked up by itself, and no plan reads a whole table to join it.
 #
 # Entries in the books of accounts never mature, so a sum needs no instant.
 SELECT_STANDINGS = f"""
+WITH moment AS MATERIALIZED (SELECT {HORIZON} AS horizon, {PLACE} AS place),
+remembered AS MATERIALIZED (
+  SELECT r.account_id, r.balance_account_id, r.horizon, r.available_minor,
+         m.place = $4::text AND r.horizon <= m.horizon AS counts
+  FROM moment AS m
+  CROSS JOIN (
+    SELECT r.account_id, r.balance_account_id, r.horizon::xid8 AS horizon,
+           r.available_minor::numeric AS available_minor
+    FROM unnest($1::text[], $5::bigint[], $6::text[], $7::text[])
+      AS r (account_id, balance_account_id, horizon, available_minor)
+  ) AS r
+),
+asked AS MATERIALIZED (
+  SELECT q.*, COALESCE(q.known_id, (
+           SELECT b.balance_account_id FROM balance_accounts AS b
+           WHERE b.account_id = q.account_id LIMIT 1
+         )) AS balance_account_id
+  FROM (
+    SELECT r.account_id, true AS decides,
+           CASE WHEN r.counts THEN r.balance_account_id END AS known_id,
+           CASE WHEN r.counts THEN r.horizon END AS horizon,
+           CASE WHEN r.counts THEN r.available_minor END AS available_minor
+    FROM remembered AS r
+    UNION ALL
+    SELECT unnest($2::text[]), false, NULL, NULL, NULL
+  ) AS q
+)
 SELECT GREATEST(ledger_now(), clock_timestamp()) AS now_at,
        ARRAY(SELECT p.payment_id FROM payments AS p WHERE p.payment_id = ANY ($3::text[]))
          AS stored_ids,
+       moment.place, moment.horizon::text AS horizon,
        NULL AS account_id, NULL::bigint AS balance_account_id, NULL AS currency, NULL AS state,
-       NULL::bigint AS overdraft_limit_minor, NULL::numeric AS available_minor,
-       NULL::bigint AS entries_read
+       NULL::bigint AS overdraft_limit_minor, NULL AS available_minor, NULL AS final_minor,
+       NULL::bigint AS entries_read, NULL::bigint AS final_count
+FROM moment
 UNION ALL
-SELECT NULL, NULL, q.account_id, {_ACCOUNT}, a.currency, a.state, a.overdraft_limit_minor,
-       CASE WHEN q.decides THEN settled.available_minor + tail.available_minor END,
-       tail.entries_count
-FROM (
-  SELECT unnest($1::text[]) AS account_id, true AS decides
-  UNION ALL
-  SELECT unnest($2::text[]), false
-) AS q
-CROSS JOIN LATERAL (
-  SELECT b.balance_account_id FROM balance_accounts AS b WHERE b.account_id = q.account_id LIMIT 1
-) AS books
+SELECT NULL, NULL, NULL, NULL, books.account_id, books.balance_account_id, a.currency, a.state,
+       a.overdraft_limit_minor,
+       CASE WHEN a.is_added_up THEN (settled.available_minor + tail.available_minor)::text END,
+       CASE WHEN a.is_added_up THEN (settled.available_minor + tail.final_minor)::text END,
+       tail.entries_count, tail.final_count
+FROM asked AS books
 CROSS JOIN LATERAL (
   SELECT a.currency, a.state, a.overdraft_limit_minor,
-         q.decides AND a.overdraft_limit_minor IS NOT NULL AS is_added_up
-  FROM accounts AS a WHERE a.account_id = q.account_id LIMIT 1
+         books.decides AND a.overdraft_limit_minor IS NOT NULL AS is_added_up
+  FROM accounts AS a WHERE a.account_id = books.account_id LIMIT 1
 ) AS a
 LEFT JOIN LATERAL (
-  SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s WHERE a.is_added_up
+  SELECT s.* FROM {latest_snapshot(_ACCOUNT)} AS s
+  WHERE a.is_added_up AND books.horizon IS NULL
+  OFFSET 0
 ) AS s ON true
 CROSS JOIN LATERAL (
-  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds'), 0)
-           AS available_minor
-  FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
+  SELECT COALESCE(books.horizon, s.horizon) AS horizon,
+         COALESCE(books.available_minor, (
+           SELECT sum(l.total_minor) FILTER (WHERE l.ledger_account = 'account_funds')
+           FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
+         ), 0) AS available_minor
+  OFFSET 0
 ) AS settled
 CROSS JOIN LATERAL (
-  SELECT COALESCE(sum({signed_minor("account_funds", "0")}), 0) AS available_minor,
-         count(*) AS entries_count
-  FROM ledger_entries AS e
-  WHERE {tail(_ACCOUNT)} AND a.is_added_up
+  SELECT COALESCE(sum(e.funds_minor), 0) AS available_minor, count(*) AS entries_count,
+         COALESCE(sum(e.funds_minor) FILTER (WHERE e.is_final), 0) AS final_minor,
+         count(*) FILTER (WHERE e.is_final) AS final_count
+  FROM (
+    SELECT {signed_minor("account_funds", "0")} AS funds_minor,
+           e.recorded_txid < (SELECT horizon FROM moment) AS is_final
+    FROM ledger_entries AS e
+    WHERE {tail(_ACCOUNT, "settled")} AND a.is_added_up
+  ) AS e
 ) AS tail
+WHERE books.balance_account_id IS NOT NULL
 """
 
 # The restaurants $1 in the currencies $2 that have a balance account; $3 is the maturity of those
@@ -377,6 +423,9 @@ SELECT (SELECT count(*) FROM stored) AS stored_count, recorded_now() AS recorded
 """
 
 
+# Of an account of which nothing is remembered.
+_NOTHING = (None, None, None)
+
 _ACCOUNT_STATES = {state.value: state for state in AccountState}
 
 
@@ -440,20 +489,41 @@ class PostgresPaymentBooks:
         others: Collection[str],
         payment_ids: Collection[str] = (),
     ) -> Standings:
+        remembered = remembered_in(self._connection)
+        known = remembered.of(deciding)
+        sums = [known.get(account_id, _NOTHING) for account_id in deciding] if known else []
         moment, *rows = await self._connection.fetch(
-            SELECT_STANDINGS, list(deciding), list(others), list(payment_ids)
+            SELECT_STANDINGS,
+            list(deciding),
+            list(others),
+            list(payment_ids),
+            remembered.place,
+            *_columns([each[:3] for each in sums], 3),
         )
+        place, horizon = moment["place"], moment["horizon"]
+        if place != remembered.place:
+            known = {}
+        entries_max = self._long_tails.entries_max
+        now = monotonic()
         accounts: dict[str, AccountStanding] = {}
         tails: list[tuple[int, int]] = []
-        for _, _, account_id, number, currency, state, limit_minor, available_minor, read in rows:
-            accounts[account_id] = AccountStanding(
-                number,
-                currency,
-                _ACCOUNT_STATES[state],
-                limit_minor,
-                None if available_minor is None else int(available_minor),
+        final: dict[str, RememberedSum] = {}
+        for row in rows:
+            (account_id, number, currency, state, limit_minor, available, settled, read, ended) = (
+                row[4:]
             )
-            tails.append((number, read))
+            available_minor = None
+            if available is not None:
+                available_minor = int(available)
+                counted = known[account_id].entries_count if account_id in known else 0
+                if counted + read > entries_max:
+                    tails.append((number, counted + read))
+                    counted = -ended
+                final[account_id] = RememberedSum(number, horizon, settled, counted + ended, now)
+            accounts[account_id] = AccountStanding(
+                number, currency, _ACCOUNT_STATES[state], limit_minor, available_minor
+            )
+        remembered.keep(place, final)
         self._long_tails.report(tails)
         return Standings(accounts, moment["now_at"], moment["stored_ids"])
 
