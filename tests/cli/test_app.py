@@ -122,7 +122,6 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 
 METAVARS = {
     "--about": "ID",
-    "--method": "NAME",
     "--address": "HOST:PORT",
     "--amount": "AMOUNT",
     "--as-of": "DATE",
@@ -137,11 +136,14 @@ METAVARS = {
     "--expires-at": "INSTANT",
     "--expires-in": "DURATION",
     "--fee": "AMOUNT",
+    "--font": "FILE",
     "--from": "INSTANT",
     "--maturity-days": "DAYS",
     "--metadata": "KEY=VALUE",
+    "--method": "NAME",
     "--min-amount": "AMOUNT",
     "--min-amount-minor": "NUMBER",
+    "--month": "MONTH",
     "--name": "TEXT",
     "--occurred-at": "INSTANT",
     "--operation-id": "ID",

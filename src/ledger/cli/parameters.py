@@ -113,6 +113,23 @@ class SettlementDate(click.ParamType[date]):
         return found
 
 
+class Month(click.ParamType[tuple[date, date]]):
+    """A month: its first date, and that of the next month."""
+
+    name = "month"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[date, date]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch("([0-9]{4})-(0[1-9]|1[0-2])", value)
+        if match is None or not 1 <= int(match[1]) < date.max.year:
+            self.fail(f"must be a month such as 2025-12 (it is {value!r})", param, ctx)
+        first = date(int(match[1]), int(match[2]), 1)
+        return first, (first + timedelta(days=31)).replace(day=1)
+
+
 class Word(click.ParamType[str]):
     """One of the contract's words, in either case, with its prefix or without.
 
