@@ -1,109 +1,18 @@
 """docs/payments.md: its commands do what it shows."""
 
-import re
-import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pool, json_format, message_factory
 from support.audit import assert_books_in_order
-from support.commands import run_command
 from support.running import RunningLedger
-
-PAGE = Path(__file__).parents[2] / "docs" / "payments.md"
-LEFT_OUT = "…"
-
-# What differs from run to run, and what it is replaced by. Tables are as wide as their cells.
-VARYING = {
-    r"\d{4}-\d\d-\d\dT[\d:.]+Z": "INSTANT",
-    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}": "ID",
-    r"\b[0-9a-f]{32}\b": "ETAG",
-    r"[─━]+": "─",
-    r" +": " ",
-}
-
-
-@dataclass
-class Step:
-    """A command of the page, and the lines that it shows below it."""
-
-    command: str
-    shown: list[str] = field(default_factory=list)
-
-
-def steps_of(page: str) -> list[Step]:
-    """All commands of the page in their order."""
-    steps: list[Step] = []
-    for block in re.findall(r"^```\n(\$ .*?)\n```$", page, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                steps.append(Step(line.removeprefix("$ ")))
-            else:
-                steps[-1].shown.append(line)
-    return steps
-
-
-def lasting(lines: list[str]) -> list[str]:
-    """The lines without what differs from run to run."""
-    text = "\n".join(lines)
-    for pattern, word in VARYING.items():
-        text = re.sub(pattern, word, text)
-    return text.splitlines()
-
-
-async def grpcurl(ledger: RunningLedger, arguments: list[str]) -> list[str]:
-    """What `grpcurl -plaintext -d REQUEST ADDRESS METHOD` would print."""
-    (plaintext, data, request_text, _, path) = arguments
-    assert (plaintext, data) == ("-plaintext", "-d")
-    service, method_name = path.split("/")
-    method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(method_name)
-    request: Any = message_factory.GetMessageClass(method.input_type)()
-    json_format.Parse(request_text, request)
-    response_type: Any = message_factory.GetMessageClass(method.output_type)
-    call = ledger.channel.unary_unary(
-        f"/{path}",
-        request_serializer=type(request).SerializeToString,
-        response_deserializer=response_type.FromString,
-    )
-    return json_format.MessageToJson(await call(request), indent=2).splitlines()
-
-
-def write_file(name: str, lines: list[str]) -> None:
-    Path(name).write_text("\n".join(lines), encoding="utf-8")
-
-
-def is_shown(shown: list[str], seen: list[str]) -> bool:
-    """Whether the page shows what was seen, in its order, except lines that it leaves out."""
-    if LEFT_OUT not in shown:
-        return lasting(shown) == lasting(seen)
-    left = iter(lasting(seen))
-    return all(line in left for line in lasting(shown) if line != LEFT_OUT)
+from support.walks import walk
 
 
 async def test_walk_does_what_the_page_shows(
-    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every command in its order, with its output and its exit status."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEDGER_GRPC_ADDRESS", ledger.address)
-    status = 0
-    for step in steps_of(PAGE.read_text(encoding="utf-8")):
-        program, *arguments = shlex.split(step.command)
-        match program:
-            case "ledger":
-                outcome = await run_command(*arguments)
-                status = outcome.status
-                stdout, stderr = outcome.stdout.splitlines(), outcome.stderr.splitlines()
-                # A terminal shows both, in the order in which the command writes them.
-                assert is_shown(step.shown, stdout + stderr) or is_shown(
-                    step.shown, stderr + stdout
-                ), f"{step.command}\n{outcome.stdout}{outcome.stderr}"
-            case "grpcurl":
-                response = await grpcurl(ledger, arguments)
-                assert is_shown(step.shown, response), (step.command, response)
-            case "cat":
-                write_file(arguments[0], step.shown)
-            case _:
-                assert (step.command, step.shown) == ("echo $?", [str(status)])
+    await walk("payments.md", ledger)
     await assert_books_in_order(ledger.database)

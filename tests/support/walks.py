@@ -1,0 +1,134 @@
+"""Pages of docs/ that are walks: commands, each with the lines that it shows below it.
+
+`walk` runs all commands of a page in their order and compares.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pool, json_format, message_factory
+
+from support.commands import run_command
+from support.running import RunningLedger
+
+DOCS = Path(__file__).parents[2] / "docs"
+LEFT_OUT = "…"
+
+# What differs from run to run, and what it is replaced by. Tables are as wide as their cells.
+VARYING = {
+    r"\d{4}-\d\d-\d\dT[\d:.]+Z": "INSTANT",
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}": "ID",
+    r"\b[0-9a-f]{64}\b": "HASH",
+    r"\b[0-9a-f]{32}\b": "ETAG",
+    r"[─━]+": "─",
+    r" +": " ",
+}
+
+
+@dataclass
+class Step:
+    """A command of a page, and the lines that the page shows below it."""
+
+    command: str
+    shown: list[str] = field(default_factory=list)
+
+
+def steps_of(page: str) -> list[Step]:
+    """All commands of the page in their order."""
+    steps: list[Step] = []
+    for block in re.findall(r"^```\n(\$ .*?)\n```$", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                steps.append(Step(line.removeprefix("$ ")))
+            else:
+                steps[-1].shown.append(line)
+    return steps
+
+
+def lasting(lines: list[str]) -> list[str]:
+    """The lines without what differs from run to run."""
+    text = "\n".join(lines)
+    for pattern, word in VARYING.items():
+        text = re.sub(pattern, word, text)
+    return text.splitlines()
+
+
+def is_shown(shown: list[str], seen: list[str]) -> bool:
+    """Whether the page shows what was seen, in its order, except lines that it leaves out."""
+    if LEFT_OUT not in shown:
+        return lasting(shown) == lasting(seen)
+    left = iter(lasting(seen))
+    return all(line in left for line in lasting(shown) if line != LEFT_OUT)
+
+
+async def walk(page: str, ledger: RunningLedger) -> None:
+    """Runs each command of `page`, a file of docs/: its output and its exit status are as shown.
+
+    `$ cat FILE` writes what the page shows into the file, `$ echo $?` shows the exit status of the
+    `ledger` before. An id that a later command names is the one that an earlier command printed in
+    the same place of the page. The environment names the server and the database.
+    """
+    status = 0
+    ids: dict[str, str] = {}
+    for step in steps_of((DOCS / page).read_text(encoding="utf-8")):
+        program, *arguments = shlex.split(_with_ids(step.command, ids))
+        match program:
+            case "ledger":
+                outcome = await run_command(*arguments)
+                status = outcome.status
+                stdout, stderr = outcome.stdout.splitlines(), outcome.stderr.splitlines()
+                # A terminal shows both, in the order in which the command writes them.
+                assert is_shown(step.shown, stdout + stderr) or is_shown(
+                    step.shown, stderr + stdout
+                ), f"{step.command}\n{outcome.stdout}{outcome.stderr}"
+                _learn(ids, step.shown, stdout + stderr)
+            case "grpcurl":
+                response = await grpcurl(ledger, arguments)
+                assert is_shown(step.shown, response), (step.command, response)
+            case "cat":
+                _write_file(arguments[0], step.shown)
+            case _:
+                assert (step.command, step.shown) == ("echo $?", [str(status)])
+
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{64}\b")
+
+
+def _learn(ids: dict[str, str], shown: list[str], seen: list[str]) -> None:
+    """Notes which id was printed where the page shows another one: lines in their order."""
+    left = iter(seen)
+    for line in shown:
+        if line == LEFT_OUT or not _ID.search(line):
+            continue
+        for found in left:
+            if lasting([found]) == lasting([line]):
+                ids.update(zip(_ID.findall(line), _ID.findall(found), strict=True))
+                break
+
+
+def _with_ids(command: str, ids: dict[str, str]) -> str:
+    return _ID.sub(lambda found: ids.get(found[0], found[0]), command)
+
+
+async def grpcurl(ledger: RunningLedger, arguments: list[str]) -> list[str]:
+    """What `grpcurl -plaintext -d REQUEST ADDRESS METHOD` would print."""
+    (plaintext, data, request_text, _, path) = arguments
+    assert (plaintext, data) == ("-plaintext", "-d")
+    service, method_name = path.split("/")
+    method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(method_name)
+    request: Any = message_factory.GetMessageClass(method.input_type)()
+    json_format.Parse(request_text, request)
+    response_type: Any = message_factory.GetMessageClass(method.output_type)
+    call = ledger.channel.unary_unary(
+        f"/{path}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=response_type.FromString,
+    )
+    return json_format.MessageToJson(await call(request), indent=2).splitlines()
+
+
+def _write_file(name: str, lines: list[str]) -> None:
+    Path(name).write_text("\n".join(lines), encoding="utf-8")
