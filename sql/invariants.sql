@@ -17,14 +17,18 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- check: entries_follow_posting_rules
 -- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
--- entry of the fee exists if and only if the fee is above 0; the fee of a refund posts nothing. The
+-- entry of a fee exists if and only if that fee is above 0; the fee of a refund posts nothing. The
 -- entries of payouts and payments have checks further below. The rules are those of
 -- ledger.domain.posting_rules. A test compares the two.
 WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
     ('charge_succeeded', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('charge_succeeded', 3, 'PROCESSOR_COST', 'processor_costs', 'processor_clearing',
+     'processor_fee'),
     ('refund_succeeded', 1, 'REFUND', 'restaurant_payable', 'processor_clearing', 'amount'),
+    ('refund_succeeded', 2, 'PROCESSOR_COST', 'processor_costs', 'processor_clearing',
+     'processor_fee'),
     ('fee_assessed', 1, 'FEE', 'restaurant_payable', 'platform_fees', 'amount'),
     ('adjustment_credited', 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 'amount'),
     ('adjustment_debited', 1, 'ADJUSTMENT_DEBIT', 'restaurant_payable', 'adjustments', 'amount'),
@@ -32,17 +36,49 @@ WITH rule (event_type, position, entry_type, debit_account, credit_account, amou
     ('dispute_opened', 2, 'DISPUTE_WITHDRAWAL', 'dispute_receivable', 'processor_clearing',
      'amount'),
     ('dispute_opened', 3, 'DISPUTE_FEE', 'restaurant_payable', 'processor_clearing', 'fee'),
+    ('dispute_opened', 4, 'PROCESSOR_COST', 'processor_costs', 'processor_clearing',
+     'processor_fee'),
     ('dispute_won', 1, 'DISPUTE_RELEASE', 'dispute_hold', 'restaurant_payable', 'amount'),
     ('dispute_won', 2, 'DISPUTE_REINSTATEMENT', 'processor_clearing', 'dispute_receivable',
      'amount'),
-    ('dispute_lost', 1, 'DISPUTE_LOSS', 'dispute_hold', 'dispute_receivable', 'amount')
+    ('dispute_lost', 1, 'DISPUTE_LOSS', 'dispute_hold', 'dispute_receivable', 'amount'),
+    ('refund_failed', 1, 'REFUND_REVERSAL', 'processor_clearing', 'restaurant_payable', 'amount'),
+    ('charge_reversed', 1, 'CHARGE_REVERSAL', 'restaurant_payable', 'processor_clearing', 'amount'),
+    ('charge_reversed', 2, 'FEE_REVERSAL', 'platform_fees', 'restaurant_payable', 'fee'),
+    ('fee_refunded', 1, 'FEE_REVERSAL', 'platform_fees', 'restaurant_payable', 'amount'),
+    ('dispute_fee_refunded', 1, 'DISPUTE_FEE_REVERSAL', 'processor_clearing', 'restaurant_payable',
+     'amount'),
+    ('processor_fee_assessed', 1, 'PROCESSOR_COST', 'processor_costs', 'processor_clearing',
+     'amount'),
+    ('processor_fee_refunded', 1, 'PROCESSOR_COST_REVERSAL', 'processor_clearing',
+     'processor_costs', 'amount'),
+    ('tax_withheld', 1, 'TAX_WITHHELD', 'restaurant_payable', 'tax_withheld', 'amount'),
+    ('tax_withholding_reversed', 1, 'TAX_WITHHELD_REVERSAL', 'tax_withheld', 'restaurant_payable',
+     'amount'),
+    ('reserve_held', 1, 'RESERVE_HOLD', 'restaurant_payable', 'reserve_hold', 'amount'),
+    ('reserve_released', 1, 'RESERVE_RELEASE', 'reserve_hold', 'restaurant_payable', 'amount'),
+    ('top_up_received', 1, 'TOP_UP', 'platform_cash', 'restaurant_payable', 'amount'),
+    ('debt_written_off', 1, 'WRITE_OFF', 'bad_debt', 'restaurant_payable', 'amount'),
+    ('processor_settled', 1, 'PROCESSOR_SETTLEMENT', 'platform_cash', 'processor_clearing',
+     'amount'),
+    ('processor_settlement_debited', 1, 'PROCESSOR_SETTLEMENT_DEBIT', 'processor_clearing',
+     'platform_cash', 'amount')
+),
+-- Without a fee the entries behind it move up.
+placed AS (
+  SELECT rule.*, count(*) FILTER (WHERE amount = 'fee')
+                   OVER (PARTITION BY event_type ORDER BY position) AS fees_before
+  FROM rule
 ),
 expected AS (
-  SELECT v.event_id, r.position, r.entry_type, r.debit_account, r.credit_account,
-         CASE r.amount WHEN 'fee' THEN v.fee_minor ELSE v.amount_minor END AS amount_minor
+  SELECT v.event_id, r.entry_type, r.debit_account, r.credit_account,
+         r.position - CASE WHEN v.fee_minor > 0 THEN 0 ELSE r.fees_before END AS position,
+         CASE r.amount WHEN 'fee' THEN v.fee_minor WHEN 'processor_fee' THEN v.processor_fee_minor
+                       ELSE v.amount_minor END AS amount_minor
   FROM processor_events AS v
-  JOIN rule AS r ON r.event_type = v.type
-  WHERE r.amount = 'amount' OR v.fee_minor > 0
+  JOIN placed AS r ON r.event_type = v.type
+  WHERE CASE r.amount WHEN 'fee' THEN v.fee_minor > 0
+                      WHEN 'processor_fee' THEN v.processor_fee_minor > 0 ELSE true END
 ),
 posted AS (
   SELECT event_id, position, entry_type, debit_account, credit_account, amount_minor
@@ -101,17 +137,20 @@ WHERE (e.transaction_id, e.recorded_txid, e.occurred_at, e.recorded_at)
       IS DISTINCT FROM (v.transaction_id, v.recorded_txid, v.occurred_at, v.recorded_at);
 
 -- check: entries_stand_in_the_account_of_their_event
--- An entry stands in the balance account of its event's restaurant and currency.
+-- An entry stands in the balance account of its event's restaurant and currency, or in the
+-- platform's if the event has no restaurant.
 SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('stands in %s; event %s is of %s/%s',
-              COALESCE(a.restaurant_id || '/' || a.currency, a.account_id), v.event_id,
-              v.restaurant_id, v.currency)
+              COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                       '(platform)/' || a.currency),
+              v.event_id, COALESCE(NULLIF(v.restaurant_id, ''), '(platform)'), v.currency)
          AS detail
 FROM ledger_entries AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
 JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
-WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (v.restaurant_id, v.currency);
+WHERE (CASE WHEN a.account_id IS NULL THEN COALESCE(a.restaurant_id, '') END, a.currency)
+      IS DISTINCT FROM (v.restaurant_id, v.currency);
 
 -- check: entries_have_an_event
 -- An entry names the event or the payment that posted it, and that event is stored. Only a payout's
@@ -135,9 +174,9 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE a.balance_account_id IS NULL;
 
 -- check: charges_mature_after_whole_days
--- Only entries of charges have available_at, and it is 1 to 365 times 24 hours after occurred_at.
--- For 0 days it is NULL. No column has the restaurant's maturity days at the time of booking, so
--- the number of days itself cannot be checked.
+-- Of the entries of events without available_at, only those of charges have one, and it is 1 to 365
+-- times 24 hours after occurred_at. For 0 days it is NULL. No column has the restaurant's maturity
+-- days at the time of booking, so the number of days itself cannot be checked.
 SELECT 'charges_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type,
@@ -148,10 +187,23 @@ JOIN processor_events AS v ON v.event_id = e.event_id
 CROSS JOIN LATERAL (
   SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.occurred_at)
            AS maturity_seconds) AS m
-WHERE e.available_at IS NOT NULL
-  AND (v.type = 'charge_succeeded'
+WHERE e.available_at IS NOT NULL AND v.available_at IS NULL
+  AND (v.type = 'charge_succeeded' AND e.entry_type IN ('CHARGE', 'FEE')
        AND m.maturity_seconds % 86400 = 0
        AND m.maturity_seconds BETWEEN 86400 AND 365 * 86400) IS NOT TRUE;
+
+-- check: entries_are_available_as_the_processor_says
+-- The entries of an event with available_at have the same one, except the processor's cost, which
+-- counts at once.
+SELECT 'entries_are_available_as_the_processor_says' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('a %s is available at %s, its event %s says %s', e.entry_type,
+              COALESCE(e.available_at::text, 'once'), v.event_id, v.available_at) AS detail
+FROM processor_events AS v
+JOIN ledger_entries AS e ON e.event_id = v.event_id
+WHERE v.available_at IS NOT NULL
+  AND e.available_at IS DISTINCT FROM
+      CASE WHEN e.entry_type <> 'PROCESSOR_COST' THEN v.available_at END;
 
 -- check: fees_mature_with_their_charge
 -- The fee of a charge has the charge's available_at, so that what matures is always the net amount.
@@ -371,6 +423,7 @@ WHERE a.restaurant_id IS NULL;
 -- with the number before.
 SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               s.balance_account_id::text)
          AS entity,
        format('has %s payouts, numbered %s', s.payouts_count, s.sequences) AS detail
@@ -388,6 +441,7 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 -- date.
 SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               s.balance_account_id::text)
          AS entity,
        CASE WHEN s.as_of IS NULL THEN format('%s payouts are in flight', s.payouts_count)
@@ -473,7 +527,8 @@ WHERE i.amount_minor::numeric
   IS DISTINCT FROM i.counted_minor::numeric - COALESCE(f.counted_minor, 0)
    OR i.payout_id IS NULL
    OR CASE WHEN i.entry_type IN ('FEE', 'REFUND', 'ADJUSTMENT_DEBIT', 'DISPUTE_HOLD',
-                                 'DISPUTE_FEE', 'REFUND_OUT') THEN i.amount_minor > 0
+                                 'DISPUTE_FEE', 'REFUND_OUT', 'CHARGE_REVERSAL', 'TAX_WITHHELD',
+                                 'RESERVE_HOLD') THEN i.amount_minor > 0
            ELSE i.amount_minor < 0 END;
 
 -- check: payouts_count_what_is_booked
@@ -1077,6 +1132,7 @@ WHERE (account_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(account_id) <= 128
 -- What is held in an account is the sum of what its payments hold.
 SELECT 'held_is_in_payments' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               COALESCE(s.balance_account_id, p.balance_account_id)::text)
          AS entity,
        format('account_held is %s, its payments hold %s', COALESCE(s.balance_minor, 0),
@@ -1163,15 +1219,22 @@ HAVING count(*) > 1;
 
 -- check: fingerprints_match_their_events
 -- The fingerprint is the SHA-256 of the stored fields, so no field was changed later. The text is
--- that of ledger.domain.events.fingerprint. extract() is numeric, so the microseconds are exact.
+-- that of ledger.domain.events.fingerprint, whose version 2 has the later fields. extract() is
+-- numeric, so the microseconds are exact.
 SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity,
        'event ' || event_id AS entity,
        'the stored fields do not give the fingerprint' AS detail
 FROM processor_events
 WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
-  concat_ws(E'\n', '1', type, restaurant_id, currency, amount_minor, fee_minor,
+  concat_ws(E'\n',
+            CASE WHEN num_nonnulls(available_at, processor_fee_minor) > 0 THEN 2 ELSE 1 END,
+            type, restaurant_id, currency, amount_minor, fee_minor,
             trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''),
-            reference), 'UTF8'));
+            reference,
+            CASE WHEN num_nonnulls(available_at, processor_fee_minor) > 0 THEN
+              concat_ws(E'\n',
+                        COALESCE(trim_scale(extract(epoch FROM available_at) * 1000000)::text, ''),
+                        COALESCE(processor_fee_minor, 0)) END), 'UTF8'));
 
 -- check: events_are_within_limits
 -- Ids, amounts, fees and instants are as the contract promises. CHECK constraints guard inserts.
@@ -1179,15 +1242,30 @@ WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
 -- sum of events, so its amount may be above an event's limit.
 SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity,
        'event ' || event_id AS entity,
-       format('%s of %s minor units, fee %s, occurred at %s, reference "%s"',
-              type, amount_minor, fee_minor, occurred_at, reference) AS detail
+       format('%s of %s, %s minor units, fee %s, processor''s fee %s, occurred at %s, available at'
+              ' %s, reference "%s"', type, COALESCE(NULLIF(restaurant_id, ''), '(platform)'),
+              amount_minor, fee_minor, COALESCE(processor_fee_minor, 0), occurred_at,
+              COALESCE(available_at::text, 'no time'), reference) AS detail
 FROM processor_events
 WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND reference ~ '^[ -~]*$' AND octet_length(reference) <= 255
        AND amount_minor >= 1
        AND (amount_minor <= 1000000000000 OR type IN ('payout_paid', 'payout_failed'))
-       AND fee_minor BETWEEN 0 AND amount_minor
-       AND (fee_minor = 0 OR type IN ('charge_succeeded', 'dispute_opened', 'refund_succeeded'))
+       AND fee_minor BETWEEN 0 AND CASE type WHEN 'dispute_opened' THEN 1000000000000
+                                             ELSE amount_minor END
+       AND (fee_minor = 0 OR type IN ('charge_succeeded', 'charge_reversed', 'dispute_opened',
+                                      'refund_succeeded'))
+       AND (processor_fee_minor IS NULL
+            OR processor_fee_minor BETWEEN 1 AND 1000000000000
+               AND type IN ('charge_succeeded', 'refund_succeeded', 'dispute_opened'))
+       AND (available_at IS NULL
+            OR available_at - occurred_at BETWEEN interval '0' AND interval '400 days'
+               AND type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
+                            'tax_withheld'))
+       AND CASE WHEN restaurant_id = '' THEN
+                  type IN ('processor_fee_assessed', 'processor_fee_refunded',
+                           'processor_settled', 'processor_settlement_debited')
+                ELSE type NOT IN ('processor_settled', 'processor_settlement_debited') END
        AND occurred_at >= '2000-01-01 00:00:00+00'
        AND (payout_id IS NOT NULL) = (type IN ('payout_paid', 'payout_failed'))) IS NOT TRUE;
 
@@ -1201,7 +1279,12 @@ FROM processor_events
 GROUP BY type
 HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed',
                  'adjustment_credited', 'adjustment_debited', 'dispute_opened',
-                 'dispute_won', 'dispute_lost', 'payout_paid', 'payout_failed')) IS NOT TRUE;
+                 'dispute_won', 'dispute_lost', 'payout_paid', 'payout_failed', 'refund_failed',
+                 'charge_reversed', 'fee_refunded', 'dispute_fee_refunded',
+                 'processor_fee_assessed', 'processor_fee_refunded', 'tax_withheld',
+                 'tax_withholding_reversed', 'reserve_held', 'reserve_released',
+                 'top_up_received', 'debt_written_off', 'processor_settled',
+                 'processor_settlement_debited')) IS NOT TRUE;
 
 -- check: currencies_are_known
 -- Every currency is one of ledger.domain.money, which knows its minor unit; a test compares the
@@ -1232,20 +1315,26 @@ WHERE (currency = ANY (string_to_array(
   'XAF XCD XCG XOF XPF YER ZAR ZMW ZWG ZWL', ' '))) IS NOT TRUE;
 
 -- check: events_have_a_balance_account
--- The restaurant of an event is registered and has a balance account in the event's currency.
+-- The restaurant of an event is registered and has a balance account in the event's currency; the
+-- platform has one for events without a restaurant.
 SELECT 'events_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'event ' || v.event_id AS entity,
-       format('there is no balance account %s/%s', v.restaurant_id, v.currency) AS detail
+       format('there is no balance account %s/%s',
+              COALESCE(NULLIF(v.restaurant_id, ''), '(platform)'), v.currency) AS detail
 FROM processor_events AS v
-LEFT JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
+LEFT JOIN balance_accounts AS a
+  ON CASE WHEN a.account_id IS NULL THEN COALESCE(a.restaurant_id, '') END = v.restaurant_id
+    AND a.currency = v.currency
 WHERE a.balance_account_id IS NULL;
 
 -- check: balance_accounts_have_a_holder
--- A balance account is of one registered restaurant, or of one account that exists.
+-- A balance account is of one registered restaurant, of one account that exists, or of neither: then
+-- it is the platform's.
 SELECT 'balance_accounts_have_a_holder' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               a.balance_account_id::text) AS entity,
-       CASE WHEN num_nonnulls(a.restaurant_id, a.account_id) <> 1 THEN
+       CASE WHEN num_nonnulls(a.restaurant_id, a.account_id) > 1 THEN
               format('is of restaurant %s and of account %s', COALESCE(a.restaurant_id, '(none)'),
                      COALESCE(a.account_id, '(none)'))
             WHEN a.account_id IS NULL THEN
@@ -1254,19 +1343,19 @@ SELECT 'balance_accounts_have_a_holder' AS check_name, 'ERROR' AS severity,
 FROM balance_accounts AS a
 LEFT JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
 LEFT JOIN accounts AS h ON h.account_id = a.account_id
-WHERE num_nonnulls(a.restaurant_id, a.account_id) <> 1
-   OR num_nonnulls(r.restaurant_id, h.account_id) <> 1;
+WHERE num_nonnulls(a.restaurant_id, a.account_id) > 1
+   OR num_nonnulls(r.restaurant_id, h.account_id) <> num_nonnulls(a.restaurant_id, a.account_id);
 
 -- check: balance_accounts_are_unique
--- A restaurant has one balance account in each currency: two would split its balance. So would two
--- of an account.
+-- A restaurant has one balance account in each currency, and so has the platform: two would split
+-- its balance. So would two of an account.
 SELECT 'balance_accounts_are_unique' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(restaurant_id || '/' || currency, account_id) AS entity,
+       'account ' || COALESCE(restaurant_id || '/' || currency, account_id,
+                              '(platform)/' || currency) AS entity,
        format('there are %s of it: %s', count(*),
               string_agg(balance_account_id::text, ', ' ORDER BY balance_account_id))
          AS detail
 FROM balance_accounts
-WHERE restaurant_id IS NOT NULL OR account_id IS NOT NULL
 GROUP BY restaurant_id, account_id, currency
 HAVING count(*) > 1;
 
@@ -1276,7 +1365,8 @@ HAVING count(*) > 1;
 -- thing that an auditor asks for.
 SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
        CASE WHEN GROUPING(a.account_id) = 1 THEN 'currency ' || a.currency
-            ELSE 'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) END
+            ELSE 'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                                        '(platform)/' || a.currency) END
          AS entity,
        format('debits are %s, credits %s', sum(s.debit_minor), sum(s.credit_minor)) AS detail
 FROM (
@@ -1307,7 +1397,11 @@ WITH chart (account, normal_side) AS (
     ('adjustments', 'debit'),
     ('account_funds', 'credit'),
     ('account_held', 'credit'),
-    ('interaccount', 'debit')
+    ('interaccount', 'debit'),
+    ('processor_costs', 'debit'),
+    ('tax_withheld', 'credit'),
+    ('reserve_hold', 'credit'),
+    ('bad_debt', 'debit')
 ),
 balance AS (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
@@ -1325,7 +1419,8 @@ sheet AS (
   GROUP BY b.balance_account_id
 )
 SELECT 'balance_sheets_close' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
        format('debit accounts hold %s, credit accounts %s; not in the chart: %s',
               s.assets_minor, s.liabilities_minor, COALESCE(s.unknown, 'none')) AS detail
 FROM sheet AS s
@@ -1335,7 +1430,8 @@ WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
 -- check: balances_fit_int64
 -- The balance of every account fits the int64 in which the service returns it.
 SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
        format('the balance of %s is %s', m.ledger_account, abs(m.balance_minor)) AS detail
 FROM (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
@@ -1348,7 +1444,8 @@ WHERE abs(m.balance_minor) > 9223372036854775807;
 -- check: reserved_is_not_negative
 -- A restaurant's payouts release no more than was reserved for them.
 SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
        format('payout_reserved is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -1363,6 +1460,7 @@ WHERE s.balance_minor < 0;
 -- The reserve of a balance account is the sum of its payouts in flight.
 SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               COALESCE(s.balance_account_id, p.balance_account_id)::text)
          AS entity,
        format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0),
@@ -1409,6 +1507,7 @@ counted AS (
 )
 SELECT 'payouts_leave_nothing_negative' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               b.balance_account_id::text)
          AS entity,
        format('restaurant_payable is %s, the debits since the latest payout explain %s',
@@ -1508,6 +1607,7 @@ recomputed AS (
 )
 SELECT 'snapshots_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               s.balance_account_id::text)
        || ', snapshot ' || s.horizon
          AS entity,
@@ -1539,6 +1639,7 @@ WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
 -- went back in time; servers do not read such a snapshot.
 SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               s.balance_account_id::text)
        || ', snapshot ' || s.horizon
          AS entity,
@@ -1606,6 +1707,7 @@ recomputed AS (
 )
 SELECT 'statement_marks_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency,
                               r.balance_account_id::text)
        || ', mark ' || r.horizon
          AS entity,
@@ -1680,6 +1782,8 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      ' OR (old.currency <> new.currency)))'),
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
+    ('ledger_seals', 'ledger_seals_check_events', 'check_sealed_events', 7, 'A',
+     '((new.events_version < 2))'),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_stays', 'ledger_stays_deny_change', 'deny_change', 58, 'A', ''),
     ('payment_operations', 'payment_operations_deny_change', 'deny_change', 58, 'A', ''),
@@ -1805,7 +1909,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('audit_log', 'audit_log_what_check', '9468260a2e282e32e23b037fe90585e1'),
     ('balance_accounts', 'balance_accounts_account_id_fkey', '43b3a58bfd70b9154f25ec47e253eb56'),
     ('balance_accounts', 'balance_accounts_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
-    ('balance_accounts', 'balance_accounts_holder_check', 'd89bc33d44bfe4e204936dc94fb2f3c5'),
+    ('balance_accounts', 'balance_accounts_holder_check', '827966e9afb0ff548bfcd11363fa53ea'),
     ('balance_accounts', 'balance_accounts_pkey', '42d65cd9d764d159d394f19b66805025'),
     ('balance_accounts', 'balance_accounts_restaurant_id_currency_key',
      '372fb0de70a5d618dea56c02c5fba6af'),
@@ -1815,12 +1919,12 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('balance_snapshots', 'balance_snapshots_entries_count_check',
      '4f4b33490803a0b7edf8cd0f8019eda2'),
     ('balance_snapshots', 'balance_snapshots_ledger_accounts_check',
-     '39cffdb4ae5764b0cfd1ca5729701699'),
+     '96707dbbd18586fe256b3fe7655fff5c'),
     ('balance_snapshots', 'balance_snapshots_lines_check', '61c7d9c60b8bbbf1d3cf737e5811a62b'),
     ('balance_snapshots', 'balance_snapshots_pkey', '2b1a47cb1f729b15a0ba477443cdd388'),
     ('ledger_entries', 'ledger_entries_accounts_check', '4e93483f43f4b6f27df61f9817b698ec'),
     ('ledger_entries', 'ledger_entries_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
-    ('ledger_entries', 'ledger_entries_available_at_check', 'd919e94e58498a3b8fdc3b4697016f86'),
+    ('ledger_entries', 'ledger_entries_available_at_check', '0e00606c6b1bc12d5814f4ff34820cc1'),
     ('ledger_entries', 'ledger_entries_cause_check', '818e7a0e234c4a78e8348c9295483172'),
     ('ledger_entries', 'ledger_entries_payout_id_check', '3682cbf3343e985de3303c8a366a653c'),
     ('ledger_entries', 'ledger_entries_pkey', '83700af268f83e6af5b543310c4f5dd1'),
@@ -1873,7 +1977,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('payments', 'payments_reference_check', 'f501dfefa5c982172aee312f90e42603'),
     ('payments', 'payments_refunded_minor_check', '1af17aba2d0814d7bbf08a72fb56d546'),
     ('payments', 'payments_state_check', 'e6cea162fb18af1c6dfd3ab20f622b94'),
-    ('payout_items', 'payout_items_entry_type_check', '40e121cc88e868d49c1a1a14bd10de56'),
+    ('payout_items', 'payout_items_entry_type_check', '9caf8e39dc0c461c39e0418ba1aa926c'),
     ('payout_items', 'payout_items_pkey', '05d5a06b9dfe3c7a235e69a8bc607e2b'),
     ('payout_run_items', 'payout_run_items_outcome_check', 'a222b95cd08be1724a22ea65bd81b84f'),
     ('payout_run_items', 'payout_run_items_payout_id_fkey', '3f2afe82a2755713654c09cb4fa8ab36'),
@@ -1909,14 +2013,19 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('payouts', 'payouts_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
     ('payouts', 'payouts_state_check', '2f9064d9a1a1ee27f06ef19d945f915b'),
     ('processor_events', 'processor_events_amount_minor_check', '8bd7eaa3925c03575094ddd4ff0d6058'),
+    ('processor_events', 'processor_events_available_at_check', '1bb38475628a30c8bb5af2a72c6de81c'),
     ('processor_events', 'processor_events_event_id_check', '28bcd2cd70febfd18bf4a6c79dbb3bbd'),
-    ('processor_events', 'processor_events_fee_minor_check', 'fc974d0c8c5cf7c283453b51753379ae'),
+    ('processor_events', 'processor_events_fee_minor_check', 'd8292bd2b97f75368bcf0aba24c19267'),
     ('processor_events', 'processor_events_fingerprint_check', '591d15fa507e7cad00e7578135df29f7'),
     ('processor_events', 'processor_events_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
     ('processor_events', 'processor_events_occurred_at_check', 'a51b013d1abf18746823457bbecbc709'),
     ('processor_events', 'processor_events_payout_id_check', 'aa56043ffbfc98d14eb9093debfd4b9f'),
     ('processor_events', 'processor_events_pkey', '664f6590bb373fbc0a6140854ab207a4'),
+    ('processor_events', 'processor_events_processor_fee_minor_check',
+     '300140a9f719b6fc743be4609095f640'),
     ('processor_events', 'processor_events_reference_check', 'f501dfefa5c982172aee312f90e42603'),
+    ('processor_events', 'processor_events_restaurant_id_check',
+     '4e6ff67f1e040c77f9913f74c752bdc0'),
     ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
     ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
     ('restaurants', 'restaurants_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
@@ -1933,12 +2042,18 @@ WITH wanted (table_name, constraint_name, digest) AS (
 ),
 wanted_of_domain (domain_name, constraint_name, digest) AS (
   VALUES
+    ('available_at_event_type', 'available_at_event_type_check',
+     '92924282bc190328c7b79503aa9549d2'),
     ('decline_reason', 'decline_reason_check', '2374ab0dee246253a3134f20aeb1e7f4'),
-    ('event_type', 'event_type_check', 'edbb229d6e700e3985cec91d545c428b'),
-    ('fee_event_type', 'fee_event_type_check', 'c4d5cc961009fc98d72aaf0ac6862704'),
+    ('event_type', 'event_type_check', 'fe6d17c329560392330b64cc4187c231'),
+    ('fee_event_type', 'fee_event_type_check', '5bac5463e7f55fc5e4712fb115eb1aec'),
     ('interaccount_rest', 'interaccount_rest_check', '0f67fee041d137cc9c0b447cb3296874'),
+    ('maturing_entry_type', 'maturing_entry_type_check', '969ed51d5c78a4cbd3878fd1376a810b'),
     ('payment_state', 'payment_state_check', 'f3aec6be4fd5a56c73d88cb1a0ea7c7b'),
-    ('posting_rule', 'posting_rule_check', '07a3a9e1b8b3c6060ce941194247e3e4')
+    ('platform_event_type', 'platform_event_type_check', '6df59c679f2222cd5c33ec469fd34184'),
+    ('posting_rule', 'posting_rule_check', 'b2b8ca82eb5db01c764e11cfbf15bce4'),
+    ('processor_fee_event_type', 'processor_fee_event_type_check',
+     '7dbba880325614c3ca7c7e7c4207c2d2')
 ),
 nullable (table_name, column_name) AS (
   VALUES
@@ -1965,7 +2080,9 @@ nullable (table_name, column_name) AS (
     ('payout_runs', 'zone_table_version'),
     ('payouts', 'retained_before_minor'),
     ('payouts', 'retained_minor'),
+    ('processor_events', 'available_at'),
     ('processor_events', 'payout_id'),
+    ('processor_events', 'processor_fee_minor'),
     ('restaurants', 'maturity_days'),
     ('restaurants', 'payout_hold_reason'),
     ('restaurants', 'payout_hold_until'),
@@ -1976,6 +2093,8 @@ nullable (table_name, column_name) AS (
 unique_where (table_name, index_name, condition) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_account_id_key', '(account_id IS NOT NULL)'),
+    ('balance_accounts', 'balance_accounts_platform_key',
+     '((restaurant_id IS NULL) AND (account_id IS NULL))'),
     ('payouts', 'payouts_in_flight_key', '(state = ''CREATED''::text)'),
     ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''PAID''::text]))')
 ),
@@ -2121,6 +2240,7 @@ WITH wanted (function_name, digest) AS (
     ('check_payout_move()', '3cf66db8209dcee79dbed524077461f0'),
     ('check_payout_terms()', '924fd896f96a8357122a69b6906854cf'),
     ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
+    ('check_sealed_events()', '04381545440ab8198c88828a3a30deb1'),
     ('deny_call_removal()', '5695c7e22659713452678afca951cacf'),
     ('deny_change()', '3e5b605e0b7fba14af99bd73338a0e61'),
     ('deny_move()', 'e4924ce01fb4e59d1806af896b3c18b8'),
@@ -2560,16 +2680,19 @@ GROUP BY type, restaurant_id, currency, reference, amount_minor
 HAVING count(*) > 1 AND max(occurred_at) - min(occurred_at) <= interval '7 days' * (count(*) - 1);
 
 -- check: refunds_stay_within_their_charge
--- The refunds of a payment are no more than its charges. Events without a reference are left out.
+-- The refunds of a payment without those that failed, and its reversed charges, are no more than its
+-- charges. Events without a reference are left out.
 SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
-       format('charged %s, refunded %s', charged_minor, refunded_minor) AS detail
+       format('charged %s, refunded or reversed %s', charged_minor, refunded_minor) AS detail
 FROM (
   SELECT restaurant_id, currency, reference,
          sum(amount_minor) FILTER (WHERE type = 'charge_succeeded') AS charged_minor,
-         sum(amount_minor) FILTER (WHERE type = 'refund_succeeded') AS refunded_minor
+         sum(CASE type WHEN 'refund_failed' THEN -amount_minor ELSE amount_minor END)
+           FILTER (WHERE type <> 'charge_succeeded') AS refunded_minor
   FROM processor_events
-  WHERE type IN ('charge_succeeded', 'refund_succeeded') AND reference <> ''
+  WHERE type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed', 'refund_failed')
+    AND reference <> ''
   GROUP BY restaurant_id, currency, reference
 ) AS payment
 WHERE refunded_minor > charged_minor;
@@ -2596,6 +2719,23 @@ LEFT JOIN payment AS other ON other.reference = p.reference AND other.is_charged
 WHERE p.is_refunded AND NOT p.is_charged
 GROUP BY p.restaurant_id, p.currency, p.reference;
 
+-- check: refunds_fail_only_if_they_were_booked
+-- The failed refunds of a payment are no more than its refunds. Events without a reference are left
+-- out.
+SELECT 'refunds_fail_only_if_they_were_booked' AS check_name, 'WARNING' AS severity,
+       'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
+       format('refunded %s, of which %s failed', COALESCE(refunded_minor, 0), failed_minor)
+         AS detail
+FROM (
+  SELECT restaurant_id, currency, reference,
+         sum(amount_minor) FILTER (WHERE type = 'refund_succeeded') AS refunded_minor,
+         sum(amount_minor) FILTER (WHERE type = 'refund_failed') AS failed_minor
+  FROM processor_events
+  WHERE type IN ('refund_succeeded', 'refund_failed') AND reference <> ''
+  GROUP BY restaurant_id, currency, reference
+) AS payment
+WHERE failed_minor > COALESCE(refunded_minor, 0);
+
 -- check: disputes_end_as_they_opened
 -- The disputes of a reference that were won or lost are no more than those that were opened.
 SELECT 'disputes_end_as_they_opened' AS check_name, 'WARNING' AS severity,
@@ -2615,7 +2755,8 @@ WHERE ended_minor > COALESCE(opened_minor, 0);
 -- check: payable_is_not_negative
 -- The restaurant does not owe the platform: available and pending together are not below zero.
 SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
        format('available and pending are %s together', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -2629,7 +2770,8 @@ WHERE s.balance_minor < 0;
 -- check: dispute_hold_is_not_negative
 -- No more is taken out of a restaurant's disputed money than was put in.
 SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
        format('dispute_hold is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -2639,5 +2781,56 @@ FROM (
 ) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
+
+-- check: reserves_and_taxes_are_not_negative
+-- No more of a restaurant's reserve and of its withheld taxes is given back than was taken.
+SELECT 'reserves_and_taxes_are_not_negative' AS check_name, 'WARNING' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
+                              '(platform)/' || a.currency) AS entity,
+       format('%s is %s', s.ledger_account, s.balance_minor) AS detail
+FROM (
+  SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account IN ('reserve_hold', 'tax_withheld')
+  GROUP BY balance_account_id, ledger_account
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.balance_minor < 0;
+
+-- check: processor_has_settled
+-- In a currency in which the processor's settlements are booked, it has settled what it owed some
+-- days ago (LEDGER_SETTLEMENT_DAYS; 7 with psql): processor_clearing over all books up to that day,
+-- less all settlements booked since, is not above zero. Each day of the open rest has its row. Days
+-- are those of occurred_at, in UTC; a settlement pays the oldest days first.
+WITH given AS (
+  SELECT COALESCE(NULLIF(current_setting('ledger.settlement_days', true), ''),
+                  '7')::integer AS days
+),
+moved AS (
+  SELECT a.currency, (m.occurred_at AT TIME ZONE 'UTC')::date AS day,
+         -sum(m.signed_minor) FILTER (WHERE m.entry_type NOT LIKE 'PROCESSOR\_SETTLEMENT%')
+           AS owed_minor,
+         sum(m.signed_minor) FILTER (WHERE m.entry_type LIKE 'PROCESSOR\_SETTLEMENT%')
+           AS settled_minor
+  FROM ledger_movements AS m
+  JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
+  WHERE m.ledger_account = 'processor_clearing'
+  GROUP BY a.currency, day
+),
+open AS (
+  SELECT currency, day, owed_minor,
+         sum(owed_minor) OVER (PARTITION BY currency ORDER BY day)
+           - sum(settled_minor) OVER (PARTITION BY currency) AS rest_minor
+  FROM moved
+)
+SELECT 'processor_has_settled' AS check_name, 'WARNING' AS severity,
+       'currency ' || currency AS entity,
+       format('on %s the processor came to owe %s; it has not settled %s of what it owed up to that'
+              ' day', day, owed_minor, rest_minor) AS detail
+FROM open
+CROSS JOIN given
+WHERE rest_minor > 0 AND owed_minor > 0
+  AND day < (now() AT TIME ZONE 'UTC')::date - given.days
+ORDER BY currency, day;
 
 COMMIT;

@@ -13,13 +13,22 @@ import pytest
 
 from ledger.domain.accounts import AccountState
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import FEE_EVENT_TYPES, PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.events import (
+    AVAILABLE_AT_EVENT_TYPES,
+    FEE_EVENT_TYPES,
+    OPTIONAL_RESTAURANT_EVENT_TYPES,
+    PAYOUT_EVENT_TYPES,
+    PLATFORM_EVENT_TYPES,
+    PROCESSOR_FEE_EVENT_TYPES,
+    EventType,
+)
 from ledger.domain.payments import CaptureMode, DeclineReason, OperationKind, PaymentState
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.domain.posting_rules import (
     EVENT_POSTING_RULES,
     PAYMENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
+    Amount,
     Available,
     EntryType,
     PostingRule,
@@ -80,11 +89,33 @@ def words_of(name: str) -> list[str]:
 
 
 def test_domains_of_events_have_the_types_of_the_code() -> None:
-    """All types, in order, and those that may have a fee. A migration adds a type to them."""
+    """All types, in order, and those that may have a fee, a processor's fee, an available_at, or no
+    restaurant. A migration adds a type to them.
+    """
     assert words_of("event_type_check") == [event_type.value for event_type in EventType]
-    assert sorted(words_of("fee_event_type_check")) == sorted(
-        event_type.value for event_type in FEE_EVENT_TYPES
-    )
+    for check, types in (
+        ("fee_event_type_check", FEE_EVENT_TYPES),
+        ("available_at_event_type_check", AVAILABLE_AT_EVENT_TYPES),
+        ("processor_fee_event_type_check", PROCESSOR_FEE_EVENT_TYPES),
+        ("platform_event_type_check", PLATFORM_EVENT_TYPES | OPTIONAL_RESTAURANT_EVENT_TYPES),
+    ):
+        assert sorted(words_of(check)) == sorted(event_type.value for event_type in types), check
+    # The CHECK of restaurant_id knows those that never have one by the beginning of the word.
+    for event_type in EventType:
+        assert event_type.value.startswith("processor_settle") is (
+            event_type in PLATFORM_EVENT_TYPES
+        )
+
+
+def test_types_that_may_have_more_than_an_amount_post_it() -> None:
+    """A type may have a processor's fee if a rule posts it, and an available_at if one takes it."""
+    for event_type, rules in EVENT_POSTING_RULES.items():
+        assert (event_type in PROCESSOR_FEE_EVENT_TYPES) is any(
+            rule.amount is Amount.PROCESSOR_FEE for rule in rules
+        )
+        assert (event_type in AVAILABLE_AT_EVENT_TYPES) is any(
+            rule.takes_available_at for rule in rules
+        )
 
 
 def test_domain_of_posting_rules_has_the_rules_of_the_code() -> None:
@@ -109,8 +140,8 @@ def test_domain_of_posting_rules_has_the_rules_of_the_code() -> None:
 def test_every_entry_of_an_event_or_a_payment_passes_the_checks(rule: PostingRule) -> None:
     """Those of maturity and of payout items. A migration adds the entry type to them."""
     checks = []
-    if rule.available is Available.AT_MATURITY:
-        checks.append("ledger_entries_available_at_check")
+    if rule.available is not Available.AT_ONCE:
+        checks.append("maturing_entry_type_check")
     if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit):
         checks.append("payout_items_entry_type_check")
     missing = [name for name in checks if rule.entry_type.value not in words_of(name)]

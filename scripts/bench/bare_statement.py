@@ -14,7 +14,7 @@ import uuid_utils.compat
 
 from ledger.application.ports.events import Posting
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint
-from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, insert_arguments
+from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, insert_statement
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR, restaurants
@@ -81,11 +81,11 @@ async def prepare(job: dict[str, Any]) -> Run:
     ]
     prepared = iter(
         [
-            insert_arguments(
+            insert_statement(
                 postings(f"{job['prefix']}.{batch}", events, templates),
                 uuid_utils.compat.uuid7(),
                 maturity_days=MATURITY_DAYS,
-            )
+            )[1]
             for batch in range(math.ceil(batches_max))
         ]
     )

@@ -20,7 +20,7 @@ SHORT_SECONDS, LONG_SECONDS = 0.01, 5.0
 
 
 def balance_of(query: BalanceQuery) -> Balance:
-    return Balance(query.account, 1, 2, 3, 4, None, query.as_of or NOW)
+    return Balance(query.account, 1, 2, 3, 4, 5, None, query.as_of or NOW)
 
 
 class FakeBalances:

@@ -42,7 +42,8 @@ PROMISED_FIELDS = {
     "ProcessorEvent": (
         "event_id:string type:EventType restaurant_id:string currency:string "
         "amount_minor:int64 fee_minor:int64 "
-        f"occurred_at:{TIMESTAMP} payout_id:string reference:string metadata:map<string,string>"
+        f"occurred_at:{TIMESTAMP} payout_id:string reference:string metadata:map<string,string> "
+        f"available_at:{TIMESTAMP} processor_fee_minor:int64"
     ),
     "IngestEventRequest": "event:ProcessorEvent",
     "IngestEventResponse": "status:IngestStatus transaction_id:string",
@@ -53,7 +54,8 @@ PROMISED_FIELDS = {
     "GetBalanceResponse": (
         "restaurant_id:string currency:string "
         "available_minor:int64 pending_minor:int64 reserved_minor:int64 "
-        f"disputed_minor:int64 last_event_at:{TIMESTAMP} as_of:{TIMESTAMP}"
+        f"disputed_minor:int64 last_event_at:{TIMESTAMP} as_of:{TIMESTAMP} "
+        "reserve_held_minor:int64"
     ),
     "RunPayoutsRequest": (
         f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool "
@@ -188,7 +190,11 @@ PROMISED_FIELDS = {
 PROMISED_VALUES = {
     "EventType": (
         "CHARGE_SUCCEEDED REFUND_SUCCEEDED FEE_ASSESSED ADJUSTMENT_CREDITED ADJUSTMENT_DEBITED "
-        "DISPUTE_OPENED DISPUTE_WON DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED"
+        "DISPUTE_OPENED DISPUTE_WON DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED REFUND_FAILED "
+        "CHARGE_REVERSED FEE_REFUNDED DISPUTE_FEE_REFUNDED PROCESSOR_FEE_ASSESSED "
+        "PROCESSOR_FEE_REFUNDED TAX_WITHHELD TAX_WITHHOLDING_REVERSED RESERVE_HELD "
+        "RESERVE_RELEASED TOP_UP_RECEIVED DEBT_WRITTEN_OFF PROCESSOR_SETTLED "
+        "PROCESSOR_SETTLEMENT_DEBITED"
     ),
     "IngestStatus": "CREATED DUPLICATE",
     "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",

@@ -4,12 +4,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from support.events import processor_event
+from support.events import OCCURRED_AT, processor_event
 
 from ledger.domain.events import (
     BUSINESS_FIELDS,
     OCCURRED_AT_MIN,
     EventType,
+    ProcessorEvent,
     differing_fields,
     event_violations,
     fingerprint,
@@ -28,6 +29,8 @@ OTHER_VALUES: dict[str, Any] = {
     "occurred_at": datetime(2025, 12, 1, 10, 0, 0, 1, tzinfo=UTC),
     "payout_id": "payout_1",
     "reference": "pay_1",
+    "available_at": datetime(2025, 12, 1, 10, 0, tzinfo=UTC),
+    "processor_fee_minor": 1,
 }
 
 
@@ -48,13 +51,42 @@ def test_metadata_is_not_part_of_the_fingerprint() -> None:
     assert differing_fields(event, other) == []
 
 
-def test_fingerprint_never_changes() -> None:
-    """Stored fingerprints must stay valid for ever."""
-    event = processor_event(event_id="evt_1", reference="pay_1", fee_minor=500)
-    assert (
-        fingerprint(event).hex()
-        == "a026b971cce3a694adbd11fb8e27ce8a5c10b9c0ebd493f846b382a248121c94"
-    )
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            processor_event(event_id="evt_1", reference="pay_1", fee_minor=500),
+            "a026b971cce3a694adbd11fb8e27ce8a5c10b9c0ebd493f846b382a248121c94",
+        ),
+        (
+            processor_event(EventType.PAYOUT_FAILED, payout_id="po_1", restaurant_id="res_9"),
+            "90d55649b12c16535ba34a3c1ee64df392557811e112532e56ba6a6ff1438afd",
+        ),
+        (
+            processor_event(EventType.DISPUTE_OPENED, reference="dp_1", fee_minor=150),
+            "7ced3776b8f8f888ab09f32b037199469e4413be4b88d0db0dba6a3083502e88",
+        ),
+    ],
+)
+def test_fingerprint_never_changes(event: ProcessorEvent, expected: str) -> None:
+    """Stored fingerprints must stay valid for ever. These are of before there were later fields."""
+    assert fingerprint(event).hex() == expected
+
+
+def test_events_with_later_fields_have_their_own_fingerprints() -> None:
+    """No event without a later field has the fingerprint of one with it, however it is written."""
+    event = processor_event()
+    found = {
+        fingerprint(event._replace(**later))
+        for later in (
+            {},
+            {"available_at": event.occurred_at},
+            {"processor_fee_minor": 1},
+            {"available_at": event.occurred_at, "processor_fee_minor": 1},
+            {"reference": f"\n{microseconds(event.occurred_at)}\n0"},
+        )
+    }
+    assert len(found) == 5
 
 
 def test_same_instant_in_another_zone_is_the_same() -> None:
@@ -101,6 +133,65 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"metadata": {"k": "v" * 8192}}, ["metadata"]),
         ({"metadata": {"k": "é" * 4096}}, ["metadata"]),
         ({"metadata": {"k\0": ""}}, ["metadata"]),
+        # A dispute's fee is independent of its amount.
+        ({"type": EventType.DISPUTE_OPENED, "amount_minor": 1, "fee_minor": 10**12}, []),
+        (
+            {"type": EventType.DISPUTE_OPENED, "amount_minor": 1, "fee_minor": 10**12 + 1},
+            ["fee_minor"],
+        ),
+        ({"type": EventType.DISPUTE_OPENED, "fee_minor": -1}, ["fee_minor"]),
+        ({"type": EventType.CHARGE_REVERSED, "fee_minor": 10_000}, []),
+        ({"type": EventType.CHARGE_REVERSED, "fee_minor": 10_001}, ["fee_minor"]),
+        ({"type": EventType.FEE_REFUNDED, "fee_minor": 1}, ["fee_minor"]),
+        # The processor's instant, its fee, and events without a restaurant.
+        ({"available_at": OCCURRED_AT}, []),
+        ({"available_at": OCCURRED_AT + timedelta(days=400)}, []),
+        ({"available_at": OCCURRED_AT + timedelta(days=400, microseconds=1)}, ["available_at"]),
+        ({"available_at": OCCURRED_AT - timedelta(microseconds=1)}, ["available_at"]),
+        ({"available_at": OCCURRED_AT, "occurred_at": None}, []),
+        ({"type": None, "available_at": OCCURRED_AT}, []),
+        *(
+            ({"type": type, "available_at": OCCURRED_AT}, [])
+            for type in (
+                EventType.REFUND_SUCCEEDED,
+                EventType.CHARGE_REVERSED,
+                EventType.TAX_WITHHELD,
+            )
+        ),
+        *(
+            ({"type": type, "available_at": OCCURRED_AT}, ["available_at"])
+            for type in (
+                EventType.FEE_ASSESSED,
+                EventType.REFUND_FAILED,
+                EventType.DISPUTE_OPENED,
+                EventType.TAX_WITHHOLDING_REVERSED,
+                EventType.RESERVE_HELD,
+            )
+        ),
+        ({"processor_fee_minor": 10**12}, []),
+        ({"processor_fee_minor": 10**12 + 1}, ["processor_fee_minor"]),
+        ({"processor_fee_minor": -1}, ["processor_fee_minor"]),
+        ({"type": None, "processor_fee_minor": 1}, []),
+        ({"type": EventType.DISPUTE_OPENED, "processor_fee_minor": 1}, []),
+        ({"type": EventType.REFUND_SUCCEEDED, "processor_fee_minor": 1}, []),
+        ({"type": EventType.CHARGE_REVERSED, "processor_fee_minor": 1}, ["processor_fee_minor"]),
+        ({"type": EventType.DISPUTE_WON, "processor_fee_minor": 1}, ["processor_fee_minor"]),
+        *(
+            ({"type": type, "restaurant_id": ""}, [])
+            for type in (
+                EventType.PROCESSOR_SETTLED,
+                EventType.PROCESSOR_SETTLEMENT_DEBITED,
+                EventType.PROCESSOR_FEE_ASSESSED,
+                EventType.PROCESSOR_FEE_REFUNDED,
+            )
+        ),
+        ({"type": EventType.PROCESSOR_SETTLED}, ["restaurant_id"]),
+        ({"type": EventType.PROCESSOR_SETTLED, "restaurant_id": "a b"}, ["restaurant_id"]),
+        ({"type": EventType.PROCESSOR_SETTLEMENT_DEBITED}, ["restaurant_id"]),
+        ({"type": EventType.PROCESSOR_FEE_ASSESSED}, []),
+        ({"type": EventType.PROCESSOR_FEE_ASSESSED, "restaurant_id": "a b"}, ["restaurant_id"]),
+        ({"type": EventType.TOP_UP_RECEIVED, "restaurant_id": ""}, ["restaurant_id"]),
+        ({"type": None, "restaurant_id": ""}, ["restaurant_id"]),
         # Without a type no type's limit applies, and every type needs an amount.
         ({"type": None, "amount_minor": AMOUNT_MINOR_MAX + 1}, []),
         ({"type": None, "amount_minor": 0}, ["amount_minor"]),

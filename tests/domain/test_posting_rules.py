@@ -20,22 +20,43 @@ from ledger.domain.posting_rules import (
     rules_of,
 )
 
-# Every event has the amount 1000, and the fee 50 where it may have one.
-# event             place entry type            debit              credit             amount matures
+# Every event has the amount 1000, the fee 50 where it may have one, and so the processor's fee 7.
+# An entry counts at once, or later when it has matured, or as given by the event's available_at.
+# event                 place entry type           debit              credit             amount from
 POSTED = """
-charge_succeeded     1     CHARGE                processor_clearing restaurant_payable 1000   yes
-charge_succeeded     2     FEE                   restaurant_payable platform_fees      50     yes
-refund_succeeded     1     REFUND                restaurant_payable processor_clearing 1000   no
-fee_assessed         1     FEE                   restaurant_payable platform_fees      1000   no
-adjustment_credited  1     ADJUSTMENT_CREDIT     adjustments        restaurant_payable 1000   no
-adjustment_debited   1     ADJUSTMENT_DEBIT      restaurant_payable adjustments        1000   no
-dispute_opened       1     DISPUTE_HOLD          restaurant_payable dispute_hold       1000   no
-dispute_opened       2     DISPUTE_WITHDRAWAL    dispute_receivable processor_clearing 1000   no
-dispute_opened       3     DISPUTE_FEE           restaurant_payable processor_clearing 50     no
-dispute_won          1     DISPUTE_RELEASE       dispute_hold       restaurant_payable 1000   no
-dispute_won          2     DISPUTE_REINSTATEMENT processor_clearing dispute_receivable 1000   no
-dispute_lost         1     DISPUTE_LOSS          dispute_hold       dispute_receivable 1000   no
+charge_succeeded         1 CHARGE                  processor_clearing restaurant_payable 1000 later
+charge_succeeded         2 FEE                     restaurant_payable platform_fees      50   later
+charge_succeeded         3 PROCESSOR_COST          processor_costs    processor_clearing 7    once
+refund_succeeded         1 REFUND                  restaurant_payable processor_clearing 1000 given
+refund_succeeded         2 PROCESSOR_COST          processor_costs    processor_clearing 7    once
+fee_assessed             1 FEE                     restaurant_payable platform_fees      1000 once
+adjustment_credited      1 ADJUSTMENT_CREDIT       adjustments        restaurant_payable 1000 once
+adjustment_debited       1 ADJUSTMENT_DEBIT        restaurant_payable adjustments        1000 once
+dispute_opened           1 DISPUTE_HOLD            restaurant_payable dispute_hold       1000 once
+dispute_opened           2 DISPUTE_WITHDRAWAL      dispute_receivable processor_clearing 1000 once
+dispute_opened           3 DISPUTE_FEE             restaurant_payable processor_clearing 50   once
+dispute_opened           4 PROCESSOR_COST          processor_costs    processor_clearing 7    once
+dispute_won              1 DISPUTE_RELEASE         dispute_hold       restaurant_payable 1000 once
+dispute_won              2 DISPUTE_REINSTATEMENT   processor_clearing dispute_receivable 1000 once
+dispute_lost             1 DISPUTE_LOSS            dispute_hold       dispute_receivable 1000 once
+refund_failed            1 REFUND_REVERSAL         processor_clearing restaurant_payable 1000 once
+charge_reversed          1 CHARGE_REVERSAL         restaurant_payable processor_clearing 1000 given
+charge_reversed          2 FEE_REVERSAL            platform_fees      restaurant_payable 50   given
+fee_refunded             1 FEE_REVERSAL            platform_fees      restaurant_payable 1000 once
+dispute_fee_refunded     1 DISPUTE_FEE_REVERSAL    processor_clearing restaurant_payable 1000 once
+processor_fee_assessed   1 PROCESSOR_COST          processor_costs    processor_clearing 1000 once
+processor_fee_refunded   1 PROCESSOR_COST_REVERSAL processor_clearing processor_costs    1000 once
+tax_withheld             1 TAX_WITHHELD            restaurant_payable tax_withheld       1000 given
+tax_withholding_reversed 1 TAX_WITHHELD_REVERSAL   tax_withheld       restaurant_payable 1000 once
+reserve_held             1 RESERVE_HOLD            restaurant_payable reserve_hold       1000 once
+reserve_released         1 RESERVE_RELEASE         reserve_hold       restaurant_payable 1000 once
+top_up_received          1 TOP_UP                  platform_cash      restaurant_payable 1000 once
+debt_written_off         1 WRITE_OFF               bad_debt           restaurant_payable 1000 once
+processor_settled        1 PROCESSOR_SETTLEMENT    platform_cash      processor_clearing 1000 once
+processor_settlement_debited 1 PROCESSOR_SETTLEMENT_DEBIT processor_clearing platform_cash 1000 once
 """
+FROM = {Available.AT_ONCE: "once", Available.AT_MATURITY: "later", Available.AS_GIVEN: "given"}
+MINOR = {Amount.AMOUNT: "1000", Amount.FEE: "50", Amount.PROCESSOR_FEE: "7"}
 # state  entry type       debit               credit
 PAYOUT_POSTED = """
 CREATED  PAYOUT_RESERVE   restaurant_payable  payout_reserved
@@ -79,14 +100,24 @@ CREATED,PAID             -1                  0                1
 CREATED,FAILED           0                   0                0
 CREATED,PAID,RETURNED    0                   0                0
 """
-WITH_FEE = {EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED}
+WITH_FEE = {
+    EventType.CHARGE_SUCCEEDED,
+    EventType.CHARGE_REVERSED,
+    EventType.DISPUTE_OPENED,
+    EventType.REFUND_SUCCEEDED,
+}
+WITH_PROCESSOR_FEE = {
+    EventType.CHARGE_SUCCEEDED,
+    EventType.DISPUTE_OPENED,
+    EventType.REFUND_SUCCEEDED,
+}
 
 BOOKED_TYPES = [event_type for event_type in EventType if event_type not in PAYOUT_EVENT_TYPES]
 
 
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)
 def test_events_post_what_the_table_says(event_type: EventType) -> None:
-    """The entries of each type, with their accounts, amounts and maturity."""
+    """The entries of each type, with their accounts, amounts and from when on they count."""
     expected = [
         row.split()[1:] for row in POSTED.strip().splitlines() if row.split()[0] == event_type.value
     ]
@@ -96,11 +127,16 @@ def test_events_post_what_the_table_says(event_type: EventType) -> None:
             rule.entry_type.value,
             rule.debit.value,
             rule.credit.value,
-            "50" if rule.amount is Amount.FEE else "1000",
-            "yes" if rule.matures else "no",
+            MINOR[rule.amount],
+            FROM[rule.available],
         ]
         for position, rule in enumerate(
-            rules_of(event_type, has_fee=event_type in WITH_FEE), start=1
+            rules_of(
+                event_type,
+                has_fee=event_type in WITH_FEE,
+                has_processor_fee=event_type in WITH_PROCESSOR_FEE,
+            ),
+            start=1,
         )
     ] == expected, f"the table POSTED of this file has other rows for {event_type.value}"
 
@@ -114,7 +150,7 @@ def test_zero_fee_posts_nothing(event_type: EventType) -> None:
 
 
 def test_every_account_has_a_normal_side() -> None:
-    """The accounts on the debit side are these five."""
+    """The accounts on the debit side are these seven."""
     assert set(NORMAL_SIDE) == set(LedgerAccount)
     debits = {account for account, side in NORMAL_SIDE.items() if side is Side.DEBIT}
     assert {account.value for account in debits} == {
@@ -123,6 +159,8 @@ def test_every_account_has_a_normal_side() -> None:
         "dispute_receivable",
         "adjustments",
         "interaccount",
+        "processor_costs",
+        "bad_debt",
     }
 
 

@@ -29,9 +29,8 @@ from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseContention, EventIdReused
 from ledger.infrastructure.postgres.event_ledger import (
-    INSERT_EVENTS,
     PostgresEventLedger,
-    insert_arguments,
+    insert_statement,
 )
 from ledger.infrastructure.postgres.sessions.engine import (
     GROUP_LOCK_TIMEOUT_SECONDS,
@@ -132,9 +131,8 @@ async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) 
     posting = Posting(event, fingerprint(event), transaction_id)
     connection = (await holder.get_raw_connection()).driver_connection
     assert connection is not None
-    await connection.fetch(
-        INSERT_EVENTS, *insert_arguments([posting], uuid_utils.compat.uuid7(), maturity_days=7)
-    )
+    statement, arguments = insert_statement([posting], uuid_utils.compat.uuid7(), maturity_days=7)
+    await connection.fetch(statement, *arguments)
     return transaction_id
 
 

@@ -31,7 +31,13 @@ async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -
     last_event_at = (
         got.last_event_at.ToDatetime(tzinfo=UTC) if got.HasField("last_event_at") else None
     )
-    return ModelBalance(got.available_minor, got.pending_minor, got.disputed_minor, last_event_at)
+    return ModelBalance(
+        got.available_minor,
+        got.pending_minor,
+        got.disputed_minor,
+        got.reserve_held_minor,
+        last_event_at,
+    )
 
 
 async def test_event_of_64_calls_is_created_once(ledger: RunningLedger) -> None:
@@ -157,24 +163,40 @@ _TYPES = [
 ]
 _FEE_TYPES = {
     "EVENT_TYPE_CHARGE_SUCCEEDED",
+    "EVENT_TYPE_CHARGE_REVERSED",
     "EVENT_TYPE_DISPUTE_OPENED",
     "EVENT_TYPE_REFUND_SUCCEEDED",
 }
+_PROCESSOR_FEE_TYPES = _FEE_TYPES - {"EVENT_TYPE_CHARGE_REVERSED"}
+_AVAILABLE_AT_TYPES = _FEE_TYPES - {"EVENT_TYPE_DISPUTE_OPENED"} | {"EVENT_TYPE_TAX_WITHHELD"}
+_PLATFORM_TYPES = {"EVENT_TYPE_PROCESSOR_SETTLED", "EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED"}
+_PROCESSOR_TYPES = {"EVENT_TYPE_PROCESSOR_FEE_ASSESSED", "EVENT_TYPE_PROCESSOR_FEE_REFUNDED"}
 
 
 @st.composite
 def _events(draw: st.DrawFn) -> ledger_pb2.ProcessorEvent:
     name = draw(st.sampled_from(_TYPES))
     amount_minor = draw(st.integers(1, 10**12) | st.integers(1, 1000))
+    fee_max = 10**12 if name == "EVENT_TYPE_DISPUTE_OPENED" else amount_minor
+    occurred_at = datetime.now(UTC).replace(microsecond=0) - timedelta(
+        hours=draw(st.integers(0, 24 * 20)), minutes=30
+    )
+    restaurant_id = f"r{draw(st.integers(0, 2))}"
+    if name in _PLATFORM_TYPES or (name in _PROCESSOR_TYPES and draw(st.booleans())):
+        restaurant_id = ""
+    available_at = None
+    if name in _AVAILABLE_AT_TYPES and draw(st.booleans()):
+        available_at = occurred_at + timedelta(hours=draw(st.integers(0, 24 * 20)))
     return event_message(
         ledger_pb2.EventType.Value(name),
         event_id=f"e{draw(st.integers(0, 30))}",
-        restaurant_id=f"r{draw(st.integers(0, 2))}",
+        restaurant_id=restaurant_id,
         currency=draw(st.sampled_from(["PEN", "USD", "JPY"])),
         amount_minor=amount_minor,
-        fee_minor=draw(st.integers(0, amount_minor)) if name in _FEE_TYPES else 0,
-        occurred_at=datetime.now(UTC).replace(microsecond=0)
-        - timedelta(hours=draw(st.integers(0, 24 * 20)), minutes=30),
+        fee_minor=draw(st.integers(0, fee_max)) if name in _FEE_TYPES else 0,
+        occurred_at=occurred_at,
+        available_at=available_at,
+        processor_fee_minor=draw(st.integers(0, 500)) if name in _PROCESSOR_FEE_TYPES else 0,
         reference=draw(st.sampled_from(["", "pay_1", "pay_2"])),
     )
 
@@ -196,7 +218,8 @@ async def test_balances_equal_the_model_for_any_events(
     example = unique("example")
     for event in events:
         event.event_id = f"{example}.{event.event_id}"
-        event.restaurant_id = f"{example}.{event.restaurant_id}"
+        if event.restaurant_id:
+            event.restaurant_id = f"{example}.{event.restaurant_id}"
     chance = random.Random(seed)
     sent = events + [chance.choice(events) for _ in range(len(events) // 2)]
     chance.shuffle(sent)
@@ -216,6 +239,8 @@ async def test_balances_equal_the_model_for_any_events(
         )
     model = model_balances(booked, datetime.now(UTC), MATURITY)
     for (restaurant_id, currency), expected in model.items():
+        if not restaurant_id:
+            continue
         assert await balance_of(audited_ledger, restaurant_id, currency) == expected
 
 

@@ -1,9 +1,11 @@
 """Books with every type of event, payouts in every state, and payments of every kind."""
 
+from datetime import timedelta
+
 from ledger.v1 import ledger_pb2
 from support.audited_payments import pay_between_accounts
 from support.dates import days_ago
-from support.events import event_message, unique
+from support.events import OCCURRED_AT, event_message, unique
 from support.payout_runs import answer, finished_run
 from support.running import RunningLedger
 from support.snapshots import make_marks, take_snapshots
@@ -82,6 +84,102 @@ EVENTS = (
         reference=" odd ~ reference: pay_3",
     ),
     event_message(event_id="evt_at_once", restaurant_id="res_c", amount_minor=800, fee_minor=800),
+    # A charge, a refund and a dispute that the processor took its costs of, with the instants that
+    # it named; the fee of the dispute is more than its amount.
+    event_message(
+        event_id="evt_given",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=20_000,
+        fee_minor=900,
+        reference="pay_t1",
+        available_at=OCCURRED_AT + timedelta(days=2, seconds=1),
+        processor_fee_minor=300,
+    ),
+    event_message(
+        event_id="evt_cost_no_fee",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=3_000,
+        reference="pay_t2",
+        processor_fee_minor=40,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+        event_id="evt_refund_given",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=2_000,
+        fee_minor=7,
+        reference="pay_t1",
+        available_at=OCCURRED_AT + timedelta(days=1),
+        processor_fee_minor=5,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_FAILED,
+        event_id="evt_refund_failed",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=500,
+        reference="pay_t1",
+    ),
+    event_message(
+        event_id="evt_late",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=4_000,
+        fee_minor=200,
+        reference="pay_t3",
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_CHARGE_REVERSED,
+        event_id="evt_reversed",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=4_000,
+        fee_minor=200,
+        reference="pay_t3",
+        available_at=OCCURRED_AT + timedelta(days=3),
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+        event_id="evt_opened_small",
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=100,
+        fee_minor=1_500,
+        reference="dp_t",
+        processor_fee_minor=20,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_WON,
+        restaurant_id="res_t",
+        currency="MXN",
+        amount_minor=100,
+        reference="dp_t",
+    ),
+    *(
+        event_message(
+            type, event_id=event_id, restaurant_id=restaurant_id, currency="MXN", amount_minor=minor
+        )
+        for event_id, type, restaurant_id, minor in (
+            ("evt_fee_back", ledger_pb2.EVENT_TYPE_FEE_REFUNDED, "res_t", 50),
+            ("evt_dispute_fee_back", ledger_pb2.EVENT_TYPE_DISPUTE_FEE_REFUNDED, "res_t", 1_500),
+            ("evt_cost", ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_ASSESSED, "res_t", 60),
+            ("evt_cost_back", ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_REFUNDED, "res_t", 10),
+            ("evt_tax", ledger_pb2.EVENT_TYPE_TAX_WITHHELD, "res_t", 800),
+            ("evt_tax_back", ledger_pb2.EVENT_TYPE_TAX_WITHHOLDING_REVERSED, "res_t", 300),
+            ("evt_reserve", ledger_pb2.EVENT_TYPE_RESERVE_HELD, "res_t", 1_000),
+            ("evt_reserve_back", ledger_pb2.EVENT_TYPE_RESERVE_RELEASED, "res_t", 400),
+            ("evt_top_up", ledger_pb2.EVENT_TYPE_TOP_UP_RECEIVED, "res_t", 250),
+            ("evt_write_off", ledger_pb2.EVENT_TYPE_DEBT_WRITTEN_OFF, "res_t", 150),
+            # In the platform's books. What the processor settled is what it owed over all books.
+            ("evt_own_cost", ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_ASSESSED, "", 70),
+            ("evt_own_cost_back", ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_REFUNDED, "", 20),
+            ("evt_settled", ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED, "", 22_035),
+            ("evt_debited", ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED, "", 1_000),
+        )
+    ),
 )
 # As if all snapshots had been taken before any charge had matured: the next ones have to make up
 # for that.
@@ -121,7 +219,7 @@ async def book_events(ledger: RunningLedger) -> None:
     )
     results = await ledger.ingest(*EVENTS)
     assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
-    assert await take_snapshots(ledger.engine) == 3
+    assert await take_snapshots(ledger.engine) == 5
     await ledger.query(EARLIER_SNAPSHOTS)
 
 

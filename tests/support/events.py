@@ -39,6 +39,8 @@ def event_message(
     payout_id: str = "",
     reference: str = "",
     metadata: Mapping[str, str] | None = None,
+    available_at: datetime | None = None,
+    processor_fee_minor: int = 0,
 ) -> ledger_pb2.ProcessorEvent:
     """A valid event as a caller sends it, with a new id unless one is given."""
     return ledger_pb2.ProcessorEvent(
@@ -52,6 +54,8 @@ def event_message(
         payout_id=payout_id,
         reference=reference,
         metadata=metadata or {},
+        available_at=None if available_at is None else timestamp(available_at),
+        processor_fee_minor=processor_fee_minor,
     )
 
 

@@ -120,6 +120,17 @@ class FakeEventLedger:
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
         processor_event: ProcessorEvent = event.event
         maturity = timedelta(hours=24 * self.maturity_days)
+        amounts = {
+            Amount.AMOUNT: processor_event.amount_minor,
+            Amount.FEE: processor_event.fee_minor,
+            Amount.PROCESSOR_FEE: processor_event.processor_fee_minor,
+        }
+
+        def available_at(rule: PostingRule) -> datetime | None:
+            if processor_event.available_at is not None and rule.takes_available_at:
+                return processor_event.available_at
+            return processor_event.occurred_at + maturity if rule.matures and maturity else None
+
         return [
             StoredEntry(
                 transaction_id=UUID(event.transaction_id),
@@ -127,21 +138,24 @@ class FakeEventLedger:
                 entry_type=rule.entry_type,
                 debit=rule.debit,
                 credit=rule.credit,
-                amount_minor=processor_event.amount_minor
-                if rule.amount is Amount.AMOUNT
-                else processor_event.fee_minor,
-                restaurant_id=processor_event.restaurant_id,
+                amount_minor=amounts[rule.amount],
+                restaurant_id=processor_event.restaurant_id or None,
                 currency=processor_event.currency,
-                available_at_microseconds=microseconds(processor_event.occurred_at + maturity)
-                if rule.matures and maturity
-                else None,
+                available_at_microseconds=None
+                if (instant := available_at(rule)) is None
+                else microseconds(instant),
                 occurred_at_microseconds=microseconds(processor_event.occurred_at),
                 recorded_at_microseconds=microseconds(event.recorded_at),
                 event_id=processor_event.event_id,
                 payout_id=None,
             )
             for position, rule in enumerate(
-                rules_of(processor_event.type, has_fee=processor_event.fee_minor > 0), start=1
+                rules_of(
+                    processor_event.type,
+                    has_fee=processor_event.fee_minor > 0,
+                    has_processor_fee=processor_event.processor_fee_minor > 0,
+                ),
+                start=1,
             )
         ]
 
@@ -152,8 +166,12 @@ class FakeEventLedger:
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        wanted = {account.holder_id for account in accounts}
+        wanted = {account.holder_id for account in accounts if account.holder_id}
         if register:
             self.restaurants |= wanted
-        self.accounts |= {account for account in accounts if account.holder_id in self.restaurants}
+        self.accounts |= {
+            account
+            for account in accounts
+            if account.holder_id in self.restaurants or not account.holder_id
+        }
         return wanted - self.restaurants

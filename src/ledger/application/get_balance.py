@@ -9,7 +9,13 @@ from ledger.errors import RestaurantNotFound
 class GetBalance(GroupedBalances[BalanceQuery, Balance]):
     """The use case of GetBalance: zeros for a known restaurant without entries."""
 
-    amount_fields = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
+    amount_fields = (
+        "available_minor",
+        "pending_minor",
+        "reserved_minor",
+        "disputed_minor",
+        "reserve_held_minor",
+    )
 
     def _not_found(self, query: BalanceQuery) -> RestaurantNotFound:
         return RestaurantNotFound(query.account.holder_id)

@@ -9,7 +9,7 @@ class BalanceAccount(NamedTuple):
     """Whose money, in which currency: every ledger entry belongs to one balance account.
 
     The holder is a restaurant, which has one for each currency. An account has one, which its id
-    alone names.
+    alone names. The platform has one for each currency, and its id is empty.
     """
 
     holder_id: str
@@ -29,5 +29,6 @@ class Balance:
     pending_minor: int
     reserved_minor: int
     disputed_minor: int
+    reserve_held_minor: int
     last_event_at: datetime | None
     as_of: datetime

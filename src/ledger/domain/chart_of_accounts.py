@@ -1,4 +1,4 @@
-"""The chart of accounts: the lines on which the books of a restaurant or an account are kept."""
+"""The chart of accounts: the lines of books of a restaurant, of an account or of the platform."""
 
 from enum import StrEnum
 
@@ -24,6 +24,10 @@ class LedgerAccount(StrEnum):
     ACCOUNT_FUNDS = "account_funds"
     ACCOUNT_HELD = "account_held"
     INTERACCOUNT = "interaccount"
+    PROCESSOR_COSTS = "processor_costs"
+    TAX_WITHHELD = "tax_withheld"
+    RESERVE_HOLD = "reserve_hold"
+    BAD_DEBT = "bad_debt"
 
 
 # The side on which an account grows.
@@ -39,4 +43,8 @@ NORMAL_SIDE: dict[LedgerAccount, Side] = {
     LedgerAccount.ACCOUNT_FUNDS: Side.CREDIT,
     LedgerAccount.ACCOUNT_HELD: Side.CREDIT,
     LedgerAccount.INTERACCOUNT: Side.DEBIT,
+    LedgerAccount.PROCESSOR_COSTS: Side.DEBIT,
+    LedgerAccount.TAX_WITHHELD: Side.CREDIT,
+    LedgerAccount.RESERVE_HOLD: Side.CREDIT,
+    LedgerAccount.BAD_DEBT: Side.DEBIT,
 }

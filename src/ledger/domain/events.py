@@ -29,10 +29,16 @@ from ledger.errors import FieldViolation
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# How long after `occurred_at` a processor may make money available: longer than any of them does.
+AVAILABLE_AFTER_MAX = timedelta(days=400)
 _OCCURRED_AT_RULE = (
     f"must be {OCCURRED_AT_MIN:%Y-%m-%d} or later, and at most"
     f" {CLOCK_SKEW_MAX // timedelta(minutes=1)} minutes in the future"
 )
+_AVAILABLE_AT_RULE = (
+    f"must not be before occurred_at, and at most {AVAILABLE_AFTER_MAX.days} days after it"
+)
+_FEE_RULE = f"must be 0 to {AMOUNT_MINOR_MAX}"
 
 
 class EventType(StrEnum):
@@ -48,12 +54,50 @@ class EventType(StrEnum):
     DISPUTE_LOST = "dispute_lost"
     PAYOUT_PAID = "payout_paid"
     PAYOUT_FAILED = "payout_failed"
+    REFUND_FAILED = "refund_failed"
+    CHARGE_REVERSED = "charge_reversed"
+    FEE_REFUNDED = "fee_refunded"
+    DISPUTE_FEE_REFUNDED = "dispute_fee_refunded"
+    PROCESSOR_FEE_ASSESSED = "processor_fee_assessed"
+    PROCESSOR_FEE_REFUNDED = "processor_fee_refunded"
+    TAX_WITHHELD = "tax_withheld"
+    TAX_WITHHOLDING_REVERSED = "tax_withholding_reversed"
+    RESERVE_HELD = "reserve_held"
+    RESERVE_RELEASED = "reserve_released"
+    TOP_UP_RECEIVED = "top_up_received"
+    DEBT_WRITTEN_OFF = "debt_written_off"
+    PROCESSOR_SETTLED = "processor_settled"
+    PROCESSOR_SETTLEMENT_DEBITED = "processor_settlement_debited"
 
 
 PAYOUT_EVENT_TYPES = frozenset({EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED})
 # A refund's fee is kept with the event and posts nothing.
 FEE_EVENT_TYPES = frozenset(
-    {EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED}
+    {
+        EventType.CHARGE_SUCCEEDED,
+        EventType.CHARGE_REVERSED,
+        EventType.DISPUTE_OPENED,
+        EventType.REFUND_SUCCEEDED,
+    }
+)
+PROCESSOR_FEE_EVENT_TYPES = frozenset(
+    {EventType.CHARGE_SUCCEEDED, EventType.REFUND_SUCCEEDED, EventType.DISPUTE_OPENED}
+)
+# Those whose entries may become available at an instant that the processor names.
+AVAILABLE_AT_EVENT_TYPES = frozenset(
+    {
+        EventType.CHARGE_SUCCEEDED,
+        EventType.REFUND_SUCCEEDED,
+        EventType.CHARGE_REVERSED,
+        EventType.TAX_WITHHELD,
+    }
+)
+# Those that belong to no restaurant, and are booked in the platform's books; and those that may.
+PLATFORM_EVENT_TYPES = frozenset(
+    {EventType.PROCESSOR_SETTLED, EventType.PROCESSOR_SETTLEMENT_DEBITED}
+)
+OPTIONAL_RESTAURANT_EVENT_TYPES = frozenset(
+    {EventType.PROCESSOR_FEE_ASSESSED, EventType.PROCESSOR_FEE_REFUNDED}
 )
 
 
@@ -61,7 +105,11 @@ class ProcessorEvent(NamedTuple):
     """What the processor reported. Amounts are in minor units of `currency`.
 
     `occurred_at` is aware, in UTC, to the microsecond. `payout_id` and `reference` are empty when
-    they are absent. A tuple: a frozen dataclass takes four times as long to make.
+    they are absent, and `restaurant_id` is empty if the event belongs to the platform. A tuple: a
+    frozen dataclass takes four times as long to make.
+
+    The fields with defaults came later than the others. They are part of the fingerprint and of
+    seals only if one of them is set, so that those of earlier events stay valid.
     """
 
     event_id: str
@@ -74,10 +122,14 @@ class ProcessorEvent(NamedTuple):
     payout_id: str
     reference: str
     metadata: Mapping[str, str]
+    available_at: datetime | None = None
+    processor_fee_minor: int = 0
 
     @property
     def account(self) -> BalanceAccount:
-        """The balance account that the event's entries belong to."""
+        """The balance account that the event's entries belong to; its holder is empty if that is
+        the platform.
+        """
         return BalanceAccount(self.restaurant_id, self.currency)
 
 
@@ -86,6 +138,12 @@ class ProcessorEvent(NamedTuple):
 EVENT_FIELDS = ProcessorEvent._fields
 # Two events with the same id must agree on these. Metadata is not among them.
 BUSINESS_FIELDS = tuple(name for name in EVENT_FIELDS if name not in ("event_id", "metadata"))
+# Those that came later, with the values that stand for their absence.
+LATER_DEFAULTS: Mapping[str, object] = ProcessorEvent._field_defaults
+LATER_FIELDS = tuple(LATER_DEFAULTS)
+FIRST_BUSINESS_FIELDS = tuple(name for name in BUSINESS_FIELDS if name not in LATER_DEFAULTS)
+_LATER_FIELDS_START = len(EVENT_FIELDS) - len(LATER_FIELDS)
+_LATER_ABSENT = tuple(LATER_DEFAULTS.values())
 
 
 def event_violations(
@@ -101,6 +159,8 @@ def event_violations(
     reference: str,
     metadata: Mapping[str, str],
     now: datetime,
+    available_at: datetime | None = None,
+    processor_fee_minor: int = 0,
 ) -> list[FieldViolation]:
     """The violations of these fields, in field order; empty for a valid event.
 
@@ -111,7 +171,9 @@ def event_violations(
     if not is_id(event_id):
         found.append(FieldViolation("event_id", ID_RULE))
     if not is_id(restaurant_id):
-        found.append(FieldViolation("restaurant_id", ID_RULE))
+        found += _restaurant_violations(restaurant_id, type)
+    elif type in PLATFORM_EVENT_TYPES:
+        found.append(FieldViolation("restaurant_id", "must be empty on this type of event"))
     if not is_currency(currency):
         found.append(FieldViolation("currency", CURRENCY_RULE))
     # A payout adds up many events, so it may be more than any of them.
@@ -122,11 +184,8 @@ def event_violations(
     if not amount_is_valid:
         rule = PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE
         found.append(FieldViolation("amount_minor", rule))
-    # Without a valid amount there is nothing that a fee could exceed.
-    if fee_minor < 0 or (amount_is_valid and fee_minor > amount_minor):
-        found.append(FieldViolation("fee_minor", "must be 0 to amount_minor"))
-    elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
-        found.append(FieldViolation("fee_minor", "must be 0 on this type of event"))
+    if fee_minor:
+        found += _fee_violations(fee_minor, type, amount_minor if amount_is_valid else None)
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
         found.append(FieldViolation("occurred_at", _OCCURRED_AT_RULE))
     if is_payout_event:
@@ -138,7 +197,47 @@ def event_violations(
         found.append(FieldViolation("reference", REFERENCE_RULE))
     if metadata and not is_metadata(metadata):
         found.append(FieldViolation("metadata", METADATA_RULE))
+    if available_at is not None:
+        if type is not None and type not in AVAILABLE_AT_EVENT_TYPES:
+            found.append(FieldViolation("available_at", "must be unset on this type of event"))
+        elif occurred_at is not None and not (
+            timedelta(0) <= available_at - occurred_at <= AVAILABLE_AFTER_MAX
+        ):
+            found.append(FieldViolation("available_at", _AVAILABLE_AT_RULE))
+    if processor_fee_minor:
+        if not 0 <= processor_fee_minor <= AMOUNT_MINOR_MAX:
+            found.append(FieldViolation("processor_fee_minor", _FEE_RULE))
+        elif type is not None and type not in PROCESSOR_FEE_EVENT_TYPES:
+            found.append(FieldViolation("processor_fee_minor", "must be 0 on this type of event"))
     return found
+
+
+def _restaurant_violations(restaurant_id: str, type: EventType | None) -> list[FieldViolation]:
+    """Of a restaurant id that names no restaurant."""
+    if type in PLATFORM_EVENT_TYPES:
+        rule = "" if not restaurant_id else "must be empty on this type of event"
+    elif type in OPTIONAL_RESTAURANT_EVENT_TYPES:
+        rule = "" if not restaurant_id else f"{ID_RULE}, or be empty"
+    else:
+        rule = ID_RULE
+    return [FieldViolation("restaurant_id", rule)] if rule else []
+
+
+def _fee_violations(
+    fee_minor: int, type: EventType | None, amount_minor: int | None
+) -> list[FieldViolation]:
+    """Of a fee that is not 0. Without a valid amount there is nothing that it could exceed."""
+    if type is EventType.DISPUTE_OPENED:
+        # The processor's fee is the same for every dispute, however small.
+        fee_max, rule = AMOUNT_MINOR_MAX, _FEE_RULE
+    else:
+        fee_max = fee_minor if amount_minor is None else amount_minor
+        rule = "must be 0 to amount_minor"
+    if not 0 <= fee_minor <= fee_max:
+        return [FieldViolation("fee_minor", rule)]
+    if type is not None and type not in FEE_EVENT_TYPES:
+        return [FieldViolation("fee_minor", "must be 0 on this type of event")]
+    return []
 
 
 def microseconds(instant: datetime) -> int:
@@ -151,20 +250,31 @@ def fingerprint(event: ProcessorEvent) -> bytes:
     on all of them.
 
     Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line
-    feed, so joining by it is unambiguous. The 1 in front is the version of the set of fields. A new
-    set gets a new version, so that stored fingerprints stay valid.
+    feed, so joining by it is unambiguous. The number in front is the version of the set of fields:
+    1 is without the later fields, for events on which none of these is set, 2 has them all. So
+    stored fingerprints stay valid.
     """
     # Spelled out, because a loop over BUSINESS_FIELDS takes a seventh longer.
     text = (
-        f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}"
+        f"\n{event.type}\n{event.restaurant_id}\n{event.currency}"
         f"\n{event.amount_minor}\n{event.fee_minor}\n{microseconds(event.occurred_at)}"
         f"\n{event.payout_id}\n{event.reference}"
     )
-    return hashlib.sha256(text.encode()).digest()
+    if event[_LATER_FIELDS_START:] == _LATER_ABSENT:
+        return hashlib.sha256(b"1" + text.encode()).digest()
+    later = [_fingerprinted(getattr(event, name)) for name in LATER_FIELDS]
+    return hashlib.sha256("\n".join((f"2{text}", *later)).encode()).digest()
 
 
-class _ReadFields:
-    """Stands in for an event, and notes which of its fields are read."""
+def _fingerprinted(value: object) -> str:
+    """The text of a later field. An absent instant is empty."""
+    if isinstance(value, datetime):
+        return str(microseconds(value))
+    return "" if value is None else str(value)
+
+
+class _ReadFields(tuple[object, ...]):
+    """Stands in for an event with later fields, and notes which of its fields are read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -37,6 +37,20 @@ class EntryType(StrEnum):
     PAYMENT_RELEASE = "PAYMENT_RELEASE"
     REFUND_IN = "REFUND_IN"
     REFUND_OUT = "REFUND_OUT"
+    REFUND_REVERSAL = "REFUND_REVERSAL"
+    CHARGE_REVERSAL = "CHARGE_REVERSAL"
+    FEE_REVERSAL = "FEE_REVERSAL"
+    DISPUTE_FEE_REVERSAL = "DISPUTE_FEE_REVERSAL"
+    PROCESSOR_COST = "PROCESSOR_COST"
+    PROCESSOR_COST_REVERSAL = "PROCESSOR_COST_REVERSAL"
+    TAX_WITHHELD = "TAX_WITHHELD"
+    TAX_WITHHELD_REVERSAL = "TAX_WITHHELD_REVERSAL"
+    RESERVE_HOLD = "RESERVE_HOLD"
+    RESERVE_RELEASE = "RESERVE_RELEASE"
+    TOP_UP = "TOP_UP"
+    WRITE_OFF = "WRITE_OFF"
+    PROCESSOR_SETTLEMENT = "PROCESSOR_SETTLEMENT"
+    PROCESSOR_SETTLEMENT_DEBIT = "PROCESSOR_SETTLEMENT_DEBIT"
 
 
 class Amount(Enum):
@@ -44,12 +58,16 @@ class Amount(Enum):
 
     AMOUNT = "amount"
     FEE = "fee"
+    PROCESSOR_FEE = "processor_fee"
 
 
 class Available(Enum):
     """From when on an entry counts as available."""
 
     AT_ONCE = "at once"
+    # At the event's available_at; without it at once.
+    AS_GIVEN = "as given"
+    # At the event's available_at; without it after the maturity days.
     AT_MATURITY = "at maturity"
 
 
@@ -67,6 +85,11 @@ class PostingRule:
     def matures(self) -> bool:
         """Whether the entry is pending until it has matured."""
         return self.available is Available.AT_MATURITY
+
+    @property
+    def takes_available_at(self) -> bool:
+        """Whether the entry has the event's available_at, if that is set."""
+        return self.available is not Available.AT_ONCE
 
 
 class PaymentStep(StrEnum):
@@ -103,16 +126,24 @@ _ADJUSTMENT = LedgerAccount.ADJUSTMENTS
 _FUNDS = LedgerAccount.ACCOUNT_FUNDS
 _HELD = LedgerAccount.ACCOUNT_HELD
 _INTER = LedgerAccount.INTERACCOUNT
+_COSTS = LedgerAccount.PROCESSOR_COSTS
+_TAX = LedgerAccount.TAX_WITHHELD
+_RESERVE = LedgerAccount.RESERVE_HOLD
+_BAD_DEBT = LedgerAccount.BAD_DEBT
 _LATER = Available.AT_MATURITY
+_GIVEN = Available.AS_GIVEN
+_COST = PostingRule(EntryType.PROCESSOR_COST, _COSTS, _CLEARING, Amount.PROCESSOR_FEE)
 
 # fmt: off
 EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
     EventType.CHARGE_SUCCEEDED: (
         PostingRule(EntryType.CHARGE,                _CLEARING,   _PAYABLE,    available=_LATER),
         PostingRule(EntryType.FEE,                   _PAYABLE,    _FEES,       Amount.FEE, _LATER),
+        _COST,
     ),
     EventType.REFUND_SUCCEEDED: (
-        PostingRule(EntryType.REFUND,                _PAYABLE,    _CLEARING),
+        PostingRule(EntryType.REFUND,                _PAYABLE,    _CLEARING,   available=_GIVEN),
+        _COST,
     ),
     EventType.FEE_ASSESSED: (
         PostingRule(EntryType.FEE,                   _PAYABLE,    _FEES),
@@ -127,6 +158,7 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
         PostingRule(EntryType.DISPUTE_HOLD,          _PAYABLE,    _HOLD),
         PostingRule(EntryType.DISPUTE_WITHDRAWAL,    _RECEIVABLE, _CLEARING),
         PostingRule(EntryType.DISPUTE_FEE,           _PAYABLE,    _CLEARING,   Amount.FEE),
+        _COST,
     ),
     EventType.DISPUTE_WON: (
         PostingRule(EntryType.DISPUTE_RELEASE,       _HOLD,       _PAYABLE),
@@ -134,6 +166,49 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
     ),
     EventType.DISPUTE_LOST: (
         PostingRule(EntryType.DISPUTE_LOSS,          _HOLD,       _RECEIVABLE),
+    ),
+    EventType.REFUND_FAILED: (
+        PostingRule(EntryType.REFUND_REVERSAL,       _CLEARING,   _PAYABLE),
+    ),
+    EventType.CHARGE_REVERSED: (
+        PostingRule(EntryType.CHARGE_REVERSAL,       _PAYABLE,    _CLEARING,   available=_GIVEN),
+        PostingRule(EntryType.FEE_REVERSAL,          _FEES,       _PAYABLE,    Amount.FEE, _GIVEN),
+    ),
+    EventType.FEE_REFUNDED: (
+        PostingRule(EntryType.FEE_REVERSAL,          _FEES,       _PAYABLE),
+    ),
+    EventType.DISPUTE_FEE_REFUNDED: (
+        PostingRule(EntryType.DISPUTE_FEE_REVERSAL,  _CLEARING,   _PAYABLE),
+    ),
+    EventType.PROCESSOR_FEE_ASSESSED: (
+        PostingRule(EntryType.PROCESSOR_COST,        _COSTS,      _CLEARING),
+    ),
+    EventType.PROCESSOR_FEE_REFUNDED: (
+        PostingRule(EntryType.PROCESSOR_COST_REVERSAL, _CLEARING, _COSTS),
+    ),
+    EventType.TAX_WITHHELD: (
+        PostingRule(EntryType.TAX_WITHHELD,          _PAYABLE,    _TAX,        available=_GIVEN),
+    ),
+    EventType.TAX_WITHHOLDING_REVERSED: (
+        PostingRule(EntryType.TAX_WITHHELD_REVERSAL, _TAX,        _PAYABLE),
+    ),
+    EventType.RESERVE_HELD: (
+        PostingRule(EntryType.RESERVE_HOLD,          _PAYABLE,    _RESERVE),
+    ),
+    EventType.RESERVE_RELEASED: (
+        PostingRule(EntryType.RESERVE_RELEASE,       _RESERVE,    _PAYABLE),
+    ),
+    EventType.TOP_UP_RECEIVED: (
+        PostingRule(EntryType.TOP_UP,                _CASH,       _PAYABLE),
+    ),
+    EventType.DEBT_WRITTEN_OFF: (
+        PostingRule(EntryType.WRITE_OFF,             _BAD_DEBT,   _PAYABLE),
+    ),
+    EventType.PROCESSOR_SETTLED: (
+        PostingRule(EntryType.PROCESSOR_SETTLEMENT,  _CASH,       _CLEARING),
+    ),
+    EventType.PROCESSOR_SETTLEMENT_DEBITED: (
+        PostingRule(EntryType.PROCESSOR_SETTLEMENT_DEBIT, _CLEARING, _CASH),
     ),
 }
 
@@ -174,11 +249,17 @@ PAYMENT_POSTING_RULES: dict[PaymentStep, PaymentRules] = {
 # fmt: on
 
 
-def rules_of(event_type: EventType, *, has_fee: bool) -> list[PostingRule]:
+def rules_of(
+    event_type: EventType, *, has_fee: bool, has_processor_fee: bool = False
+) -> list[PostingRule]:
     """The rules of the entries that an event posts, in the order of their positions, from 1.
 
-    `has_fee`: whether its fee is above 0. Raises KeyError for a payout event: what it posts depends
-    on the state of its payout.
+    `has_fee`, `has_processor_fee`: whether that fee is above 0. Raises KeyError for a payout event:
+    what it posts depends on the state of its payout.
     """
-    rules = EVENT_POSTING_RULES[event_type]
-    return [rule for rule in rules if has_fee or rule.amount is not Amount.FEE]
+    is_posted = {
+        Amount.AMOUNT: True,
+        Amount.FEE: has_fee,
+        Amount.PROCESSOR_FEE: has_processor_fee,
+    }
+    return [rule for rule in EVENT_POSTING_RULES[event_type] if is_posted[rule.amount]]

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ledger.domain.audit import AuditReport
-from ledger.domain.events import BUSINESS_FIELDS, microseconds
+from ledger.domain.events import FIRST_BUSINESS_FIELDS, LATER_FIELDS, microseconds
 
 # The fields of a row in the order in which they are hashed, by the names of their columns. An entry
 # has restaurant_id, account_id and currency from its balance account, a payment its three ids of
@@ -26,11 +26,16 @@ SEALED_EVENT_FIELDS = (
     "fingerprint",
     "transaction_id",
     "batch_id",
-    *BUSINESS_FIELDS,
+    *FIRST_BUSINESS_FIELDS,
     "recorded_txid",
     "recorded_at",
     "metadata",
 )
+# An event on which a later field is set. Other events keep the first version, so that their seals
+# stay valid.
+LATER_EVENT_TITLE = "ledger-event/2"
+SEALED_LATER_EVENT_FIELDS = (*SEALED_EVENT_FIELDS, *LATER_FIELDS)
+EVENTS_VERSION = 2
 ENTRY_TITLE = "ledger-entry/1"
 SEALED_ENTRY_FIELDS = (
     "recorded_txid",

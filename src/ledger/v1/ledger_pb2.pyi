@@ -82,6 +82,45 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     """The bank refused a payout, or returned it after it was paid: its amount is available again at
     once.
     """
+    EVENT_TYPE_REFUND_FAILED: _EventType.ValueType  # 11
+    """A refund failed, was canceled, or came back from the customer's bank: its amount is the
+    restaurant's again. Counts at once.
+    """
+    EVENT_TYPE_CHARGE_REVERSED: _EventType.ValueType  # 12
+    """A charge that was booked failed afterwards, as a capture or a late payment can: amount and fee
+    are taken back. Counts at once, or at `available_at`.
+    """
+    EVENT_TYPE_FEE_REFUNDED: _EventType.ValueType  # 13
+    """The platform gives a fee, or a part of it, back to the restaurant. Counts at once."""
+    EVENT_TYPE_DISPUTE_FEE_REFUNDED: _EventType.ValueType  # 14
+    """The processor gives the fee of a dispute back, and the restaurant gets it. Counts at once."""
+    EVENT_TYPE_PROCESSOR_FEE_ASSESSED: _EventType.ValueType  # 15
+    """The processor charges the platform for processing, apart from a charge, a refund or a dispute,
+    or later. The restaurant is owed as much as before. Without a `restaurant_id` in the platform's
+    books.
+    """
+    EVENT_TYPE_PROCESSOR_FEE_REFUNDED: _EventType.ValueType  # 16
+    """The processor gives some of its fees back to the platform. Without a `restaurant_id` in the
+    platform's books.
+    """
+    EVENT_TYPE_TAX_WITHHELD: _EventType.ValueType  # 17
+    """A tax was withheld from the restaurant, and is owed to the tax authority. Counts at once, or at
+    `available_at`.
+    """
+    EVENT_TYPE_TAX_WITHHOLDING_REVERSED: _EventType.ValueType  # 18
+    """A withheld tax, or a part of it, is the restaurant's again. Counts at once."""
+    EVENT_TYPE_RESERVE_HELD: _EventType.ValueType  # 19
+    """An amount is held back from the restaurant, as a rolling reserve does. Counts at once."""
+    EVENT_TYPE_RESERVE_RELEASED: _EventType.ValueType  # 20
+    """An amount that was held back is the restaurant's again. Counts at once."""
+    EVENT_TYPE_TOP_UP_RECEIVED: _EventType.ValueType  # 21
+    """The restaurant paid money to the platform, for what it owes. Counts at once."""
+    EVENT_TYPE_DEBT_WRITTEN_OFF: _EventType.ValueType  # 22
+    """The platform gives up what the restaurant owes. Counts at once."""
+    EVENT_TYPE_PROCESSOR_SETTLED: _EventType.ValueType  # 23
+    """The processor's money reached the platform's bank account. In the platform's books."""
+    EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED: _EventType.ValueType  # 24
+    """The processor took money from the platform's bank account. In the platform's books."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened at the payment processor. This enum grows: expect values that you do not know."""
@@ -114,6 +153,45 @@ EVENT_TYPE_PAYOUT_FAILED: EventType.ValueType  # 10
 """The bank refused a payout, or returned it after it was paid: its amount is available again at
 once.
 """
+EVENT_TYPE_REFUND_FAILED: EventType.ValueType  # 11
+"""A refund failed, was canceled, or came back from the customer's bank: its amount is the
+restaurant's again. Counts at once.
+"""
+EVENT_TYPE_CHARGE_REVERSED: EventType.ValueType  # 12
+"""A charge that was booked failed afterwards, as a capture or a late payment can: amount and fee
+are taken back. Counts at once, or at `available_at`.
+"""
+EVENT_TYPE_FEE_REFUNDED: EventType.ValueType  # 13
+"""The platform gives a fee, or a part of it, back to the restaurant. Counts at once."""
+EVENT_TYPE_DISPUTE_FEE_REFUNDED: EventType.ValueType  # 14
+"""The processor gives the fee of a dispute back, and the restaurant gets it. Counts at once."""
+EVENT_TYPE_PROCESSOR_FEE_ASSESSED: EventType.ValueType  # 15
+"""The processor charges the platform for processing, apart from a charge, a refund or a dispute,
+or later. The restaurant is owed as much as before. Without a `restaurant_id` in the platform's
+books.
+"""
+EVENT_TYPE_PROCESSOR_FEE_REFUNDED: EventType.ValueType  # 16
+"""The processor gives some of its fees back to the platform. Without a `restaurant_id` in the
+platform's books.
+"""
+EVENT_TYPE_TAX_WITHHELD: EventType.ValueType  # 17
+"""A tax was withheld from the restaurant, and is owed to the tax authority. Counts at once, or at
+`available_at`.
+"""
+EVENT_TYPE_TAX_WITHHOLDING_REVERSED: EventType.ValueType  # 18
+"""A withheld tax, or a part of it, is the restaurant's again. Counts at once."""
+EVENT_TYPE_RESERVE_HELD: EventType.ValueType  # 19
+"""An amount is held back from the restaurant, as a rolling reserve does. Counts at once."""
+EVENT_TYPE_RESERVE_RELEASED: EventType.ValueType  # 20
+"""An amount that was held back is the restaurant's again. Counts at once."""
+EVENT_TYPE_TOP_UP_RECEIVED: EventType.ValueType  # 21
+"""The restaurant paid money to the platform, for what it owes. Counts at once."""
+EVENT_TYPE_DEBT_WRITTEN_OFF: EventType.ValueType  # 22
+"""The platform gives up what the restaurant owes. Counts at once."""
+EVENT_TYPE_PROCESSOR_SETTLED: EventType.ValueType  # 23
+"""The processor's money reached the platform's bank account. In the platform's books."""
+EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED: EventType.ValueType  # 24
+"""The processor took money from the platform's bank account. In the platform's books."""
 
 class _IngestStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -172,6 +250,14 @@ class _LedgerAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerAc
     """What came into these books from others by payments, less what left. Over all books it is zero
     in every transaction id. Normal side: debit.
     """
+    LEDGER_ACCOUNT_PROCESSOR_COSTS: _LedgerAccount.ValueType  # 12
+    """What processing has cost the platform. Normal side: debit."""
+    LEDGER_ACCOUNT_TAX_WITHHELD: _LedgerAccount.ValueType  # 13
+    """What was withheld from restaurants and is owed to the tax authority. Normal side: credit."""
+    LEDGER_ACCOUNT_RESERVE_HOLD: _LedgerAccount.ValueType  # 14
+    """What is held back from the restaurant as a reserve. Normal side: credit."""
+    LEDGER_ACCOUNT_BAD_DEBT: _LedgerAccount.ValueType  # 15
+    """What restaurants owed and the platform has given up. Normal side: debit."""
 
 class LedgerAccount(_LedgerAccount, metaclass=_LedgerAccountEnumTypeWrapper):
     """A line of the chart of accounts. The normal side is the one on which the account grows. This enum
@@ -206,6 +292,14 @@ LEDGER_ACCOUNT_INTERACCOUNT: LedgerAccount.ValueType  # 11
 """What came into these books from others by payments, less what left. Over all books it is zero
 in every transaction id. Normal side: debit.
 """
+LEDGER_ACCOUNT_PROCESSOR_COSTS: LedgerAccount.ValueType  # 12
+"""What processing has cost the platform. Normal side: debit."""
+LEDGER_ACCOUNT_TAX_WITHHELD: LedgerAccount.ValueType  # 13
+"""What was withheld from restaurants and is owed to the tax authority. Normal side: credit."""
+LEDGER_ACCOUNT_RESERVE_HOLD: LedgerAccount.ValueType  # 14
+"""What is held back from the restaurant as a reserve. Normal side: credit."""
+LEDGER_ACCOUNT_BAD_DEBT: LedgerAccount.ValueType  # 15
+"""What restaurants owed and the platform has given up. Normal side: debit."""
 
 class _EntryType:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -261,6 +355,34 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     """A refund, in the books of the payment's payer, who gets it."""
     ENTRY_TYPE_REFUND_OUT: _EntryType.ValueType  # 23
     """A refund, in the books of the payment's payee, who pays it."""
+    ENTRY_TYPE_REFUND_REVERSAL: _EntryType.ValueType  # 24
+    """The amount of a failed refund, the restaurant's again."""
+    ENTRY_TYPE_CHARGE_REVERSAL: _EntryType.ValueType  # 25
+    """The amount of a reversed charge, taken back."""
+    ENTRY_TYPE_FEE_REVERSAL: _EntryType.ValueType  # 26
+    """The fee of a reversed charge, or a refunded fee, given back to the restaurant."""
+    ENTRY_TYPE_DISPUTE_FEE_REVERSAL: _EntryType.ValueType  # 27
+    """The fee of a dispute, given back by the processor to the restaurant."""
+    ENTRY_TYPE_PROCESSOR_COST: _EntryType.ValueType  # 28
+    """What the processor charged the platform."""
+    ENTRY_TYPE_PROCESSOR_COST_REVERSAL: _EntryType.ValueType  # 29
+    """What the processor gave back to the platform of its fees."""
+    ENTRY_TYPE_TAX_WITHHELD: _EntryType.ValueType  # 30
+    """A withheld tax."""
+    ENTRY_TYPE_TAX_WITHHELD_REVERSAL: _EntryType.ValueType  # 31
+    """A withheld tax, given back to the restaurant."""
+    ENTRY_TYPE_RESERVE_HOLD: _EntryType.ValueType  # 32
+    """An amount held back from the restaurant as a reserve."""
+    ENTRY_TYPE_RESERVE_RELEASE: _EntryType.ValueType  # 33
+    """An amount of a reserve, the restaurant's again."""
+    ENTRY_TYPE_TOP_UP: _EntryType.ValueType  # 34
+    """What the restaurant paid to the platform."""
+    ENTRY_TYPE_WRITE_OFF: _EntryType.ValueType  # 35
+    """What the platform gave up of the restaurant's debt."""
+    ENTRY_TYPE_PROCESSOR_SETTLEMENT: _EntryType.ValueType  # 36
+    """What the processor paid into the platform's bank account."""
+    ENTRY_TYPE_PROCESSOR_SETTLEMENT_DEBIT: _EntryType.ValueType  # 37
+    """What the processor took from the platform's bank account."""
 
 class EntryType(_EntryType, metaclass=_EntryTypeEnumTypeWrapper):
     """Why a ledger entry was posted. docs/accounting.md has the accounts of each. This enum grows:
@@ -315,6 +437,34 @@ ENTRY_TYPE_REFUND_IN: EntryType.ValueType  # 22
 """A refund, in the books of the payment's payer, who gets it."""
 ENTRY_TYPE_REFUND_OUT: EntryType.ValueType  # 23
 """A refund, in the books of the payment's payee, who pays it."""
+ENTRY_TYPE_REFUND_REVERSAL: EntryType.ValueType  # 24
+"""The amount of a failed refund, the restaurant's again."""
+ENTRY_TYPE_CHARGE_REVERSAL: EntryType.ValueType  # 25
+"""The amount of a reversed charge, taken back."""
+ENTRY_TYPE_FEE_REVERSAL: EntryType.ValueType  # 26
+"""The fee of a reversed charge, or a refunded fee, given back to the restaurant."""
+ENTRY_TYPE_DISPUTE_FEE_REVERSAL: EntryType.ValueType  # 27
+"""The fee of a dispute, given back by the processor to the restaurant."""
+ENTRY_TYPE_PROCESSOR_COST: EntryType.ValueType  # 28
+"""What the processor charged the platform."""
+ENTRY_TYPE_PROCESSOR_COST_REVERSAL: EntryType.ValueType  # 29
+"""What the processor gave back to the platform of its fees."""
+ENTRY_TYPE_TAX_WITHHELD: EntryType.ValueType  # 30
+"""A withheld tax."""
+ENTRY_TYPE_TAX_WITHHELD_REVERSAL: EntryType.ValueType  # 31
+"""A withheld tax, given back to the restaurant."""
+ENTRY_TYPE_RESERVE_HOLD: EntryType.ValueType  # 32
+"""An amount held back from the restaurant as a reserve."""
+ENTRY_TYPE_RESERVE_RELEASE: EntryType.ValueType  # 33
+"""An amount of a reserve, the restaurant's again."""
+ENTRY_TYPE_TOP_UP: EntryType.ValueType  # 34
+"""What the restaurant paid to the platform."""
+ENTRY_TYPE_WRITE_OFF: EntryType.ValueType  # 35
+"""What the platform gave up of the restaurant's debt."""
+ENTRY_TYPE_PROCESSOR_SETTLEMENT: EntryType.ValueType  # 36
+"""What the processor paid into the platform's bank account."""
+ENTRY_TYPE_PROCESSOR_SETTLEMENT_DEBIT: EntryType.ValueType  # 37
+"""What the processor took from the platform's bank account."""
 
 class _PayoutState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -512,6 +662,8 @@ class ProcessorEvent(message.Message):
     PAYOUT_ID_FIELD_NUMBER: builtins.int
     REFERENCE_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
+    AVAILABLE_AT_FIELD_NUMBER: builtins.int
+    PROCESSOR_FEE_MINOR_FIELD_NUMBER: builtins.int
     event_id: builtins.str
     """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. Each id is
     booked once.
@@ -519,7 +671,11 @@ class ProcessorEvent(message.Message):
     type: EventType.ValueType
     """What happened. Required."""
     restaurant_id: builtins.str
-    """The restaurant it happened to, 1 to 128 characters of [A-Za-z0-9._:-]. Required."""
+    """The restaurant it happened to, 1 to 128 characters of [A-Za-z0-9._:-]. Required; but empty on
+    EVENT_TYPE_PROCESSOR_SETTLED and _PROCESSOR_SETTLEMENT_DEBITED, and empty or not on
+    EVENT_TYPE_PROCESSOR_FEE_ASSESSED and _REFUNDED. An event without a restaurant is booked in the
+    platform's books.
+    """
     currency: builtins.str
     """ISO 4217 code in upper case, for example "PEN". Required."""
     amount_minor: builtins.int
@@ -528,7 +684,8 @@ class ProcessorEvent(message.Message):
     """
     fee_minor: builtins.int
     """The fee in minor units, 0 to amount_minor; default 0. Above 0 only on charges (the platform's
-    commission), on opened disputes (the processor's fee, borne by the restaurant) and on refunds
+    commission), on reversed charges (the commission given back), on opened disputes (the
+    processor's fee, borne by the restaurant, 0 to 10^12 whatever the amount) and on refunds
     (stored, not posted).
     """
     payout_id: builtins.str
@@ -540,16 +697,29 @@ class ProcessorEvent(message.Message):
     At most 255 printable ASCII characters; default empty. The opening and the end of a dispute
     have the same one.
     """
+    processor_fee_minor: builtins.int
+    """What the processor charged the platform for it, in minor units, 0 to 10^12; default 0. Above 0
+    only on charges, refunds and opened disputes. The platform bears it: what the restaurant is
+    owed does not change.
+    """
     @builtins.property
     def occurred_at(self) -> timestamp_pb2.Timestamp:
         """When it happened, by the processor's clock: 2000-01-01 to 5 minutes from now. Required. A
-        charge matures from here.
+        charge without `available_at` matures from here.
         """
 
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """Whatever the caller wants to keep with the event: at most 8 KiB of keys and values, without
         NUL. Not compared on repeat.
+        """
+
+    @builtins.property
+    def available_at(self) -> timestamp_pb2.Timestamp:
+        """When the processor makes the money available, or takes it: not before `occurred_at`, and at
+        most 400 days after it. Optional, and only on charges, reversed charges, refunds and withheld
+        taxes. It takes the place of the maturity days, for the fee of a charge too. Unset: a charge
+        matures after the maturity days, all others count at once.
         """
 
     def __init__(
@@ -565,17 +735,19 @@ class ProcessorEvent(message.Message):
         payout_id: builtins.str = ...,
         reference: builtins.str = ...,
         metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        available_at: timestamp_pb2.Timestamp | None = ...,
+        processor_fee_minor: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["occurred_at", b"occurred_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["available_at", b"available_at", "occurred_at", b"occurred_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "event_id", b"event_id", "fee_minor", b"fee_minor", "metadata", b"metadata", "occurred_at", b"occurred_at", "payout_id", b"payout_id", "reference", b"reference", "restaurant_id", b"restaurant_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "available_at", b"available_at", "currency", b"currency", "event_id", b"event_id", "fee_minor", b"fee_minor", "metadata", b"metadata", "occurred_at", b"occurred_at", "payout_id", b"payout_id", "processor_fee_minor", b"processor_fee_minor", "reference", b"reference", "restaurant_id", b"restaurant_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class LedgerEntry(message.Message):
     """One line of the ledger: an amount that moved from one ledger account to another inside the books
-    of a restaurant or an account. Set by the server.
+    of a restaurant, of an account or of the platform. Set by the server.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -608,7 +780,7 @@ class LedgerEntry(message.Message):
     amount_minor: builtins.int
     """The amount, in minor units, at least 1."""
     restaurant_id: builtins.str
-    """The restaurant in whose books it stands. Empty if they are an account's."""
+    """The restaurant in whose books it stands. Empty if they are an account's or the platform's."""
     currency: builtins.str
     """ISO 4217 code of those books."""
     event_id: builtins.str
@@ -616,7 +788,7 @@ class LedgerEntry(message.Message):
     payout_id: builtins.str
     """The payout it belongs to. Empty on entries that no payout has."""
     account_id: builtins.str
-    """The account in whose books it stands. Empty if they are a restaurant's."""
+    """The account in whose books it stands. Empty if they are a restaurant's or the platform's."""
     payment_id: builtins.str
     """The payment that posted it. Empty on entries that no payment has."""
     @builtins.property
@@ -721,8 +893,9 @@ class Restaurant(message.Message):
     active: builtins.bool
     """Whether payout runs pay it."""
     maturity_days: builtins.int
-    """How many days of 24 hours after `occurred_at` its charges mature, 0 (at once) to 365. Unset:
-    the server's setting. A change holds for charges recorded from then on.
+    """How many days of 24 hours after `occurred_at` its charges mature, 0 (at once) to 365, unless
+    their event has an `available_at`. Unset: the server's setting. A change holds for charges
+    recorded from then on.
     """
     etag: builtins.str
     """Names this state of the profile; every change gives it another value. Opaque, set by the
@@ -1087,18 +1260,21 @@ class GetBalanceResponse(message.Message):
     DISPUTED_MINOR_FIELD_NUMBER: builtins.int
     LAST_EVENT_AT_FIELD_NUMBER: builtins.int
     AS_OF_FIELD_NUMBER: builtins.int
+    RESERVE_HELD_MINOR_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """The restaurant."""
     currency: builtins.str
     """ISO 4217 code."""
     available_minor: builtins.int
-    """What the restaurant may be paid: matured, and not inside a payout or a dispute."""
+    """What the restaurant may be paid: matured, and not inside a payout, a dispute or a reserve."""
     pending_minor: builtins.int
     """What it was credited and has not matured."""
     reserved_minor: builtins.int
     """What is inside payouts that are neither paid nor failed."""
     disputed_minor: builtins.int
     """What is held back for open disputes."""
+    reserve_held_minor: builtins.int
+    """What is held back as a reserve."""
     @builtins.property
     def last_event_at(self) -> timestamp_pb2.Timestamp:
         """The latest `occurred_at` of the events counted. Unset if there are none."""
@@ -1118,10 +1294,11 @@ class GetBalanceResponse(message.Message):
         disputed_minor: builtins.int = ...,
         last_event_at: timestamp_pb2.Timestamp | None = ...,
         as_of: timestamp_pb2.Timestamp | None = ...,
+        reserve_held_minor: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "last_event_at", b"last_event_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "available_minor", b"available_minor", "currency", b"currency", "disputed_minor", b"disputed_minor", "last_event_at", b"last_event_at", "pending_minor", b"pending_minor", "reserved_minor", b"reserved_minor", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "available_minor", b"available_minor", "currency", b"currency", "disputed_minor", b"disputed_minor", "last_event_at", b"last_event_at", "pending_minor", b"pending_minor", "reserve_held_minor", b"reserve_held_minor", "reserved_minor", b"reserved_minor", "restaurant_id", b"restaurant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

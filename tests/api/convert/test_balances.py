@@ -46,7 +46,7 @@ def test_every_wrong_field_is_reported() -> None:
 
 def test_balance_is_encoded_field_by_field() -> None:
     """Negative amounts and the limits of int64 included."""
-    balance = Balance(ACCOUNT, -(2**63), 2**63 - 1, 1, 0, None, LAST)
+    balance = Balance(ACCOUNT, -(2**63), 2**63 - 1, 1, 0, 9, None, LAST)
     message = encode_balance(balance)
     assert not message.HasField("last_event_at")
     assert message == ledger_pb2.GetBalanceResponse(
@@ -55,12 +55,13 @@ def test_balance_is_encoded_field_by_field() -> None:
         available_minor=-(2**63),
         pending_minor=2**63 - 1,
         reserved_minor=1,
+        reserve_held_minor=9,
         as_of=Timestamp(seconds=253_402_300_799, nanos=999_999_000),
     )
 
 
 def test_time_of_the_last_event_is_encoded() -> None:
-    balance = Balance(ACCOUNT, 0, 0, 0, 7, UNIX_EPOCH + timedelta(microseconds=1), UNIX_EPOCH)
+    balance = Balance(ACCOUNT, 0, 0, 0, 7, 0, UNIX_EPOCH + timedelta(microseconds=1), UNIX_EPOCH)
     message = encode_balance(balance)
     assert message.last_event_at == Timestamp(nanos=1000)
     assert (message.disputed_minor, message.as_of) == (7, Timestamp())

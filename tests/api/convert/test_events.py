@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from support.events import event_message, processor_event, unique
+from support.events import OCCURRED_AT, event_message, processor_event, unique
 from support.violations import violations_of
 
 from ledger.api.access.authorization import REFUSED_EVENT_TYPES
@@ -26,7 +26,14 @@ from ledger.api.convert.events import (
 )
 from ledger.application.ingest.event_batch import Booked, IngestStatus
 from ledger.application.ports.events import StoredEvent
-from ledger.domain.events import PAYOUT_EVENT_TYPES, UNIX_EPOCH, EventType
+from ledger.domain.events import (
+    AVAILABLE_AT_EVENT_TYPES,
+    PAYOUT_EVENT_TYPES,
+    PLATFORM_EVENT_TYPES,
+    PROCESSOR_FEE_EVENT_TYPES,
+    UNIX_EPOCH,
+    EventType,
+)
 from ledger.domain.fields import ID_RULE, METADATA_RULE, REFERENCE_RULE
 from ledger.domain.money import AMOUNT_RULE, CURRENCY_RULE
 from ledger.errors import EventTypeUnknown, InvalidRequest, RestaurantNotFound, ScopeMissing
@@ -41,7 +48,10 @@ ID = UUID(UUID_TEXT)
 def test_stored_event_is_encoded_as_it_was_sent(type: EventType) -> None:
     event = processor_event(
         type,
+        restaurant_id="" if type in PLATFORM_EVENT_TYPES else "res_1",
         payout_id=UUID_TEXT if type in PAYOUT_EVENT_TYPES else "",
+        available_at=OCCURRED_AT if type in AVAILABLE_AT_EVENT_TYPES else None,
+        processor_fee_minor=3 if type in PROCESSOR_FEE_EVENT_TYPES else 0,
         reference="ref ~",
         metadata={"k": "\U0001f600"},
     )

@@ -733,14 +733,14 @@ async def test_two_sides_that_do_not_agree_are_not_posted(paid: Database) -> Non
 
 
 async def test_account_has_one_balance_account_and_one_holder(paid: Database) -> None:
-    """The keys and the CHECK refuse a second one, one of two holders, and one of none."""
+    """The keys and the CHECK refuse a second one, one of two holders, and two of the platform."""
     insert = "INSERT INTO balance_accounts (account_id, restaurant_id, currency) VALUES "
     for values, error in (
         ("('acc_a', NULL, 'PEN')", asyncpg.UniqueViolationError),
         ("('acc_a', NULL, 'USD')", asyncpg.UniqueViolationError),
         ("('acc_x', NULL, 'PEN')", asyncpg.ForeignKeyViolationError),
         ("('acc_a', 'res_paid', 'USD')", asyncpg.CheckViolationError),
-        ("(NULL, NULL, 'PEN')", asyncpg.CheckViolationError),
+        ("(NULL, NULL, 'PEN'), (NULL, NULL, 'PEN')", asyncpg.UniqueViolationError),
     ):
         async with session(paid, role="ledger_app") as connection:
             with pytest.raises(error):

@@ -19,7 +19,13 @@ from support.waiting import DEADLINE_SECONDS
 from ledger.application.ports.events import EventLedger, Posting
 from ledger.bootstrap.database import Database
 from ledger.domain.balances import BalanceAccount
-from ledger.domain.events import EventType, ProcessorEvent, fingerprint, microseconds
+from ledger.domain.events import (
+    PLATFORM_EVENT_TYPES,
+    EventType,
+    ProcessorEvent,
+    fingerprint,
+    microseconds,
+)
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import Amount, rules_of
 from ledger.errors import DatabaseContention, DataRejected
@@ -215,14 +221,18 @@ async def test_entries_of_a_full_batch_belong_to_their_events(
 ) -> None:
     """A thousand events of all types: each has exactly the entries of its posting."""
     restaurant = unique("res")
-    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
+    await books.open_accounts(
+        [BalanceAccount(restaurant, "PEN"), BalanceAccount("", "PEN")], register=True
+    )
     types = [event_type for event_type in EventType if not event_type.value.startswith("payout")]
     postings = [
         posting(
             processor_event(
                 types[number % len(types)],
                 event_id=f"{restaurant}_{number:04d}",
-                restaurant_id=restaurant,
+                restaurant_id=""
+                if types[number % len(types)] in PLATFORM_EVENT_TYPES
+                else restaurant,
                 amount_minor=number + 1,
                 fee_minor=1
                 if number % 3 == 0 and types[number % len(types)] is EventType.CHARGE_SUCCEEDED

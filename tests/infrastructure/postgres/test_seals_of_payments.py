@@ -25,7 +25,7 @@ from ledger.bootstrap.database import Database
 from ledger.domain.seals import (
     ENTRY_TITLE,
     SEALED_ENTRY_FIELDS,
-    SEALED_EVENT_FIELDS,
+    SEALED_LATER_EVENT_FIELDS,
     SEALED_OPERATION_FIELDS,
     SEALED_PAYMENT_ENTRY_FIELDS,
     SEALED_PAYMENT_FIELDS,
@@ -150,7 +150,7 @@ async def test_every_column_is_sealed(paid: Database) -> None:
     )
     columns = {table: {name for of, name in rows if of == table} for table in SEALED_TABLES}
     assert columns == {
-        "processor_events": set(SEALED_EVENT_FIELDS),
+        "processor_events": set(SEALED_LATER_EVENT_FIELDS),
         "ledger_entries": set(SEALED_PAYMENT_ENTRY_FIELDS)
         - {"restaurant_id", "account_id", "currency"},
         "payments": set(SEALED_PAYMENT_FIELDS) - OF_HOLDERS | CHANGING,

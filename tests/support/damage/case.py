@@ -41,7 +41,8 @@ ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
 ALTER TABLE statement_marks DISABLE TRIGGER ALL;
 ALTER TABLE archived_ranges DISABLE TRIGGER ALL;
 ALTER TABLE archived_run_outcomes DISABLE TRIGGER ALL;
-DROP INDEX balance_accounts_account_id_key, payouts_in_flight_key, payouts_live_key;
+DROP INDEX balance_accounts_account_id_key, balance_accounts_platform_key, payouts_in_flight_key,
+  payouts_live_key;
 """
 # The items of the run of res_q's first payout are in an archive, whose id is 0...1, and no longer
 # in their table.

@@ -49,6 +49,7 @@ def entries_deleted(event_id: str, positions: str) -> str:
 RULES = "entries_follow_posting_rules"
 AGREE = "entries_agree_with_their_event"
 MATURITY = "charges_mature_after_whole_days"
+GIVEN = "entries_are_available_as_the_processor_says"
 FINGERPRINT = "fingerprints_match_their_events"
 LIMITS = "events_are_within_limits"
 DAMAGE_TO_DATA = (
@@ -76,6 +77,35 @@ DAMAGE_TO_DATA = (
     Damage(
         RULES, entry_copy("evt_refund", 1, position="2", amount_minor="10"), ("event evt_refund",)
     ),
+    # Positions without a fee, and entries of the processor's fee.
+    event(RULES, "evt_cost_no_fee", "processor_fee_minor = 41"),
+    event(RULES, "evt_cost_no_fee", "processor_fee_minor = NULL"),
+    entry(RULES, "evt_cost_no_fee", 2, "position = 3", "event evt_cost_no_fee"),
+    entry(RULES, "evt_given", 3, "debit_account = 'bad_debt'", "event evt_given"),
+    event(RULES, "evt_no_fee", "processor_fee_minor = 1"),
+    event(RULES, "evt_reversed", "fee_minor = 0"),
+    event(RULES, "evt_settled", "type = 'processor_settlement_debited'"),
+    Damage(RULES, entries_deleted("evt_opened_small", "4"), ("event evt_opened_small",)),
+    Damage(RULES, entries_deleted("evt_refund_given", "2"), ("event evt_refund_given",)),
+    *(
+        Damage(RULES, entries_deleted(event_id, "1"), (f"event {event_id}",))
+        for event_id in (
+            "evt_refund_failed",
+            "evt_fee_back",
+            "evt_dispute_fee_back",
+            "evt_cost",
+            "evt_cost_back",
+            "evt_tax",
+            "evt_tax_back",
+            "evt_reserve",
+            "evt_reserve_back",
+            "evt_top_up",
+            "evt_write_off",
+            "evt_own_cost",
+            "evt_own_cost_back",
+            "evt_debited",
+        )
+    ),
     Damage(
         "entries_are_posted_once",
         entry_copy("evt_fee", 1, transaction_id="gen_random_uuid()"),
@@ -99,6 +129,20 @@ DAMAGE_TO_DATA = (
         "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id "
         "= 'res_b')",
     ),
+    entry(
+        "entries_stand_in_the_account_of_their_event",
+        "evt_settled",
+        1,
+        "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id "
+        "= 'res_t')",
+    ),
+    entry(
+        "entries_stand_in_the_account_of_their_event",
+        "evt_cost",
+        1,
+        "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id "
+        "IS NULL AND account_id IS NULL)",
+    ),
     Damage(
         "entries_have_an_event",
         "DELETE FROM processor_events WHERE event_id = 'evt_fee'",
@@ -116,6 +160,13 @@ DAMAGE_TO_DATA = (
     entry(MATURITY, "evt_charge", 1, "available_at = occurred_at"),
     entry(MATURITY, "evt_charge", 1, "available_at = 'infinity'"),
     entry(MATURITY, "evt_fee", 1, "available_at = occurred_at + interval '168 hours'"),
+    entry(MATURITY, "evt_cost_no_fee", 2, "available_at = occurred_at + interval '168 hours'"),
+    entry(GIVEN, "evt_given", 1, "available_at = available_at + interval '1 microsecond'"),
+    entry(GIVEN, "evt_given", 2, "available_at = NULL"),
+    entry(GIVEN, "evt_given", 3, "available_at = occurred_at"),
+    entry(GIVEN, "evt_refund_given", 1, "available_at = NULL"),
+    entry(GIVEN, "evt_reversed", 2, "available_at = available_at - interval '1 day'"),
+    event(GIVEN, "evt_tax", "available_at = occurred_at", "entry {evt_tax}/1"),
     entry(
         "fees_mature_with_their_charge", "evt_charge", 2, "available_at = NULL", "event evt_charge"
     ),
@@ -156,11 +207,27 @@ DAMAGE_TO_DATA = (
     event(FINGERPRINT, "evt_charge", "occurred_at = 'infinity'"),
     event(FINGERPRINT, "evt_charge", "payout_id = 'po_1'"),
     event(FINGERPRINT, "evt_charge", "reference = 'pay_2'"),
+    event(FINGERPRINT, "evt_charge", "available_at = occurred_at"),
+    event(FINGERPRINT, "evt_charge", "processor_fee_minor = 1"),
+    event(FINGERPRINT, "evt_given", "available_at = available_at + interval '1 microsecond'"),
+    event(FINGERPRINT, "evt_given", "available_at = NULL"),
+    event(FINGERPRINT, "evt_given", "processor_fee_minor = 299"),
+    event(FINGERPRINT, "evt_given", "available_at = NULL, processor_fee_minor = NULL"),
     event(LIMITS, "evt_charge", "amount_minor = 0, fee_minor = 0"),
     event(LIMITS, "evt_charge", "amount_minor = 1000000000001"),
     event(LIMITS, "evt_charge", "fee_minor = amount_minor + 1"),
     event(LIMITS, "evt_charge", "fee_minor = -1"),
     event(LIMITS, "evt_fee", "fee_minor = 1"),
+    event(LIMITS, "evt_opened_small", "fee_minor = 1000000000001"),
+    event(LIMITS, "evt_opened_small", "fee_minor = -1"),
+    event(LIMITS, "evt_given", "processor_fee_minor = 0"),
+    event(LIMITS, "evt_given", "processor_fee_minor = 1000000000001"),
+    event(LIMITS, "evt_reversed", "processor_fee_minor = 1"),
+    event(LIMITS, "evt_given", "available_at = occurred_at - interval '1 microsecond'"),
+    event(LIMITS, "evt_given", "available_at = occurred_at + interval '400 days 1 microsecond'"),
+    event(LIMITS, "evt_reserve", "available_at = occurred_at"),
+    event(LIMITS, "evt_settled", "restaurant_id = 'res_t'"),
+    event(LIMITS, "evt_reserve", "restaurant_id = ''"),
     event(LIMITS, "evt_charge", "occurred_at = '1999-12-31 23:59:59+00'"),
     event(LIMITS, "evt_charge", "payout_id = 'po_1'"),
     event(LIMITS, "evt_charge", "type = 'payout_paid'"),
@@ -187,6 +254,12 @@ DAMAGE_TO_DATA = (
         "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('res_b', 'USD')",
         ("account res_b/USD",),
     ),
+    Damage(
+        "balance_accounts_are_unique",
+        "INSERT INTO balance_accounts (currency) VALUES ('MXN')",
+        ("account (platform)/MXN",),
+    ),
+    event("events_have_a_balance_account", "evt_settled", "currency = 'USD'"),
     Damage(
         "debits_equal_credits",
         "ALTER TABLE ledger_entries ALTER debit_account DROP NOT NULL;"
@@ -239,6 +312,35 @@ DAMAGE_TO_DATA = (
         "evt_refund",
         "amount_minor = 10001",
         "reference res_a/PEN/pay_1",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_stay_within_their_charge",
+        "evt_reversed",
+        "amount_minor = 4001",
+        "reference res_t/MXN/pay_t3",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_fail_only_if_they_were_booked",
+        "evt_refund_failed",
+        "amount_minor = 2001",
+        "reference res_t/MXN/pay_t1",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_fail_only_if_they_were_booked",
+        "evt_refund_failed",
+        "reference = 'pay_t2'",
+        "reference res_t/MXN/pay_t2",
+        severity=WARNING,
+    ),
+    entry(
+        "processor_has_settled",
+        "evt_settled",
+        1,
+        "amount_minor = amount_minor - 1",
+        "currency MXN",
         severity=WARNING,
     ),
     event(
@@ -312,5 +414,16 @@ DAMAGE_TO_DATA = (
         "amount_minor = 100000",
         "account res_a/PEN",
         severity=WARNING,
+    ),
+    *(
+        entry(
+            "reserves_and_taxes_are_not_negative",
+            event_id,
+            1,
+            "amount_minor = 100000",
+            "account res_t/MXN",
+            severity=WARNING,
+        )
+        for event_id in ("evt_reserve_back", "evt_tax_back")
     ),
 )

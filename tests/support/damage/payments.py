@@ -346,9 +346,9 @@ DAMAGE_TO_ACCOUNTS = (
         OF_HOLDER, "DELETE FROM accounts WHERE account_id = 'acc_empty'", ("account acc_empty",)
     ),
     Damage(
-        OF_HOLDER,
+        HAVE_ONE,
         "UPDATE balance_accounts SET account_id = NULL WHERE account_id = 'acc_empty'",
-        ("account {acc_empty}",),
+        ("account acc_empty",),
     ),
     Damage(
         OF_HOLDER,

@@ -31,6 +31,7 @@ def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
         pending_minor=balance.pending_minor,
         reserved_minor=balance.reserved_minor,
         disputed_minor=balance.disputed_minor,
+        reserve_held_minor=balance.reserve_held_minor,
         last_event_at=encode_optional_instant(balance.last_event_at),
         as_of=encode_instant(balance.as_of),
     )

@@ -47,7 +47,9 @@ _EVENT_FIELD_ORDER = {
 if _EVENT_FIELD_ORDER.keys() != set(EVENT_FIELDS):
     raise TypeError("ProcessorEvent has other fields in the contract than in the domain")
 # The fields that are alike in the contract and the domain.
-_FIELDS_ALIKE = [field for field in EVENT_FIELDS if field not in ("type", "occurred_at")]
+_FIELDS_ALIKE = [
+    field for field in EVENT_FIELDS if field not in ("type", "occurred_at", "available_at")
+]
 _EVENT_TYPE_NUMBERS = {
     event_type: ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.name}")
     for event_type in EventType
@@ -91,6 +93,7 @@ def decode_event(
     event_id, restaurant_id, currency = message.event_id, message.restaurant_id, message.currency
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
+    processor_fee_minor = message.processor_fee_minor
     event_type = _EVENT_TYPES.get(type_number)
     if event_type is None:
         if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
@@ -103,6 +106,11 @@ def decode_event(
         occurred_at = decode_instant(message.occurred_at)
         if occurred_at is None:
             violations.append(FieldViolation("occurred_at", "must be a valid timestamp"))
+    available_at = None
+    if message.HasField("available_at"):
+        available_at = decode_instant(message.available_at)
+        if available_at is None:
+            violations.append(FieldViolation("available_at", "must be a valid timestamp"))
     # An empty one is not copied: that takes longer than to read all other fields.
     metadata = dict(message.metadata) if message.metadata else {}
     violations += event_violations(
@@ -117,6 +125,8 @@ def decode_event(
         reference=reference,
         metadata=metadata,
         now=now,
+        available_at=available_at,
+        processor_fee_minor=processor_fee_minor,
     )
     if violations or event_type is None or occurred_at is None:
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
@@ -134,6 +144,8 @@ def decode_event(
         payout_id,
         reference,
         metadata,
+        available_at,
+        processor_fee_minor,
     )
 
 
@@ -279,6 +291,7 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
         event=ledger_pb2.ProcessorEvent(
             type=_EVENT_TYPE_NUMBERS[event.type],
             occurred_at=encode_instant(event.occurred_at),
+            available_at=None if event.available_at is None else encode_instant(event.available_at),
             **{field: getattr(event, field) for field in _FIELDS_ALIKE},
         ),
         transaction_id=stored.transaction_id,

@@ -39,7 +39,8 @@ class StoredEvent:
 
 class StoredEntry(NamedTuple):
     """A ledger entry of the books. The amount is in minor units, instants are in microseconds since
-    1970; absent values are None. It stands in the books of a restaurant or of an account.
+    1970; absent values are None. It stands in the books of a restaurant, of an account, or, if both
+    are None, of the platform.
 
     A tuple of plain values, since a statement has millions of them: a frozen dataclass takes four
     times as long to make, and a datetime as long to read from the database as all the rest.
@@ -104,7 +105,7 @@ class EventLedger(Protocol):
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        """Opens the balance accounts that do not exist yet.
+        """Opens the balance accounts that do not exist yet; one without a holder is the platform's.
 
         Registers unknown restaurants first if `register`; else opens no account for them and
         returns their ids. Waits for locks as `insert` does.

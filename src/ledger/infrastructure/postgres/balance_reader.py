@@ -40,6 +40,7 @@ from ledger.infrastructure.postgres.statement_marks import first_mark_from, newe
 _PAYABLE = signed_minor("restaurant_payable")
 _RESERVED = signed_minor("payout_reserved")
 _DISPUTED = signed_minor("dispute_hold")
+_RESERVE_HELD = signed_minor("reserve_hold")
 _ACCOUNT = "a.balance_account_id"
 
 Query = TypeVar("Query", bound=AsksForBalance)
@@ -52,6 +53,7 @@ _SUMS = """settled.matured_minor + since.matured_minor + tail.available_minor AS
          AS pending_minor,
        settled.reserved_minor + tail.reserved_minor AS reserved_minor,
        settled.disputed_minor + tail.disputed_minor AS disputed_minor,
+       settled.reserve_held_minor + tail.reserve_held_minor AS reserve_held_minor,
        GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at"""
 
 # SQL, for FROM: what the lines of the snapshot "s" add up to.
@@ -63,7 +65,9 @@ _SETTLED = """(
          COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'payout_reserved'), 0)
            AS reserved_minor,
          COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'dispute_hold'), 0)
-           AS disputed_minor
+           AS disputed_minor,
+         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'reserve_hold'), 0)
+           AS reserve_held_minor
   FROM unnest(s.ledger_accounts, s.total_minors, s.matured_minors)
     AS l (ledger_account, total_minor, matured_minor)
 )"""
@@ -93,6 +97,7 @@ def _tail_sums(instant: str, entries: str, entries_count: str) -> str:
       AS pending_minor,
     COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
     COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
+    COALESCE(sum(e.reserve_held_minor), 0) AS reserve_held_minor,
     max(e.occurred_at) AS last_event_at,
     {entries_count} AS entries_count
   FROM ({entries}) AS e
@@ -103,7 +108,8 @@ _MATURED = f"""ledger_entries AS e
   WHERE {matured_between(_ACCOUNT, "s.taken_at", "moment.now_at")}"""
 _TAIL = f"""
     SELECT e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
-           {_RESERVED} AS reserved_minor, {_DISPUTED} AS disputed_minor
+           {_RESERVED} AS reserved_minor, {_DISPUTED} AS disputed_minor,
+           {_RESERVE_HELD} AS reserve_held_minor
     FROM ledger_entries AS e
     WHERE {tail(_ACCOUNT)}
   """
@@ -196,6 +202,7 @@ _PAST_TAIL = past_tail(
         "payable_minor": _PAYABLE,
         "reserved_minor": _RESERVED,
         "disputed_minor": _DISPUTED,
+        "reserve_held_minor": _RESERVE_HELD,
     },
     "$4",
 )
@@ -327,6 +334,7 @@ class PostgresBalanceReader(GroupReader[BalanceQuery, Balance]):
             pending_minor=int(row["pending_minor"]),
             reserved_minor=int(row["reserved_minor"]),
             disputed_minor=int(row["disputed_minor"]),
+            reserve_held_minor=int(row["reserve_held_minor"]),
             last_event_at=row["last_event_at"],
             as_of=as_of,
         )

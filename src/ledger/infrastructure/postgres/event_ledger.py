@@ -8,13 +8,15 @@ from uuid import UUID
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, microseconds
+from ledger.domain.events import EVENT_FIELDS, LATER_DEFAULTS, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Amount, EntryType, rules_of
 from ledger.infrastructure.postgres.event_columns import (
     EVENT_COLUMNS,
     array_parameters,
+    event_of,
     listed,
     metadata_json,
+    stored_value,
 )
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, set_lock_timeout
@@ -28,35 +30,31 @@ from ledger.infrastructure.postgres.sessions.fence import (
 
 # The columns that INSERT_EVENTS writes, and those of a candidate: batch_id is one value for all
 # events. payout_id is left out, because `ledger.infrastructure.postgres.payouts` stores the events
-# that have one.
-_WRITTEN_COLUMNS = [column for column in EVENT_COLUMNS if column != "payout_id"]
+# that have one. The later fields are left out as well: few events have any of them.
+_WRITTEN_COLUMNS = [
+    column for column in EVENT_COLUMNS if column != "payout_id" and column not in LATER_DEFAULTS
+]
 _CANDIDATE_COLUMNS = [column for column in _WRITTEN_COLUMNS if column != "batch_id"]
-
-_PARAMETERS_COUNT = len(_CANDIDATE_COLUMNS) + 6
-
-# The other parameters of INSERT_EVENTS, in the order of `insert_arguments`.
-(
-    _BATCH_ID,
-    _MATURITY_DAYS,
-    _FIRST_ENTRIES,
-    _LAST_ENTRIES,
-    _RULES,
-    _AMOUNTS,
-) = (f"${number}" for number in range(len(_CANDIDATE_COLUMNS) + 1, _PARAMETERS_COUNT + 1))
-_WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::jsonb"}
+# The later columns of events of this module, of which INSERT_EVENTS_WITH_TERMS writes all.
+_TERMS = ["available_at", "processor_fee_minor"]
 
 # The posting rules. An entry names its rule by its number, from 1, as SQL counts.
-_POSTING_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
+_POSTING_RULES = list(
+    dict.fromkeys(rule for rules in EVENT_POSTING_RULES.values() for rule in rules)
+)
 _RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
-# The numbers of the rules of an event, and whether each takes the event's amount, or else its fee:
-# by the type of the event and whether it has a fee.
+# Which amount of an event an entry takes, by its place in a tuple of them.
+_AMOUNT_PLACES = {Amount.AMOUNT: 0, Amount.FEE: 1, Amount.PROCESSOR_FEE: 2}
+# The numbers of the rules of an event, and the place of the amount that each takes: by the type of
+# the event, whether it has a fee, and whether it has a processor's fee.
 _ENTRY_RULES = {
-    (event_type, has_fee): [
-        (_RULE_NUMBERS[rule], rule.amount is Amount.AMOUNT)
-        for rule in rules_of(event_type, has_fee=has_fee)
+    (event_type, has_fee, has_processor_fee): [
+        (_RULE_NUMBERS[rule], _AMOUNT_PLACES[rule.amount])
+        for rule in rules_of(event_type, has_fee=has_fee, has_processor_fee=has_processor_fee)
     ]
     for event_type in EVENT_POSTING_RULES
     for has_fee in (False, True)
+    for has_processor_fee in (False, True)
 }
 
 
@@ -73,36 +71,47 @@ _ENTRY_TYPE = _of_rule((rule.entry_type.value for rule in _POSTING_RULES), "text
 _DEBIT = _of_rule((rule.debit.value for rule in _POSTING_RULES), "text")
 _CREDIT = _of_rule((rule.credit.value for rule in _POSTING_RULES), "text")
 _MATURES = _of_rule((rule.matures for rule in _POSTING_RULES), "boolean")
+_TAKES_AVAILABLE_AT = _of_rule((rule.takes_available_at for rule in _POSTING_RULES), "boolean")
 
-# Stores events and posts their entries, both or neither. The primary key decides which events are
-# new: an insert waits for an event of the same id that another transaction is inserting, and
-# succeeds if that transaction rolls back. Needs READ COMMITTED; do not raise it.
-#
-# Events are inserted in the byte order of their ids, as by every writer, so that no two writers
-# deadlock. An event without a balance account falls out of the join and is not returned. The
-# maturity is the restaurant's at this moment.
-#
-# _RULES and _AMOUNTS hold the entries: of each, the number of its posting rule and its amount. The
-# entries of an event are the slice of both from its first entry to its last. Only integers are
-# sliced: in a text array PostgreSQL has to search for an element.
-#
-# One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
-# make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
-# becoming such a join.
-INSERT_EVENTS = f"""
+_AVAILABLE_AT = f"""CASE WHEN {_MATURES} AND c.maturity_days > 0
+              THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END"""
+_AVAILABLE_AT_WITH_TERMS = f"""CASE WHEN c.available_at IS NULL THEN {_AVAILABLE_AT}
+              WHEN {_TAKES_AVAILABLE_AT} THEN c.available_at END"""
+
+_OF_RESTAURANTS = """JOIN restaurants AS r ON r.restaurant_id = c.restaurant_id
+  JOIN balance_accounts AS a ON a.restaurant_id = c.restaurant_id AND a.currency = c.currency"""
+# Their entries do not mature.
+_OF_PLATFORM = """JOIN balance_accounts AS a
+    ON a.restaurant_id IS NULL AND a.account_id IS NULL AND a.currency = c.currency"""
+
+
+def _insert_events(*, with_terms: bool = False, of_platform: bool = False) -> str:
+    """SQL of INSERT_EVENTS, below, or of one of its variants."""
+    written = _WRITTEN_COLUMNS + (_TERMS if with_terms else [])
+    candidate = [column for column in written if column != "batch_id"]
+    # The other parameters, in the order of `insert_arguments`.
+    batch_id, maturity_days, first_entries, last_entries, rules, amounts = (
+        f"${number}" for number in range(len(candidate) + 1, len(candidate) + 7)
+    )
+    values = {"batch_id": f"{batch_id}::uuid", "metadata": "metadata::jsonb"}
+    available_at = _AVAILABLE_AT_WITH_TERMS if with_terms else _AVAILABLE_AT
+    books = _OF_PLATFORM if of_platform else _OF_RESTAURANTS
+    days = f"{maturity_days}::integer"
+    if not of_platform:
+        days = f"COALESCE(r.maturity_days, {days})"
+    return f"""
 WITH candidate AS MATERIALIZED (
   SELECT c.*, a.balance_account_id,
-         COALESCE(r.maturity_days, {_MATURITY_DAYS}::integer) AS maturity_days
-  FROM unnest({array_parameters(_CANDIDATE_COLUMNS)},
-              {_FIRST_ENTRIES}::integer[], {_LAST_ENTRIES}::integer[])
-       AS c ({listed(_CANDIDATE_COLUMNS)}, first_entry, last_entry)
-  JOIN restaurants AS r ON r.restaurant_id = c.restaurant_id
-  JOIN balance_accounts AS a ON a.restaurant_id = c.restaurant_id AND a.currency = c.currency
+         {days} AS maturity_days
+  FROM unnest({array_parameters(candidate)},
+              {first_entries}::integer[], {last_entries}::integer[])
+       AS c ({listed(candidate)}, first_entry, last_entry)
+  {books}
 ),
 new AS (
   INSERT INTO processor_events (
-    {listed(_WRITTEN_COLUMNS)})
-  SELECT {listed(_WRITTEN_VALUES.get(column, column) for column in _WRITTEN_COLUMNS)}
+    {listed(written)})
+  SELECT {listed(values.get(column, column) for column in written)}
   FROM candidate
   ORDER BY event_id COLLATE "C"
   ON CONFLICT (event_id) DO NOTHING
@@ -117,17 +126,39 @@ posted AS (
          {_DEBIT},
          {_CREDIT},
          e.amount_minor,
-         CASE WHEN {_MATURES} AND c.maturity_days > 0
-              THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END,
+         {available_at},
          c.occurred_at, c.event_id
   FROM candidate AS c
-  CROSS JOIN LATERAL unnest(({_RULES}::integer[])[c.first_entry:c.last_entry],
-                            ({_AMOUNTS}::bigint[])[c.first_entry:c.last_entry])
+  CROSS JOIN LATERAL unnest(({rules}::integer[])[c.first_entry:c.last_entry],
+                            ({amounts}::bigint[])[c.first_entry:c.last_entry])
     WITH ORDINALITY AS e (rule, amount_minor, position)
   WHERE (c.event_id IN (SELECT event_id FROM new)) IS TRUE
 )
 SELECT event_id FROM new
 """
+
+
+# Stores events and posts their entries, both or neither. The primary key decides which events are
+# new: an insert waits for an event of the same id that another transaction is inserting, and
+# succeeds if that transaction rolls back. Needs READ COMMITTED; do not raise it.
+#
+# Events are inserted in the byte order of their ids, as by every writer, so that no two writers
+# deadlock. An event without a balance account falls out of the join and is not returned. The
+# maturity is the restaurant's at this moment.
+#
+# The arrays of rules and amounts hold the entries: of each, the number of its posting rule and its
+# amount. The entries of an event are the slice of both from its first entry to its last. Only
+# integers are sliced: in a text array PostgreSQL has to search for an element.
+#
+# One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
+# make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
+# becoming such a join.
+INSERT_EVENTS = _insert_events()
+# For groups in which an event has an available_at or a processor's fee. Two more arrays would cost
+# the other groups time.
+INSERT_EVENTS_WITH_TERMS = _insert_events(with_terms=True)
+# For events of the platform, which none of these two finds an account for.
+INSERT_PLATFORM_EVENTS = _insert_events(of_platform=True)
 
 # The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database
 # snapshot sees the rows that the insert waited for.
@@ -158,13 +189,23 @@ LEFT JOIN fence ON true
 # The events for readers, which wait at the Fence that they share.
 SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
 
-# The entries of one event. The event's txid leads into their primary key.
+# The entries of one event, in the books of its restaurant or of the platform. The event's txid
+# leads into their primary key.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
        e.amount_minor, a.restaurant_id, a.account_id, a.currency, e.available_at, e.occurred_at,
        e.recorded_at, e.event_id, e.payout_id, e.payment_id
 FROM processor_events AS v
-JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
+CROSS JOIN LATERAL (
+  SELECT b.balance_account_id, b.restaurant_id, b.account_id, b.currency
+  FROM balance_accounts AS b
+  WHERE b.restaurant_id = v.restaurant_id AND b.currency = v.currency
+  UNION ALL
+  SELECT b.balance_account_id, b.restaurant_id, b.account_id, b.currency
+  FROM balance_accounts AS b
+  WHERE v.restaurant_id = '' AND b.restaurant_id IS NULL AND b.account_id IS NULL
+    AND b.currency = v.currency
+) AS a
 JOIN ledger_entries AS e
   ON e.balance_account_id = a.balance_account_id
  AND e.recorded_txid = v.recorded_txid
@@ -200,36 +241,58 @@ ORDER BY wanted.restaurant_id COLLATE "C", wanted.currency COLLATE "C"
 ON CONFLICT (restaurant_id, currency) DO NOTHING
 """
 
+# Opens the platform's balance accounts, likewise.
+INSERT_PLATFORM_ACCOUNTS = """
+INSERT INTO balance_accounts (currency)
+SELECT wanted.currency
+FROM unnest($1::text[]) AS wanted (currency)
+ORDER BY wanted.currency COLLATE "C"
+ON CONFLICT (currency) WHERE restaurant_id IS NULL AND account_id IS NULL DO NOTHING
+"""
 
-def insert_arguments(
+
+def insert_statement(
     postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int
-) -> tuple[Any, ...]:
-    """The parameters of INSERT_EVENTS, for one posting or more.
+) -> tuple[str, tuple[Any, ...]]:
+    """The statement that stores the postings, one or more, and its parameters.
 
-    `maturity_days` is for restaurants that set none.
+    All are of restaurants, or all are of the platform. `maturity_days` is for restaurants that set
+    none.
     """
     # The values of each field. All columns at once, because every group calls this.
     events = [posting.event for posting in postings]
     fields = dict(zip(EVENT_FIELDS, zip(*events, strict=True), strict=True))
+    has_terms = any(fields["available_at"]) or any(fields["processor_fee_minor"])
     first_entries: list[int] = []
     last_entries: list[int] = []
     rules: list[int] = []
     amounts: list[int] = []
-    for event_type, amount_minor, fee_minor in zip(
-        fields["type"], fields["amount_minor"], fields["fee_minor"], strict=True
+    for event_type, *minors in zip(
+        fields["type"],
+        fields["amount_minor"],
+        fields["fee_minor"],
+        fields["processor_fee_minor"],
+        strict=True,
     ):
         first_entries.append(len(rules) + 1)
-        for rule, takes_amount in _ENTRY_RULES[event_type, fee_minor > 0]:
+        for rule, place in _ENTRY_RULES[event_type, minors[1] > 0, minors[2] > 0]:
             rules.append(rule)
-            amounts.append(amount_minor if takes_amount else fee_minor)
+            amounts.append(minors[place])
         last_entries.append(len(rules))
     columns = fields | {
         "fingerprint": [posting.fingerprint for posting in postings],
         "transaction_id": [posting.transaction_id for posting in postings],
         "metadata": [metadata_json(metadata) for metadata in fields["metadata"]],
     }
-    return (
-        *(columns[column] for column in _CANDIDATE_COLUMNS),
+    if has_terms:
+        statement, candidate = INSERT_EVENTS_WITH_TERMS, _CANDIDATE_COLUMNS + _TERMS
+        columns |= {column: list(map(stored_value, fields[column])) for column in _TERMS}
+    elif not fields["restaurant_id"][0]:
+        statement, candidate = INSERT_PLATFORM_EVENTS, _CANDIDATE_COLUMNS
+    else:
+        statement, candidate = INSERT_EVENTS, _CANDIDATE_COLUMNS
+    return statement, (
+        *(columns[column] for column in candidate),
         batch_id,
         maturity_days,
         first_entries,
@@ -257,20 +320,32 @@ class PostgresEventLedger:
     async def insert(
         self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None
     ) -> set[str]:
-        arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
+        # No restaurant has an empty id: only the platform's events come without one.
+        of_platform = [posting for posting in postings if not posting.event.restaurant_id]
+        parts = [postings]
+        if of_platform:
+            of_restaurants = [posting for posting in postings if posting.event.restaurant_id]
+            parts = [part for part in (of_restaurants, of_platform) if part]
+        statements = [
+            insert_statement(part, batch_id, maturity_days=self._maturity_days) for part in parts
+        ]
         with refusals():
-            return await self._insert(arguments, lock_wait_seconds)
+            return await self._insert(statements, lock_wait_seconds)
 
     async def _insert(
-        self, arguments: tuple[Any, ...], lock_wait_seconds: float | None
+        self, statements: Sequence[tuple[str, tuple[Any, ...]]], lock_wait_seconds: float | None
     ) -> set[str]:
         async with self._autocommit() as connection:
-            if lock_wait_seconds is None:
-                rows = await connection.fetch(INSERT_EVENTS, *arguments)
+            if lock_wait_seconds is None and len(statements) == 1:
+                ((statement, arguments),) = statements
+                rows = await connection.fetch(statement, *arguments)
             else:
+                rows = []
                 async with connection.transaction():
-                    await set_lock_timeout(connection, lock_wait_seconds)
-                    rows = await connection.fetch(INSERT_EVENTS, *arguments)
+                    if lock_wait_seconds is not None:
+                        await set_lock_timeout(connection, lock_wait_seconds)
+                    for statement, arguments in statements:
+                        rows += await connection.fetch(statement, *arguments)
         return {row[0] for row in rows}
 
     async def stored(
@@ -288,18 +363,7 @@ class PostgresEventLedger:
             await self._fence.wait(rows)
         return {
             row["event_id"]: StoredEvent(
-                event=ProcessorEvent(
-                    event_id=row["event_id"],
-                    type=EventType(row["type"]),
-                    restaurant_id=row["restaurant_id"],
-                    currency=row["currency"],
-                    amount_minor=row["amount_minor"],
-                    fee_minor=row["fee_minor"],
-                    occurred_at=row["occurred_at"],
-                    payout_id=row["payout_id"] or "",
-                    reference=row["reference"],
-                    metadata=row["metadata"],
-                ),
+                event=event_of(row),
                 fingerprint=row["fingerprint"],
                 transaction_id=str(row["transaction_id"]),
                 batch_id=row["batch_id"],
@@ -320,8 +384,10 @@ class PostgresEventLedger:
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        restaurant_ids = [account.holder_id for account in accounts]
-        currencies = [account.currency for account in accounts]
+        of_platform = [account.currency for account in accounts if not account.holder_id]
+        of_restaurants = [account for account in accounts if account.holder_id]
+        restaurant_ids = [account.holder_id for account in of_restaurants]
+        currencies = [account.currency for account in of_restaurants]
         with refusals():
             async with self._autocommit() as connection, connection.transaction():
                 if lock_wait_seconds is not None:
@@ -337,6 +403,8 @@ class PostgresEventLedger:
                         )
                     }
                 await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
+                if of_platform:
+                    await connection.execute(INSERT_PLATFORM_ACCOUNTS, of_platform)
         return unknown
 
 

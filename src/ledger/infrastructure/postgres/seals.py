@@ -12,12 +12,15 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.seals import WHOLE, PartedTransaction, SealPart, SealPosition
+from ledger.domain.events import LATER_FIELDS
 from ledger.domain.seals import (
     ABSENT,
     CAUSE_PLACE,
     ENTRY_TITLE,
     EVENT_TITLE,
+    EVENTS_VERSION,
     LAST,
+    LATER_EVENT_TITLE,
     OPERATION_TITLE,
     PAYMENT_ENTRY_TITLE,
     PAYMENT_TITLE,
@@ -25,6 +28,7 @@ from ledger.domain.seals import (
     ROW_BYTES,
     SEALED_ENTRY_FIELDS,
     SEALED_EVENT_FIELDS,
+    SEALED_LATER_EVENT_FIELDS,
     SEALED_OPERATION_FIELDS,
     SEALED_PAYMENT_ENTRY_FIELDS,
     SEALED_PAYMENT_FIELDS,
@@ -113,6 +117,7 @@ def _values(fields: Sequence[str]) -> Mapping[str, str]:
 
 
 EVENT_VALUES = _values(SEALED_EVENT_FIELDS)
+LATER_EVENT_VALUES = _values(SEALED_LATER_EVENT_FIELDS)
 ENTRY_VALUES = _values(SEALED_ENTRY_FIELDS)
 PAYMENT_ENTRY_VALUES = _values(SEALED_PAYMENT_ENTRY_FIELDS)
 PAYMENT_VALUES = _values(SEALED_PAYMENT_FIELDS)
@@ -160,12 +165,17 @@ def _digest(title: str, values: Mapping[str, str]) -> str:
     return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
 
 
+# Whether an event has any of the later fields.
+HAS_LATER_FIELDS = f"num_nonnulls({', '.join(LATER_FIELDS)}) > 0"
+_EVENT_DIGEST = f"""
+CASE WHEN {HAS_LATER_FIELDS} THEN {_digest(LATER_EVENT_TITLE, LATER_EVENT_VALUES)}
+     ELSE {_digest(EVENT_TITLE, EVENT_VALUES)} END"""
 _ENTRY_DIGEST = f"""
 CASE WHEN payment_id IS NULL THEN {_digest(ENTRY_TITLE, ENTRY_VALUES)}
      ELSE {_digest(PAYMENT_ENTRY_TITLE, PAYMENT_ENTRY_VALUES)} END"""
 # The rows that are sealed, each with the SQL of its place and of its digest.
 _SEALED = (
-    ("processor_events", f"{CAUSE_PLACE}", _digest(EVENT_TITLE, EVENT_VALUES)),
+    ("processor_events", f"{CAUSE_PLACE}", _EVENT_DIGEST),
     (ENTRIES, PLACE, _ENTRY_DIGEST),
     (PAYMENTS, f"{CAUSE_PLACE}", _digest(PAYMENT_TITLE, PAYMENT_VALUES)),
     ("payment_operations", f"{CAUSE_PLACE}", _digest(OPERATION_TITLE, OPERATION_VALUES)),
@@ -270,8 +280,8 @@ WHERE epoch < $1 AND first_txid < $3 AND end_txid > $2
 """
 
 INSERT_SEALS = f"""
-INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id, covers_payments)
-SELECT *, $14::uuid, true
+INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id, covers_payments, events_version)
+SELECT *, $14::uuid, true, {EVENTS_VERSION}
 FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[],
             $7::integer[], $8::integer[], $9::bytea[], $10::timestamptz[], $11::bytea[],
             $12::bytea[], $13::bytea[])

@@ -137,12 +137,13 @@ def test_states_and_reasons_of_payments_are_those_of_the_code() -> None:
         assert re.findall(r"'(\w+)'", listed[1]) == [word.value for word in words]
 
 
-def test_only_the_last_rule_of_an_event_is_of_its_fee() -> None:
-    """The check takes the place of a rule for the position of its entry: a fee that is not posted
-    must leave no gap.
-    """
+def test_rules_of_an_event_are_of_its_amount_then_its_fee_then_the_processors() -> None:
+    """The check moves an entry up where a fee before it is not posted: there is one at the most."""
+    order = [Amount.AMOUNT, Amount.FEE, Amount.PROCESSOR_FEE]
     for rules in EVENT_POSTING_RULES.values():
-        assert all(rule.amount is Amount.AMOUNT for rule in rules[:-1])
+        amounts = [rule.amount for rule in rules]
+        assert amounts == sorted(amounts, key=order.index)
+        assert all(amounts.count(fee) <= 1 for fee in order[1:])
 
 
 def test_chart_of_accounts_is_that_of_the_code() -> None:
@@ -236,7 +237,13 @@ async def test_unique_indexes_listed_are_those_of_the_schema(booked: Database) -
         " WHERE indisunique AND indpred IS NOT NULL AND indrelid IN (SELECT oid FROM pg_class"
         " WHERE relnamespace = 'public'::regnamespace)",
     )
-    lines = [f"    ('{table}', '{index}', {condition})" for table, index, condition in sorted(rows)]
+    lines = []
+    for table, index, condition in sorted(rows):
+        line = f"    ('{table}', '{index}', {condition})"
+        # Long ones go on in the next line.
+        lines.append(
+            line if len(line) < 100 else line.replace(f" {condition}", f"\n     {condition}")
+        )
     assert values_of(CONSTRAINTS, "unique_where") == ",\n".join(lines)
 
 

@@ -127,6 +127,12 @@ balance_accounts = Table(
         unique=True,
         postgresql_where=text("account_id IS NOT NULL"),
     ),
+    Index(
+        "balance_accounts_platform_key",
+        "currency",
+        unique=True,
+        postgresql_where=text("restaurant_id IS NULL AND account_id IS NULL"),
+    ),
 )
 
 payments = Table(
@@ -212,6 +218,8 @@ processor_events = Table(
     Column("metadata", JSONB, nullable=False),
     Column("recorded_txid", Xid8, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("available_at", DateTime(timezone=True)),
+    Column("processor_fee_minor", BigInteger),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
     Index(
         "processor_events_payout_id_idx",
@@ -538,6 +546,7 @@ ledger_seals = Table(
     Column("hash", LargeBinary, nullable=False),
     Column("stay_id", Uuid, nullable=False),
     Column("covers_payments", Boolean, nullable=False),
+    Column("events_version", SmallInteger, nullable=False),
     PrimaryKeyConstraint("sequence", name="ledger_seals_pkey"),
     UniqueConstraint("previous_hash", name="ledger_seals_previous_hash_key"),
 )

@@ -16,12 +16,14 @@ from ledger.domain.seals import (
     CAUSE_PLACE,
     ENTRY_TITLE,
     EVENT_TITLE,
+    LATER_EVENT_TITLE,
     OPERATION_TITLE,
     PAYMENT_ENTRY_TITLE,
     PAYMENT_TITLE,
     PLACE_MAX,
     SEALED_ENTRY_FIELDS,
     SEALED_EVENT_FIELDS,
+    SEALED_LATER_EVENT_FIELDS,
     SEALED_OPERATION_FIELDS,
     SEALED_PAYMENT_ENTRY_FIELDS,
     SEALED_PAYMENT_FIELDS,
@@ -39,7 +41,7 @@ from ledger.domain.seals import (
 )
 from ledger.infrastructure.postgres.seals import (
     ENTRIES,
-    EVENT_VALUES,
+    LATER_EVENT_VALUES,
     OF_RANGE,
     OPERATION_VALUES,
     PAYMENT_ENTRY_VALUES,
@@ -101,7 +103,7 @@ ORDER BY txid, r.transaction_id {place}
 """
 
 
-SELECT_EVENTS = _rows_of("processor_events", EVENT_VALUES)
+SELECT_EVENTS = _rows_of("processor_events", LATER_EVENT_VALUES)
 SELECT_ENTRIES = _rows_of(ENTRIES, PAYMENT_ENTRY_VALUES, f", {PLACE}")
 SELECT_PAYMENTS = _rows_of(PAYMENTS, PAYMENT_VALUES)
 SELECT_OPERATIONS = _rows_of("payment_operations", OPERATION_VALUES)
@@ -170,8 +172,10 @@ def _places(fields: Sequence[str], *names: str) -> tuple[int, ...]:
 
 
 _TRANSACTION_ID_OF_EVENT, _EVENT_ID_OF_EVENT = _places(
-    SEALED_EVENT_FIELDS, "transaction_id", "event_id"
+    SEALED_LATER_EVENT_FIELDS, "transaction_id", "event_id"
 )
+# The fields that an event is hashed with only if it has one of them.
+_LATER = len(SEALED_LATER_EVENT_FIELDS) - len(SEALED_EVENT_FIELDS)
 _TRANSACTION_ID_OF_ENTRY, _EVENT_ID_OF_ENTRY, _PAYMENT_ID_OF_ENTRY = _places(
     SEALED_PAYMENT_ENTRY_FIELDS, "transaction_id", "event_id", "payment_id"
 )
@@ -191,11 +195,14 @@ def _bytes_of(transaction_id: str) -> bytes:
 
 
 def _of_event(row: Row) -> _StoredRow:
+    has_later = any(value is not None for value in row[-_LATER:])
     return _StoredRow(
         row[0],
         _bytes_of(row[_TRANSACTION_ID_OF_EVENT]),
         CAUSE_PLACE,
-        row_digest(EVENT_TITLE, row[1:]),
+        row_digest(LATER_EVENT_TITLE, row[1:])
+        if has_later
+        else row_digest(EVENT_TITLE, row[1:-_LATER]),
         _Kind.EVENT,
         event_id=row[_EVENT_ID_OF_EVENT],
     )
