@@ -136,6 +136,7 @@ THEMES = {
     ],
     "cli/test_numbers.py": ["cli/parameters.py"],
     "cli/test_payments_page.py": ["cli/accounts", "cli/payments"],
+    "cli/test_reconciliation_page.py": ["cli/reconcile", "reconciliation"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
     "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
     "infrastructure/postgres/test_append_only.py": [

@@ -127,6 +127,9 @@ COMMANDS: dict[str, Leaf | Branch] = {
         "migrate:migrate", "Bring the database to the newest schema.", needs=Needs.DATABASE
     ),
     "ingest": Leaf("ingest.command:ingest", "Book the events of a file."),
+    "reconcile": Leaf(
+        "reconcile.command:reconcile_report", "Compare a processor's report with the books."
+    ),
     "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,

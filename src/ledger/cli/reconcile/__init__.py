@@ -1,0 +1,1 @@
+"""`ledger reconcile`: a processor's report against the books."""

@@ -1,0 +1,128 @@
+"""`ledger reconcile` against a server."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from support.audit import assert_books_in_order
+from support.commands import Outcome, run_command, run_process
+from support.events import event_message
+from support.reports import ADYEN_SETTLEMENT, STRIPE_PAYOUT, at
+from support.running import RunningLedger
+
+from ledger.cli.failures import ExitStatus
+from ledger.v1 import ledger_pb2
+
+CHARGES = """\
+balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id
+txn_1,2026-03-02 08:15:00,eur,12.00,0.00,12.00,charge,ch_1
+txn_2,2026-03-02 09:15:00,eur,8.00,0.00,8.00,charge,ch_2
+"""
+
+
+def write_report(folder: Path, text: str, name: str = "report.csv") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+async def book_charges(ledger: RunningLedger, *, second_minor: int = 800) -> None:
+    """Books what CHARGES has; the second charge with another amount if one is given."""
+    for number, amount_minor, instant in (
+        (1, 1200, "2026-03-02T08:15:00"),
+        (2, second_minor, "2026-03-02T09:15:00"),
+    ):
+        event = event_message(
+            event_id=f"stripe:ch_{number}",
+            currency="EUR",
+            amount_minor=amount_minor,
+            occurred_at=at(instant),
+        )
+        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+
+
+async def reconcile(ledger: RunningLedger, *arguments: str) -> Outcome:
+    return await run_command("reconcile", *arguments, "--address", ledger.address)
+
+
+async def test_report_that_agrees_with_the_books(ledger: RunningLedger, tmp_path: Path) -> None:
+    """The exit status is 0, and the totals of both sides are the same."""
+    await book_charges(ledger)
+    file = write_report(tmp_path, CHARGES)
+    outcome = await reconcile(ledger, file)
+    assert (outcome.status, outcome.stderr) == (ExitStatus.DONE, "")
+    assert "report and books agree" in outcome.stdout
+    summary = json.loads((await reconcile(ledger, file, "--json")).stdout)
+    assert summary["agrees"] is True
+    totals = summary["totals"]["EUR"]
+    assert totals["report"]["total"] == totals["books"]["total"]
+    assert totals["report"]["total"]["net_minor"] == "2000"
+
+
+async def test_what_differs_is_shown_with_both_sides(ledger: RunningLedger, tmp_path: Path) -> None:
+    """As a table, as CSV and as JSON lines; the exit status is 1."""
+    await book_charges(ledger, second_minor=801)
+    file = write_report(tmp_path, CHARGES)
+    table = await reconcile(ledger, file)
+    assert table.status == ExitStatus.REFUSED
+    assert "amount: 8.00 there, 8.01 here" in table.stdout
+    rows = list(csv.DictReader(io.StringIO((await reconcile(ledger, file, "--csv")).stdout)))
+    assert [(r["outcome"], r["differs_in"], r["report_net"], r["books_net"]) for r in rows] == [
+        ("differs", "amount", "8.00", "8.01")
+    ]
+    matched = (await reconcile(ledger, file, "--json", "--matched")).stdout.splitlines()
+    assert [json.loads(line)["outcome"] for line in matched[1:]] == ["matched", "differs"]
+
+
+async def test_unusable_report_is_refused_by_line_and_column(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
+    """The exit status is 2, and nothing is booked, also with --post."""
+    file = write_report(tmp_path, STRIPE_PAYOUT.replace("-3.30,0.00", "=3.30,0.00"))
+    outcome = await reconcile(ledger, file, "--post")
+    assert (outcome.status, outcome.stdout) == (ExitStatus.USAGE, "")
+    assert f"{file}:7: gross: is a formula, not an amount" in outcome.stderr
+    assert "nothing was booked" in outcome.stderr
+
+
+async def test_reports_come_from_pipes(ledger: RunningLedger) -> None:
+    await book_charges(ledger)
+    outcome = await run_process(
+        "reconcile", "-", "--address", ledger.address, stdin=CHARGES.encode("utf-16")
+    )
+    assert (outcome.status, outcome.stderr) == (ExitStatus.DONE, "")
+
+
+async def test_dry_run_shows_what_would_be_posted(ledger: RunningLedger, tmp_path: Path) -> None:
+    file = write_report(tmp_path, ADYEN_SETTLEMENT)
+    outcome = await reconcile(ledger, file, "--post", "--dry-run", "--json")
+    assert outcome.status == ExitStatus.REFUSED
+    posted = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [(p["event_type"], p["amount_minor"]) for p in posted] == [
+        ("processor_fee_assessed", "310"),
+        ("processor_settled", "3889"),
+    ]
+    table = await reconcile(ledger, file, "--post", "--dry-run")
+    assert "2 events would be booked" in table.stdout
+    await assert_books_in_order(ledger.database)
+
+
+async def test_bad_options_are_refused(ledger: RunningLedger, tmp_path: Path) -> None:
+    file = write_report(tmp_path, CHARGES)
+    mapping = write_report(tmp_path, '[columns]\nkin = "a"\n', "mapping.toml")
+    for arguments, text in (
+        (["--currency", "eur"], "--currency must be an ISO 4217 code"),
+        (["--timezone", "Mars"], "--timezone 'Mars' is no time zone"),
+        (["--dry-run"], "--dry-run goes with --post"),
+        (["--layout", "stripe-payout", "--mapping", mapping], "give --layout or --mapping"),
+        (["--mapping", mapping], "columns.kin: is no key of a mapping"),
+        (["--mapping", "nowhere.toml"], "cannot read nowhere.toml"),
+        (["--layout", "adyen-settlement"], "no header of a known layout"),
+        (["--currency", "USD"], "is EUR, where --currency says USD"),
+    ):
+        outcome = await reconcile(ledger, file, *arguments)
+        assert outcome.status == ExitStatus.USAGE, arguments
+        assert text in outcome.stderr, outcome.stderr
+    missing = await reconcile(ledger, "nowhere.csv")
+    assert "cannot read nowhere.csv" in missing.stderr
