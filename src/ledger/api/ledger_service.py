@@ -7,7 +7,14 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api.convert import balances, events, payouts, restaurants, statements
+from ledger.api.convert import (
+    balances,
+    event_lists,
+    events,
+    payouts,
+    restaurants,
+    statements,
+)
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.api.pages import Pages
 from ledger.api.transport.writing import Together
@@ -15,6 +22,7 @@ from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
+from ledger.application.list_events import list_events
 from ledger.application.payouts import (
     cancel_payout_run,
     get_payout,
@@ -23,6 +31,7 @@ from ledger.application.payouts import (
     list_payout_runs,
     list_payouts,
 )
+from ledger.application.ports.event_lists import EventLists
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import StatementQuery, Statements
@@ -47,6 +56,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         *,
         ingest_events: IngestEvents,
         ledger: EventLedger,
+        event_lists: EventLists,
         get_balance: GetBalance,
         statements: Statements[StatementQuery],
         payout_runs: PayoutRuns,
@@ -59,6 +69,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._ingest_events = ingest_events
         self._held = HeldRequests()
         self._ledger = ledger
+        self._event_lists = event_lists
         self._get_balance = get_balance
         self._statements = statements
         self._payout_runs = payout_runs
@@ -107,6 +118,21 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.GetEventResponse:
         event_id = events.decode_event_id(request)
         return events.encode_event(*await get_event(self._ledger, event_id))
+
+    async def ListEvents(
+        self, request: ledger_pb2.ListEventsRequest, context: Context
+    ) -> ledger_pb2.ListEventsResponse:
+        query = event_lists.decode_event_query(request)
+        paging = await self._pages.paging(request, event_lists.event_listing(query))
+        page = await list_events(
+            self._event_lists,
+            self._begin,
+            query,
+            paging.after,
+            paging.page_size,
+            with_entries=request.with_entries,
+        )
+        return event_lists.encode_events_page(paging, page)
 
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context
