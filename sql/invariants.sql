@@ -402,10 +402,12 @@ WHERE (e.balance_account_id, e.amount_minor, e.debit_account, e.credit_account, 
 -- past. Its state is known.
 SELECT 'payouts_are_within_limits' AS check_name, 'ERROR' AS severity,
        'payout ' || payout_id AS entity,
-       format('%s of %s available, cut-off %s, created at %s, state %s',
-              amount_minor, available_minor, cutoff_at, created_at, state) AS detail
+       format('%s of %s available, leaves %s, cut-off %s, created at %s, state %s', amount_minor,
+              available_minor, retained_minor, cutoff_at, created_at, state) AS detail
 FROM payouts
 WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= created_at
+       AND COALESCE(retained_minor, 0) >= 0 AND COALESCE(retained_before_minor, 0) >= 0
+       AND (retained_minor IS NULL) = (retained_before_minor IS NULL)
        AND state IN ('CREATED', 'PAID', 'FAILED', 'RETURNED')) IS NOT TRUE;
 
 -- check: payouts_have_a_balance_account
@@ -484,15 +486,29 @@ LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
 WHERE p.payout_id IS NULL;
 
 -- check: payout_items_add_up
--- The items of a payout add up to its amount.
+-- The items of a payout add up to what it pays and leaves in the account, less what the payout
+-- before left there.
 SELECT 'payout_items_add_up' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
-       format('the amount is %s, the items are %s', p.amount_minor,
+       format('the amount is %s, it leaves %s, the payout before left %s, the items are %s',
+              p.amount_minor, COALESCE(p.retained_minor, 0), COALESCE(p.retained_before_minor, 0),
               COALESCE(i.amount_minor::text, 'missing')) AS detail
 FROM payouts AS p
 LEFT JOIN (
   SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id) AS i
   ON i.payout_id = p.payout_id
-WHERE i.amount_minor IS DISTINCT FROM p.amount_minor;
+WHERE i.amount_minor IS DISTINCT FROM
+  p.amount_minor::numeric + COALESCE(p.retained_minor, 0) - COALESCE(p.retained_before_minor, 0);
+
+-- check: payouts_count_what_was_left
+-- What a payout says that the payout before left in the account is what that one left.
+SELECT 'payouts_count_what_was_left' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
+       format('counts %s as left before, the payout before left %s',
+              COALESCE(p.retained_before_minor, 0), COALESCE(before.retained_minor, 0)) AS detail
+FROM payouts AS p
+LEFT JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
+  AND before.sequence = p.sequence - 1
+WHERE COALESCE(p.retained_before_minor, 0) <> COALESCE(before.retained_minor, 0);
 
 -- check: payout_items_telescope
 -- An item is what its payout counted of a type, less what the previous payout counted of it. A
@@ -634,6 +650,36 @@ WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currenc
        AND (p.payout_run_id, p.balance_account_id)
          IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
 
+-- check: run_items_explain_their_outcome
+-- What a run saw of a restaurant explains its outcome: a payout is of what was available less what
+-- the restaurant's minimum kept of it; a restaurant without enough was skipped for that reason. An
+-- item that is open, or that a server of an earlier revision closed, says nothing.
+SELECT 'run_items_explain_their_outcome' AS check_name, 'ERROR' AS severity,
+       'run ' || i.payout_run_id || ', restaurant ' || i.restaurant_id AS entity,
+       format('%s available, %s kept, the minimum of the run is %s: %s', i.available_minor,
+              i.retained_minor, r.min_amount_minor,
+              COALESCE(i.skip_reason, i.outcome || COALESCE(' of ' || p.amount_minor, '')))
+         AS detail
+FROM payout_run_items AS i
+JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
+LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+WHERE (i.available_minor IS NULL) <> (i.retained_minor IS NULL)
+   OR (i.retained_minor BETWEEN 0 AND GREATEST(i.available_minor, 0)) IS FALSE
+   OR CASE
+        WHEN i.outcome = 'OPEN' THEN i.available_minor IS NULL
+        WHEN i.skip_reason = 'MIN_BALANCE' THEN
+          COALESCE(i.available_minor >= GREATEST(r.min_amount_minor, 1)
+                   AND i.available_minor - i.retained_minor < GREATEST(r.min_amount_minor, 1),
+                   false)
+        WHEN i.available_minor IS NULL THEN true
+        WHEN i.skip_reason = 'NOTHING_AVAILABLE' THEN i.available_minor < 1
+        WHEN i.skip_reason = 'BELOW_MINIMUM' THEN
+          i.available_minor >= 1 AND i.available_minor < r.min_amount_minor
+        WHEN i.outcome = 'PAYOUT_CREATED' AND p.payout_id IS NOT NULL THEN
+          p.amount_minor = i.available_minor - i.retained_minor
+        ELSE true
+      END IS FALSE;
+
 -- check: finished_runs_have_no_open_items
 -- A run that has succeeded has reached and judged every restaurant. A canceled run may have left
 -- some, which it reports as skipped.
@@ -657,7 +703,7 @@ WHERE r.state NOT IN ('RUNNING', 'CANCELED')
 -- A run has reached the balance accounts up to an id. Of these, each restaurant's in the run's
 -- currency that existed when the run started has an item. No other one has. Runs with archived
 -- items are left out, and runs without progress: a server of an earlier revision wrote all items at
--- once.
+-- once. So are those of a run of named restaurants, which has no more items than restaurants.
 SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' AS severity,
        'run ' || p.payout_run_id || ', restaurant ' || a.restaurant_id AS entity,
        format('balance account %s has %s, the run has reached %s of %s', a.balance_account_id,
@@ -672,7 +718,15 @@ WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id =
   AND (i.payout_run_id IS NOT NULL)
       <> (a.balance_account_id <= p.reached_balance_account_id
           AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
-               OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot)));
+               OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot)))
+UNION ALL
+SELECT 'runs_have_an_item_for_each_account_they_reached', 'ERROR', 'run ' || r.payout_run_id,
+       format('names %s restaurants and has %s items', r.restaurants_named, i.items_count)
+FROM payout_runs AS r
+CROSS JOIN LATERAL (
+  SELECT count(*) AS items_count FROM payout_run_items AS i
+  WHERE i.payout_run_id = r.payout_run_id) AS i
+WHERE r.restaurants_named > 0 AND i.items_count > r.restaurants_named;
 
 -- check: ended_runs_created_no_payout
 -- A run that has ended creates no further payout. Servers of a revision before 0018 continued
@@ -720,12 +774,12 @@ WHERE COALESCE(z.items_count, 0)
 -- check: ended_runs_have_their_items
 -- The items of a run that has succeeded are in the table or in an archive. A run without items is
 -- right only if there was no restaurant to judge; a minute is tolerated for accounts that were
--- opened just before the run began.
+-- opened just before the run began. A run of named restaurants may have none to judge.
 SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
        'has no items, and no archive has them' AS detail
 FROM payout_runs AS r
-WHERE r.state = 'SUCCEEDED'
+WHERE r.state = 'SUCCEEDED' AND r.restaurants_named = 0
   AND NOT EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = r.payout_run_id)
   AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
   AND r.created_at - interval '1 minute'
@@ -2078,7 +2132,6 @@ nullable (table_name, column_name) AS (
     ('payout_run_items', 'skip_reason'),
     ('payout_runs', 'finished_at'),
     ('payout_runs', 'zone_table_version'),
-    ('payouts', 'counted_snapshot'),
     ('payouts', 'retained_before_minor'),
     ('payouts', 'retained_minor'),
     ('processor_events', 'available_at'),
@@ -2094,8 +2147,7 @@ nullable (table_name, column_name) AS (
 unique_where (table_name, index_name, condition) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_account_id_key', '(account_id IS NOT NULL)'),
-    ('balance_accounts', 'balance_accounts_platform_key',
-     '((restaurant_id IS NULL) AND (account_id IS NULL))'),
+    ('balance_accounts', 'balance_accounts_platform_key', '((restaurant_id IS NULL) AND (account_id IS NULL))'),
     ('payouts', 'payouts_in_flight_key', '(state = ''CREATED''::text)'),
     ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''PAID''::text]))')
 ),
@@ -2253,7 +2305,7 @@ WITH wanted (function_name, digest) AS (
     ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
     ('seal_without_payments()', '8f5229c33f64b5fe7709c98424100731'),
     ('skip_mark_without_funds()', '7414b36fcb895f1909f4238bceb9b3b9'),
-    ('summarize_recorded_txids()', '6c9987f2ef81cf9422348efb74043f98'),
+    ('summarize_recorded_txids()', '5c86862bd1f294e87612b5e73ecb6408'),
     ('write_payout_run_items(uuid, integer)', 'bbb003ea49a8cb29bafeeb47f0d5df83')
 ),
 found AS (

@@ -169,27 +169,37 @@ ORDER BY currency, place;
 -- the restaurant. If several reasons hold, the first in the order of SkipReason in
 -- ledger.domain.payouts is shown. No rows for a date in the future, which a run rejects. The
 -- cut-off is the date's last microsecond, or now if that is earlier. What may be paid is the sum of
--- all entries on restaurant_payable that need not mature or had matured by then. A restaurant
--- without an account in the currency is in no run.
+-- all entries on restaurant_payable that need not mature or had matured by then, or by now if that
+-- is less. Of it stays what the restaurant's minimum retains. A restaurant without an account in the
+-- currency is in no run.
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 terms AS (
-  SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor,
+  SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor, moment.now_at,
          LEAST(:'ends_at'::timestamptz - interval '1 microsecond', moment.now_at) AS cutoff_at
   FROM moment
   WHERE :'begins_at'::timestamptz <= moment.now_at
 ),
 -- For all accounts at once, for the reason given at q1_balances.
 payable AS (
-  SELECT m.balance_account_id, sum(m.signed_minor) AS amount_minor
+  SELECT m.balance_account_id,
+         LEAST(sum(m.signed_minor),
+               COALESCE(sum(m.signed_minor) FILTER (
+                 WHERE m.available_at IS NULL OR m.available_at <= terms.cutoff_at), 0))
+           AS amount_minor
   FROM terms
   JOIN balance_accounts AS a ON a.currency = :'currency'::text AND a.restaurant_id IS NOT NULL
   JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
   WHERE m.ledger_account = 'restaurant_payable'
-    AND (m.available_at IS NULL OR m.available_at <= terms.cutoff_at)
+    AND (m.available_at IS NULL OR m.available_at <= terms.now_at)
   GROUP BY m.balance_account_id
 ),
 account AS (
-  SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at,
+  SELECT a.balance_account_id, a.restaurant_id, r.active,
+         r.payout_hold_reason IS NOT NULL
+           AND COALESCE(r.payout_hold_until, 'infinity') > terms.now_at AS is_on_hold,
+         LEAST(COALESCE((r.min_balance_minor ->> a.currency)::bigint, 0),
+               GREATEST(COALESCE(payable.amount_minor, 0), 0)) AS retained_minor,
+         terms.as_of, terms.cutoff_at,
          terms.min_amount_minor,
          in_flight.payout_id AS in_flight_payout_id, same_date.payout_id AS same_date_payout_id,
          latest.cutoff_at AS latest_cutoff_at, COALESCE(payable.amount_minor, 0) AS amount_minor
@@ -213,19 +223,21 @@ verdict AS (
   SELECT account.*,
          CASE
            WHEN NOT active THEN 'INACTIVE'
+           WHEN is_on_hold THEN 'ON_HOLD'
            WHEN in_flight_payout_id IS NOT NULL THEN 'PAYOUT_IN_FLIGHT'
            WHEN same_date_payout_id IS NOT NULL THEN 'ALREADY_PAID'
            WHEN latest_cutoff_at > cutoff_at THEN 'CUTOFF_BEFORE_LATEST_PAYOUT'
            WHEN amount_minor < 1 THEN 'NOTHING_AVAILABLE'
            WHEN amount_minor < min_amount_minor THEN 'BELOW_MINIMUM'
+           WHEN amount_minor - retained_minor < GREATEST(min_amount_minor, 1) THEN 'MIN_BALANCE'
          END AS skip_reason
   FROM account
 )
 SELECT restaurant_id,
        CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
        skip_reason,
-       CASE WHEN skip_reason IS NULL THEN amount_minor ELSE 0 END AS pays_minor,
-       amount_minor AS payable_minor, cutoff_at,
+       CASE WHEN skip_reason IS NULL THEN amount_minor - retained_minor ELSE 0 END AS pays_minor,
+       amount_minor AS payable_minor, retained_minor, cutoff_at,
        COALESCE(in_flight_payout_id, same_date_payout_id) AS live_payout_id
 FROM verdict
 ORDER BY restaurant_id;
@@ -334,10 +346,13 @@ anomaly (check_name, severity, entity, detail) AS (
   WHERE (r.entries_count, r.amount_minor) IS DISTINCT FROM (1::bigint, p.amount_minor::numeric)
   UNION ALL
   SELECT 'payout_items_add_up', 'ERROR', 'payout ' || p.payout_id,
-         format('of %s has items of %s', p.amount_minor, COALESCE(i.amount_minor, 0))
+         format('of %s has items of %s, leaves %s and the payout before left %s', p.amount_minor,
+                COALESCE(i.amount_minor, 0), COALESCE(p.retained_minor, 0),
+                COALESCE(p.retained_before_minor, 0))
   FROM payouts AS p
   LEFT JOIN itemised AS i ON i.payout_id = p.payout_id
-  WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
+  WHERE i.amount_minor IS DISTINCT FROM
+    p.amount_minor::numeric + COALESCE(p.retained_minor, 0) - COALESCE(p.retained_before_minor, 0)
   UNION ALL
   SELECT 'debits_equal_credits', 'ERROR', 'account ' || name,
          format('debits are %s, credits %s', debits_minor, credits_minor)
@@ -408,9 +423,12 @@ ORDER BY h.account_id;
 
 -- query: payout_history
 -- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row
--- for each item that is not 0. A payout that was paid and then returned has both instants.
+-- for each item that is not 0. The items add up to what it pays and leaves in the account, less what
+-- the payout before left there. A payout that was paid and then returned has both instants.
 SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at,
        p.state, p.amount_minor,
+       COALESCE(p.retained_minor, 0) AS retained_minor,
+       COALESCE(p.retained_before_minor, 0) AS retained_before_minor,
        i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at
 FROM balance_accounts AS a
 JOIN payouts AS p ON p.balance_account_id = a.balance_account_id

@@ -87,11 +87,22 @@ class EventNotFound(LedgerError):
 
 
 class RestaurantNotFound(LedgerError):
-    """No restaurant with this id is registered."""
+    """No restaurant with this id is registered, nor with one of `others`."""
 
-    def __init__(self, restaurant_id: str) -> None:
-        super().__init__(f"restaurant {restaurant_id} is not registered")
+    # How many of several restaurants are named.
+    NAMED_MAX = 10
+
+    def __init__(self, restaurant_id: str, *others: str) -> None:
+        named = (restaurant_id, *others)[: self.NAMED_MAX]
+        more = 1 + len(others) - len(named)
+        super().__init__(
+            f"restaurants {', '.join(named)}{f' and {more} more' if more else ''}"
+            " are not registered"
+            if others
+            else f"restaurant {restaurant_id} is not registered"
+        )
         self.restaurant_id = restaurant_id
+        self.restaurant_ids = named
 
 
 class RestaurantChanged(LedgerError):

@@ -248,8 +248,7 @@ OF_PAYMENTS = ("GetPayment", "ListPayments")
 # The tables whose lock each method waits for.
 TABLES = {
     **dict.fromkeys(
-        ("GetEvent", "ListEvents", "GetBalance", "ListEntries", *OF_RESTAURANTS),
-        "processor_events, restaurants",
+        ("GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS), "processor_events, restaurants"
     ),
     **dict.fromkeys(OF_ACCOUNTS, "accounts, balance_accounts"),
     **dict.fromkeys(OF_PAYMENTS, "payments"),
@@ -275,7 +274,6 @@ def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
     """
     return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
-        "ListEvents": ledger_pb2.ListEventsRequest(restaurant_id=event.restaurant_id),
         "GetBalance": ledger_pb2.GetBalanceRequest(
             restaurant_id=event.restaurant_id, currency="PEN"
         ),

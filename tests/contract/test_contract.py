@@ -50,16 +50,6 @@ PROMISED_FIELDS = {
     "BatchIngestEventsRequest": "events:*ProcessorEvent",
     "BatchIngestEventsResponse": "results:*IngestResult",
     "IngestResult": f"status:IngestStatus transaction_id:string error:{STATUS}",
-    "ListEventsRequest": (
-        "restaurant_id:string reference:string types:*EventType currency:string "
-        f"start_at:{TIMESTAMP} end_at:{TIMESTAMP} event_id_prefix:string with_entries:bool "
-        "page_size:int32 page_token:string"
-    ),
-    "ListEventsResponse": "events:*ListedEvent payouts:*Payout next_page_token:string",
-    "ListedEvent": (
-        f"event:ProcessorEvent transaction_id:string recorded_at:{TIMESTAMP} entries:*EventEntry"
-    ),
-    "EventEntry": "entry:LedgerEntry counted_by_payout_id:string is_payout_unknown:bool",
     "GetBalanceRequest": f"restaurant_id:string currency:string as_of:{TIMESTAMP}",
     "GetBalanceResponse": (
         "restaurant_id:string currency:string "
@@ -225,7 +215,6 @@ PROMISED_VALUES = {
 }
 PROMISED_LEDGER_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
-    "ListEvents",
     *(
         "RunPayouts",
         "GetPayoutRun",

@@ -65,7 +65,6 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "BatchIngestEvents": set(),
     "StreamEvents": set(),
     "GetEvent": {C.NOT_FOUND},
-    "ListEvents": {C.NOT_FOUND},
     "GetBalance": {C.NOT_FOUND, C.OUT_OF_RANGE},
     "ListEntries": {C.NOT_FOUND, C.OUT_OF_RANGE},
     "RunPayouts": set(),

@@ -21,11 +21,11 @@ from support.events import event_message
 from support.payout_runs import (
     finished_run,
     items_of,
-    outcomes_of,
+    outcome_of,
     payout_event,
     payouts_of,
-    put_restaurant,
-    start_run,
+    plan_run,
+    run_items_of,
 )
 from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, running_ledger
@@ -48,6 +48,7 @@ class ModelPayout:
     as_of: date
     cutoff_at: datetime
     amount_minor: int
+    retained_minor: int
     items: dict[str, int]
     state: str = "CREATED"
     got: ledger_pb2.Payout | None = None
@@ -59,6 +60,8 @@ class ModelRestaurant:
     """A restaurant. `moves` change the amount owed to it: type, signed amount, and maturity."""
 
     active: bool = True
+    is_on_hold: bool = False
+    kept_minor: int = 0
     moves: list[tuple[str, int, datetime | None]] = field(default_factory=list)
     disputed_minor: int = 0
     payouts: list[ModelPayout] = field(default_factory=list)
@@ -74,9 +77,11 @@ class ModelRestaurant:
 
     def verdict(self, day: date, cutoff_at: datetime, minimum: int) -> str:
         """The reason why a run does not pay it, or the amount it pays."""
-        amount = sum(self.sums(cutoff_at).values()) - self.out()
+        amount = self.payable(cutoff_at)
         if not self.active:
             return "INACTIVE"
+        if self.is_on_hold:
+            return "ON_HOLD"
         if any(payout.state == "CREATED" for payout in self.payouts):
             return "PAYOUT_IN_FLIGHT"
         if any(payout.state == "PAID" and payout.as_of == day for payout in self.payouts):
@@ -85,7 +90,14 @@ class ModelRestaurant:
             return "CUTOFF_BEFORE_LATEST_PAYOUT"
         if amount <= 0:
             return "NOTHING_AVAILABLE"
-        return "BELOW_MINIMUM" if amount < minimum else str(amount)
+        if amount < minimum:
+            return "BELOW_MINIMUM"
+        amount -= self.kept_minor
+        return "MIN_BALANCE" if amount < max(minimum, 1) else str(amount)
+
+    def payable(self, cutoff_at: datetime) -> int:
+        """What may be paid by the cut-off, before anything is kept."""
+        return sum(self.sums(cutoff_at).values()) - self.out()
 
     def out(self) -> int:
         """The sum of all payouts. Money that comes back is a separate move, so none is left out."""
@@ -93,12 +105,12 @@ class ModelRestaurant:
 
     def pay(self, day: date, cutoff_at: datetime, amount_minor: int) -> ModelPayout:
         """Creates a payout with its items."""
+        retained_minor = self.payable(cutoff_at) - amount_minor
         sums = self.sums(cutoff_at)
         items = {entry_type: sums[entry_type] - self.counted[entry_type] for entry_type in sums}
         self.counted = sums
-        payout = ModelPayout(
-            day, cutoff_at, amount_minor, {name: minor for name, minor in items.items() if minor}
-        )
+        items = {name: minor for name, minor in items.items() if minor}
+        payout = ModelPayout(day, cutoff_at, amount_minor, retained_minor, items)
         self.payouts.append(payout)
         return payout
 
@@ -110,12 +122,15 @@ class Walk:
         self.ledger, self.currency, self.chance = ledger, currency, chance
         self.restaurants: dict[str, ModelRestaurant] = {}
         self.sent: list[ledger_pb2.ProcessorEvent] = []
-        self.runs: dict[tuple[date, int, str], str] = {}
+        self.runs: dict[tuple[date, int, str, tuple[str, ...]], str] = {}
 
     async def step(self) -> None:
         """Takes one action at random."""
         actions = (
-            [self.ingest] * 6 + [self.run] * 4 + [self.answer] * 4 + [self.repeat, self.toggle]
+            [self.ingest] * 6
+            + [self.run] * 4
+            + [self.answer] * 4
+            + [self.repeat, self.toggle, self.hold, self.keep]
         )
         await self.chance.choice(actions)()
 
@@ -208,7 +223,48 @@ class Walk:
         if self.restaurants:
             name, restaurant = self.chance.choice(sorted(self.restaurants.items()))
             restaurant.active = not restaurant.active
-            await put_restaurant(self.ledger, name, active=restaurant.active)
+            await self._update(name, "active", active=restaurant.active)
+
+    async def hold(self) -> None:
+        """Puts payouts on hold, without an end or with one, or ends a hold."""
+        if self.restaurants:
+            name, restaurant = self.chance.choice(sorted(self.restaurants.items()))
+            hold = None
+            if self.chance.random() < 0.5:
+                hold = ledger_pb2.PayoutHold(reason="walk")
+                days = self.chance.choice([None, -1, 1])
+                restaurant.is_on_hold = days != -1
+                if days is not None:
+                    hold.until.FromDatetime(datetime.now(UTC) + timedelta(days=days))
+            else:
+                restaurant.is_on_hold = False
+            await self._update(name, "payout_hold", payout_hold=hold)
+
+    async def keep(self) -> None:
+        """Sets what runs leave in a restaurant's account, or removes it."""
+        if self.restaurants:
+            name, restaurant = self.chance.choice(sorted(self.restaurants.items()))
+            restaurant.kept_minor = self.chance.choice([0, 0, 1, 100, 1_000])
+            minimums = {self.currency: restaurant.kept_minor} if restaurant.kept_minor else {}
+            await self._update(
+                name, f"min_balance_minor.{self.currency}", min_balance_minor=minimums
+            )
+
+    async def _update(self, name: str, path: str, **fields: Any) -> None:
+        request = ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id=name, **fields)
+        )
+        request.update_mask.paths.append(path)
+        await self.ledger.stub.UpdateRestaurant(request)
+
+    def _named(self) -> tuple[str, ...]:
+        """Mostly all restaurants, which no name stands for; else some, and one of them twice."""
+        if not self.restaurants or self.chance.random() < 0.7:
+            return ()
+        names = self.chance.sample(
+            sorted(self.restaurants), self.chance.randint(1, len(self.restaurants))
+        )
+        return (*names, names[0])
 
     async def run(self) -> None:
         """Starts a run of a date up to today, or calls an earlier run again."""
@@ -217,21 +273,25 @@ class Walk:
             self.chance.choice([0, 0, 1, 500, 2_000]),
             f"r{self.chance.randint(1, 12)}",
         )
+        named = self._named()
         fields: dict[str, Any] = {
             "currency": self.currency,
             "as_of": day,
             "min_amount_minor": minimum,
             "request_id": request_id,
+            "restaurant_ids": named,
         }
-        known = self.runs.get((day, minimum, request_id))
+        identity = (day, minimum, request_id, tuple(sorted(set(named))))
+        known = self.runs.get(identity)
         if known is not None:
             before = len(await payouts_of(self.ledger, payout_run_id=known))
             assert (await finished_run(self.ledger, **fields)).payout_run_id == known
             assert len(await payouts_of(self.ledger, payout_run_id=known)) == before
             return
-        plan = await start_run(self.ledger, **fields, dry_run=True)
+        planned = await plan_run(self.ledger, **fields)
+        plan = planned.payout_run
         run = await finished_run(self.ledger, **fields)
-        self.runs[day, minimum, request_id] = run.payout_run_id
+        self.runs[identity] = run.payout_run_id
         cutoff_at = run.cutoff_at.ToDatetime(tzinfo=UTC)
         assert cutoff_at == end_of(day) or (
             day == today() and abs(datetime.now(UTC) - cutoff_at) < timedelta(minutes=1)
@@ -239,8 +299,21 @@ class Walk:
         expected = {
             name: restaurant.verdict(day, cutoff_at, minimum)
             for name, restaurant in self.restaurants.items()
+            if name in named or not named
         }
-        assert await outcomes_of(self.ledger, run) == expected
+        found = await run_items_of(self.ledger, run)
+        assert {item.restaurant_id: outcome_of(item) for item in found} == expected
+        for item in found:
+            restaurant = self.restaurants[item.restaurant_id]
+            payable_minor = restaurant.payable(cutoff_at)
+            assert item.available_minor == payable_minor
+            assert item.retained_minor == min(restaurant.kept_minor, max(payable_minor, 0))
+        if named and day < today():
+            for item in found:
+                item.payout_id = ""
+            assert list(planned.items) == found
+        else:
+            assert bool(planned.items) == bool(named)
         amounts = {name: int(verdict) for name, verdict in expected.items() if verdict.isdecimal()}
         for got in (plan, run):
             assert (got.payouts_created, got.total_amount_minor) == (
@@ -258,11 +331,17 @@ class Walk:
         }
         assert {name: payout.amount_minor for name, payout in created.items()} == amounts
         for name, amount_minor in amounts.items():
-            payout = self.restaurants[name].pay(day, cutoff_at, amount_minor)
+            restaurant = self.restaurants[name]
+            payout = restaurant.pay(day, cutoff_at, amount_minor)
             request = ledger_pb2.GetPayoutRequest(payout_id=created[name].payout_id)
             payout.got = (await self.ledger.stub.GetPayout(request)).payout
             assert items_of(payout.got) == payout.items
-            assert sum(payout.items.values()) == amount_minor
+            before = restaurant.payouts[-2].retained_minor if len(restaurant.payouts) > 1 else 0
+            assert (payout.got.retained_minor, payout.got.retained_before_minor) == (
+                payout.retained_minor,
+                before,
+            )
+            assert sum(payout.items.values()) + before - payout.retained_minor == amount_minor
 
     async def answer(self) -> None:
         """Books an answer of the bank, right or contradictory, or repeats an earlier one."""

@@ -1,12 +1,12 @@
 """Books with every type of event, payouts in every state, and payments of every kind."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from ledger.v1 import ledger_pb2
 from support.audited_payments import pay_between_accounts
 from support.dates import days_ago
 from support.events import OCCURRED_AT, event_message, unique
-from support.payout_runs import answer, finished_run
+from support.payout_runs import answer, finished_run, put_restaurant
 from support.running import RunningLedger
 from support.snapshots import make_marks, take_snapshots
 
@@ -268,4 +268,35 @@ async def pay_everything(ledger: RunningLedger) -> None:
     assert (
         await finished_run(ledger, currency="GBP", request_id=unique("run"))
     ).payouts_created == 1
+    await pay_less_than_is_available(ledger)
     await make_marks(ledger.engine)
+
+
+async def pay_less_than_is_available(ledger: RunningLedger) -> None:
+    """Payouts that leave a minimum in the account, a hold, and runs of named restaurants."""
+    names = ["res_d", "res_h", "res_k", "res_m"]
+    await ledger.ingest(
+        *(
+            event_message(restaurant_id=name, currency="NOK", amount_minor=9_000)
+            for name in names[1:]
+        ),
+        # Not matured yet.
+        event_message(restaurant_id="res_d", currency="NOK", occurred_at=datetime.now(UTC)),
+    )
+    for name, minimum in (("res_k", 4_000), ("res_m", 9_000)):
+        await put_restaurant(ledger, name, min_balance_minor={"NOK": minimum})
+    await put_restaurant(ledger, "res_h", payout_hold=ledger_pb2.PayoutHold(reason="review"))
+    for days, charged, minimum in ((1, 0, 0), (0, 100, 50)):
+        if charged:
+            await ledger.ingest(
+                event_message(restaurant_id="res_k", currency="NOK", amount_minor=charged)
+            )
+        run = await finished_run(
+            ledger,
+            currency="NOK",
+            as_of=days_ago(days),
+            restaurant_ids=names,
+            min_amount_minor=minimum,
+        )
+        assert run.payouts_created == 1
+        await answer(ledger, "res_k", ledger_pb2.EVENT_TYPE_PAYOUT_PAID)

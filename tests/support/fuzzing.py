@@ -201,14 +201,6 @@ def valid_requests(
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
         "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1"),
-        "ListEvents": ledger_pb2.ListEventsRequest(
-            restaurant_id="known",
-            reference="ref",
-            types=[ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED],
-            currency="PEN",
-            start_at=_EVENT.occurred_at,
-            with_entries=True,
-        ),
         "GetBalance": ledger_pb2.GetBalanceRequest(
             restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at
         ),
@@ -226,6 +218,7 @@ def valid_requests(
             min_amount_minor=1,
             request_id="req_1",
             dry_run=True,
+            restaurant_ids=["known"],
         ),
         "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id),
         "ListPayoutRuns": ledger_pb2.ListPayoutRunsRequest(

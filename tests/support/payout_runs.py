@@ -15,10 +15,24 @@ async def start_run(
     ledger: RunningLedger, *, as_of: date | None = None, currency: str = "PEN", **fields: Any
 ) -> ledger_pb2.PayoutRun:
     """Starts a run, by default of PEN as of today. The same arguments return the same run."""
+    return (await _run(ledger, as_of, currency, **fields)).payout_run
+
+
+async def plan_run(
+    ledger: RunningLedger, *, as_of: date | None = None, currency: str = "PEN", **fields: Any
+) -> ledger_pb2.RunPayoutsResponse:
+    """The plan of a run that `start_run` would start with the same arguments."""
+    return await _run(ledger, as_of, currency, dry_run=True, **fields)
+
+
+async def _run(
+    ledger: RunningLedger, as_of: date | None, currency: str, **fields: Any
+) -> ledger_pb2.RunPayoutsResponse:
     request = ledger_pb2.RunPayoutsRequest(
         currency=currency, as_of=date_message(as_of or today()), **fields
     )
-    return (await ledger.stub.RunPayouts(request)).payout_run
+    response: ledger_pb2.RunPayoutsResponse = await ledger.stub.RunPayouts(request)
+    return response
 
 
 async def end_of_run(
@@ -64,7 +78,20 @@ async def payout_of(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Pay
 
 async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[str, str]:
     """The outcome of each restaurant of a run: the reason of its skip, or the amount paid."""
-    outcomes: dict[str, str] = {}
+    return {item.restaurant_id: outcome_of(item) for item in await run_items_of(ledger, run)}
+
+
+def outcome_of(item: ledger_pb2.PayoutRunItem) -> str:
+    """The reason of a skip, or the amount paid."""
+    skipped = ledger_pb2.SkipReason.Name(item.skip_reason).removeprefix("SKIP_REASON_")
+    return str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
+
+
+async def run_items_of(
+    ledger: RunningLedger, run: ledger_pb2.PayoutRun
+) -> list[ledger_pb2.PayoutRunItem]:
+    """The restaurants of a run, all pages of them."""
+    found: list[ledger_pb2.PayoutRunItem] = []
     token = ""
     while True:
         page = await ledger.stub.ListPayoutRunItems(
@@ -72,14 +99,10 @@ async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[
                 payout_run_id=run.payout_run_id, page_size=1000, page_token=token
             )
         )
-        for item in page.items:
-            skipped = ledger_pb2.SkipReason.Name(item.skip_reason).removeprefix("SKIP_REASON_")
-            outcomes[item.restaurant_id] = (
-                str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
-            )
+        found.extend(page.items)
         token = page.next_page_token
         if not token:
-            return outcomes
+            return found
 
 
 def items_of(payout: ledger_pb2.Payout) -> dict[str, int]:

@@ -39,7 +39,8 @@ async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
     for payout in await query(
         url,
         """SELECT balance_account_id, payout_id, sequence, amount_minor, available_minor, as_of,
-                  cutoff_at, state, transaction_id, payout_run_id, created_at
+                  cutoff_at, state, transaction_id, payout_run_id, created_at,
+                  COALESCE(retained_minor, 0), COALESCE(retained_before_minor, 0)
            FROM payouts ORDER BY balance_account_id, sequence""",
     ):
         payouts[payout[0]].append(payout[1:])
@@ -89,7 +90,7 @@ def _assert_account_reconciled(
     assert len(live) == len(set(live)), f"account {account} was paid twice for one date"
 
     before: dict[str, int] = {}
-    reserved_before = 0
+    reserved_before = left_before = 0
     for (
         payout_id,
         _,
@@ -101,8 +102,11 @@ def _assert_account_reconciled(
         transaction_id,
         _,
         _,
+        retained_minor,
+        retained_before_minor,
     ) in payouts:
         assert 1 <= amount_minor <= available_minor, payout_id
+        assert retained_before_minor == left_before, payout_id
         own = [row for row in rows if row[6] == payout_id]
         entries = sorted((row[1], row[2], row[3]) for row in own)
         if state != "RETURNED" or entries != RETURNED_IN_THE_OTHER_ORDER:
@@ -111,15 +115,18 @@ def _assert_account_reconciled(
         (reserve,) = (row for row in own if row[1] == "PAYOUT_RESERVE")
         assert reserve[7] == transaction_id
         counted = {entry_type: item[0] for entry_type, item in items[payout_id].items()}
-        assert sum(item[1] for item in items[payout_id].values()) == amount_minor, payout_id
+        itemised = sum(item[1] for item in items[payout_id].values())
+        assert itemised + left_before - retained_minor == amount_minor, payout_id
+        left_before = retained_minor
         for entry_type, (counted_minor, item_minor) in items[payout_id].items():
             assert item_minor == counted_minor - before.get(entry_type, 0), (payout_id, entry_type)
         assert set(before) <= set(counted), (
             "the payout lacks an entry type that an earlier one counted"
         )
-        # The sums telescope: all that was ever counted equals what all payouts have reserved.
+        # The sums telescope: all that was ever counted equals what all payouts have reserved, and
+        # what the latest one left.
         reserved_before += amount_minor
-        assert sum(counted.values()) == reserved_before, payout_id
+        assert sum(counted.values()) == reserved_before + retained_minor, payout_id
         if quiet:
             seen = [
                 row
@@ -129,7 +136,7 @@ def _assert_account_reconciled(
             by_type: Counter[str] = Counter()
             for row in seen:
                 by_type[row[1]] += _sum([row], "restaurant_payable")
-            assert _sum(seen, "restaurant_payable") == amount_minor, payout_id
+            assert _sum(seen, "restaurant_payable") == amount_minor + retained_minor, payout_id
             del by_type["PAYOUT_RESERVE"]
             wrong = {
                 entry_type

@@ -108,6 +108,13 @@ def _field_of(error: InvalidRequest) -> Mapping[str, str]:
     return {"field": error.violations[0].field}
 
 
+def _restaurants_of(error: RestaurantNotFound) -> Mapping[str, str]:
+    named = {"restaurant_id": error.restaurant_id}
+    if len(error.restaurant_ids) > 1:
+        named["restaurant_ids"] = ",".join(error.restaurant_ids)
+    return named
+
+
 def _account_of(error: Any) -> Mapping[str, str]:
     return {"account_id": error.account_id}
 
@@ -144,7 +151,7 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"event_id": error.event_id}),
     RestaurantNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_RESTAURANT_NOT_FOUND,
-        metadata=lambda error: {"restaurant_id": error.restaurant_id}),
+        metadata=_restaurants_of),
     RestaurantChanged: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_RESTAURANT_CHANGED,
         metadata=lambda error: {"restaurant_id": error.restaurant_id}),

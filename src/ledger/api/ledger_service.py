@@ -7,14 +7,7 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api.convert import (
-    balances,
-    event_lists,
-    events,
-    payouts,
-    restaurants,
-    statements,
-)
+from ledger.api.convert import balances, events, payouts, restaurants, statements
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.api.pages import Pages
 from ledger.api.transport.writing import Together
@@ -22,7 +15,6 @@ from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
-from ledger.application.list_events import list_events
 from ledger.application.payouts import (
     cancel_payout_run,
     get_payout,
@@ -31,7 +23,6 @@ from ledger.application.payouts import (
     list_payout_runs,
     list_payouts,
 )
-from ledger.application.ports.event_lists import EventLists
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import StatementQuery, Statements
@@ -56,7 +47,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         *,
         ingest_events: IngestEvents,
         ledger: EventLedger,
-        event_lists: EventLists,
         get_balance: GetBalance,
         statements: Statements[StatementQuery],
         payout_runs: PayoutRuns,
@@ -69,7 +59,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._ingest_events = ingest_events
         self._held = HeldRequests()
         self._ledger = ledger
-        self._event_lists = event_lists
         self._get_balance = get_balance
         self._statements = statements
         self._payout_runs = payout_runs
@@ -119,21 +108,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         event_id = events.decode_event_id(request)
         return events.encode_event(*await get_event(self._ledger, event_id))
 
-    async def ListEvents(
-        self, request: ledger_pb2.ListEventsRequest, context: Context
-    ) -> ledger_pb2.ListEventsResponse:
-        query = event_lists.decode_event_query(request)
-        paging = await self._pages.paging(request, event_lists.event_listing(query))
-        page = await list_events(
-            self._event_lists,
-            self._begin,
-            query,
-            paging.after,
-            paging.page_size,
-            with_entries=request.with_entries,
-        )
-        return event_lists.encode_events_page(paging, page)
-
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context
     ) -> ledger_pb2.GetBalanceResponse:
@@ -155,7 +129,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         run = await run_payouts(self._payout_runs, key, dry_run=request.dry_run)
         if not request.dry_run:
             self._wake_payout_worker()
-        return ledger_pb2.RunPayoutsResponse(payout_run=payouts.encode_payout_run(run))
+        return payouts.encode_run_payouts(run)
 
     async def GetPayoutRun(
         self, request: ledger_pb2.GetPayoutRunRequest, context: Context

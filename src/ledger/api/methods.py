@@ -161,7 +161,6 @@ METHODS: Mapping[str, Method] = _by_name(
             is_large=True,
         ),
         _read("GetEvent"),
-        _read("ListEvents"),
         _balance("GetBalance"),
         _read("ListEntries"),
         Method("RunPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),

@@ -32,8 +32,8 @@ WAITING_NAMED_MAX = 10
 async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> PayoutRun:
     """Starts the run of `key`, or returns the existing one. A dry run only plans it.
 
-    Raises InvalidRequest for a date in the future, TooManyPayoutRuns, DatabaseUnavailable,
-    DatabaseContention, DatabaseTimeout.
+    Raises InvalidRequest for a date in the future, RestaurantNotFound, TooManyPayoutRuns,
+    DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
     """
     if dry_run:
         return await runs.plan(key)
@@ -47,6 +47,7 @@ async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> 
             as_of=key.as_of.isoformat(),
             min_amount_minor=key.min_amount_minor,
             request_id_of_run=key.request_id,
+            restaurants_named=run.restaurants_named,
             restaurants_total=run.restaurants_total,
             zone_table_version=zone_table_version(),
         )

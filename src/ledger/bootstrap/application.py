@@ -39,7 +39,6 @@ from ledger.infrastructure.postgres.accounts import PostgresAccountReader
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
-from ledger.infrastructure.postgres.event_lists import PostgresEventLists
 from ledger.infrastructure.postgres.long_accounts import PostgresLongAccounts
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
@@ -227,7 +226,6 @@ class Application:
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=ledger,
-            event_lists=PostgresEventLists(engine, self._fence),
             get_balance=self._get_balance,
             statements=PostgresStatements(long_reads.autocommit, self._statement_mark_worker),
             payout_runs=runs,

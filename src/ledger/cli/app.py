@@ -90,16 +90,6 @@ PAYMENTS = Branch(
     },
     "Pay from accounts, hold, capture, release and refund, show payments.",
 )
-EVENTS = Branch(
-    {
-        "list": Leaf("events.event_list:list_events", "List events, the latest first."),
-        "show": Leaf("events.event_list:show", "Show an event with the entries that it posted."),
-        "find": Leaf(
-            "events.event_list:find", "Show what happened to a payment, and who was paid for it."
-        ),
-    },
-    "Show what is booked, what it posted, and which payout took it.",
-)
 REPORT = Branch(
     {
         "q1": Leaf("report:q1", "The balances of every restaurant in a currency."),
@@ -140,7 +130,6 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "reconcile": Leaf(
         "reconcile.command:reconcile_report", "Compare a processor's report with the books."
     ),
-    "events": EVENTS,
     "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,

@@ -39,11 +39,13 @@ class SkipReason(StrEnum):
     """
 
     INACTIVE = "INACTIVE"
+    ON_HOLD = "ON_HOLD"
     PAYOUT_IN_FLIGHT = "PAYOUT_IN_FLIGHT"
     ALREADY_PAID = "ALREADY_PAID"
     CUTOFF_BEFORE_LATEST_PAYOUT = "CUTOFF_BEFORE_LATEST_PAYOUT"
     NOTHING_AVAILABLE = "NOTHING_AVAILABLE"
     BELOW_MINIMUM = "BELOW_MINIMUM"
+    MIN_BALANCE = "MIN_BALANCE"
     FAILED = "FAILED"
     # Never stored: the restaurants that a canceled run had not looked at.
     CANCELED = "CANCELED"
@@ -51,20 +53,45 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayoutRunKey:
-    """Identifies a run: a repeated call with the same four values returns the run that they
+    """Identifies a run: a repeated call with the same five values returns the run that they
     started. `min_amount_minor` is in minor units of `currency`.
+
+    `restaurant_ids` are those that a call names, sorted and each once; none: all restaurants. A run
+    that was read has none, and `PayoutRun.restaurants_named` says how many it has.
     """
 
     currency: str
     as_of: date
     min_amount_minor: int = 0
     request_id: str = ""
+    restaurant_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRunItem:
+    """One restaurant of a run. Amounts in minor units; `amount_minor` is 0 without a payout.
+
+    `available_minor` is what could have been paid by the cut-off, negative for a debt, and
+    `retained_minor` what the restaurant's minimum kept of it. Both are None while the item is open,
+    and if a server of an earlier release closed it.
+    """
+
+    restaurant_id: str
+    outcome: PayoutRunItemOutcome
+    skip_reason: SkipReason | None
+    payout_id: UUID | None
+    amount_minor: int
+    available_minor: int | None = None
+    retained_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PayoutRun:
     """A run with its progress so far. Amounts in minor units; `payout_run_id` and `created_at` are
     None in a plan.
+
+    `restaurants_named` is 0 for a run over all restaurants. `items` has the restaurants of a plan
+    of named ones, in the order of their ids.
     """
 
     payout_run_id: UUID | None
@@ -78,22 +105,18 @@ class PayoutRun:
     skipped: Mapping[SkipReason, int]
     created_at: datetime | None
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class PayoutRunItem:
-    """One restaurant of a run. Amount in minor units, 0 without a payout."""
-
-    restaurant_id: str
-    outcome: PayoutRunItemOutcome
-    skip_reason: SkipReason | None
-    payout_id: UUID | None
-    amount_minor: int
+    restaurants_named: int = 0
+    items: Sequence[PayoutRunItem] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Payout:
-    """A payout. Amount in minor units; `transaction_id` is that of its reserve."""
+    """A payout. Amounts in minor units; `transaction_id` is that of its reserve.
+
+    `retained_minor` is what it counted and left in the account, `retained_before_minor` the same of
+    the account's previous payout: its items add up to `amount_minor + retained_minor -
+    retained_before_minor`.
+    """
 
     payout_id: UUID
     payout_run_id: UUID
@@ -105,6 +128,8 @@ class Payout:
     state: PayoutState
     transaction_id: UUID
     created_at: datetime
+    retained_minor: int = 0
+    retained_before_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "EVENT_NOT_FOUND", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
     """
     ERROR_REASON_RESTAURANT_NOT_FOUND: _ErrorReason.ValueType  # 5
-    """No restaurant with this id is registered. Status NOT_FOUND.
+    """No restaurant with this id is registered. Status NOT_FOUND. If a request names several that are
+    not, the metadata also has `restaurant_ids`: the first ten, with commas between them.
 
         { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1",
           "metadata": { "restaurant_id": "res_1" } }
@@ -319,7 +320,8 @@ ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 4
     { "reason": "EVENT_NOT_FOUND", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
 """
 ERROR_REASON_RESTAURANT_NOT_FOUND: ErrorReason.ValueType  # 5
-"""No restaurant with this id is registered. Status NOT_FOUND.
+"""No restaurant with this id is registered. Status NOT_FOUND. If a request names several that are
+not, the metadata also has `restaurant_ids`: the first ten, with commas between them.
 
     { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1",
       "metadata": { "restaurant_id": "res_1" } }

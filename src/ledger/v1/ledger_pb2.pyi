@@ -1212,174 +1212,6 @@ class GetEventResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
-class ListEventsRequest(message.Message):
-    """The request of ListEvents. Without filters it lists all events."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    RESTAURANT_ID_FIELD_NUMBER: builtins.int
-    REFERENCE_FIELD_NUMBER: builtins.int
-    TYPES_FIELD_NUMBER: builtins.int
-    CURRENCY_FIELD_NUMBER: builtins.int
-    START_AT_FIELD_NUMBER: builtins.int
-    END_AT_FIELD_NUMBER: builtins.int
-    EVENT_ID_PREFIX_FIELD_NUMBER: builtins.int
-    WITH_ENTRIES_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    restaurant_id: builtins.str
-    """Only events of this restaurant. Empty: all."""
-    reference: builtins.str
-    """Only events with this `reference`, byte by byte: a payment's id, a dispute's. Empty: all."""
-    currency: builtins.str
-    """Only events of this currency, an ISO 4217 code. Empty: all."""
-    event_id_prefix: builtins.str
-    """Only events whose id begins with this: 1 to 128 characters of [A-Za-z0-9._:-]. Empty: all."""
-    with_entries: builtins.bool
-    """Return the entries of each event as well."""
-    page_size: builtins.int
-    """At most this many events; 0 means 100, above 1,000 means 1,000."""
-    page_token: builtins.str
-    """`next_page_token` of the page before. Empty: the first page."""
-    @builtins.property
-    def types(self) -> containers.RepeatedScalarFieldContainer[EventType.ValueType]:
-        """Only events of these types. Empty: all."""
-
-    @builtins.property
-    def start_at(self) -> timestamp_pb2.Timestamp:
-        """Only events recorded at or after it. Unset: from the first."""
-
-    @builtins.property
-    def end_at(self) -> timestamp_pb2.Timestamp:
-        """Only events recorded before it. Unset: up to the last."""
-
-    def __init__(
-        self,
-        *,
-        restaurant_id: builtins.str = ...,
-        reference: builtins.str = ...,
-        types: abc.Iterable[EventType.ValueType] | None = ...,
-        currency: builtins.str = ...,
-        start_at: timestamp_pb2.Timestamp | None = ...,
-        end_at: timestamp_pb2.Timestamp | None = ...,
-        event_id_prefix: builtins.str = ...,
-        with_entries: builtins.bool = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_at", b"end_at", "start_at", b"start_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "end_at", b"end_at", "event_id_prefix", b"event_id_prefix", "page_size", b"page_size", "page_token", b"page_token", "reference", b"reference", "restaurant_id", b"restaurant_id", "start_at", b"start_at", "types", b"types", "with_entries", b"with_entries"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
-class ListEventsResponse(message.Message):
-    """The response of ListEvents."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    EVENTS_FIELD_NUMBER: builtins.int
-    PAYOUTS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
-    """For the next page. Empty on the last one."""
-    @builtins.property
-    def events(self) -> containers.RepeatedCompositeFieldContainer[ListedEvent]:
-        """The events."""
-
-    @builtins.property
-    def payouts(self) -> containers.RepeatedCompositeFieldContainer[Payout]:
-        """The payouts that `counted_by_payout_id` names, without items and history, in the order of their
-        ids. Empty without `with_entries`.
-        """
-
-    def __init__(
-        self,
-        *,
-        events: abc.Iterable[ListedEvent] | None = ...,
-        payouts: abc.Iterable[Payout] | None = ...,
-        next_page_token: builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["events", b"events", "next_page_token", b"next_page_token", "payouts", b"payouts"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
-class ListedEvent(message.Message):
-    """An event of a list. Set by the server."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    EVENT_FIELD_NUMBER: builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    RECORDED_AT_FIELD_NUMBER: builtins.int
-    ENTRIES_FIELD_NUMBER: builtins.int
-    transaction_id: builtins.str
-    """The transaction id of its entries."""
-    @builtins.property
-    def event(self) -> ProcessorEvent:
-        """The event as it was booked: `occurred_at` in microseconds, metadata as it came the first time."""
-
-    @builtins.property
-    def recorded_at(self) -> timestamp_pb2.Timestamp:
-        """When it was recorded, by the database's clock."""
-
-    @builtins.property
-    def entries(self) -> containers.RepeatedCompositeFieldContainer[EventEntry]:
-        """The entries that it posted, in the order of their positions. Empty without `with_entries`."""
-
-    def __init__(
-        self,
-        *,
-        event: ProcessorEvent | None = ...,
-        transaction_id: builtins.str = ...,
-        recorded_at: timestamp_pb2.Timestamp | None = ...,
-        entries: abc.Iterable[EventEntry] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event", "recorded_at", b"recorded_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "event", b"event", "recorded_at", b"recorded_at", "transaction_id", b"transaction_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
-class EventEntry(message.Message):
-    """An entry of an event, and the payout that took it. Set by the server."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    ENTRY_FIELD_NUMBER: builtins.int
-    COUNTED_BY_PAYOUT_ID_FIELD_NUMBER: builtins.int
-    IS_PAYOUT_UNKNOWN_FIELD_NUMBER: builtins.int
-    counted_by_payout_id: builtins.str
-    """The first payout whose amount counted the entry, whatever became of that payout. Empty: no
-    payout has counted it, or it is not on restaurant_payable, or `is_payout_unknown`.
-    """
-    is_payout_unknown: builtins.bool
-    """Whether the ledger cannot tell, because a payout may have counted the entry that was created
-    before the ledger kept what payouts count. See ListPayoutEntries.
-    """
-    @builtins.property
-    def entry(self) -> LedgerEntry:
-        """The entry."""
-
-    def __init__(
-        self,
-        *,
-        entry: LedgerEntry | None = ...,
-        counted_by_payout_id: builtins.str = ...,
-        is_payout_unknown: builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["entry", b"entry"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["counted_by_payout_id", b"counted_by_payout_id", "entry", b"entry", "is_payout_unknown", b"is_payout_unknown"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
 class GetBalanceRequest(message.Message):
     """The request of GetBalance."""
 
@@ -1991,9 +1823,9 @@ class PayoutRunItem(message.Message):
     amount_minor: builtins.int
     """That payout's amount in minor units. 0 if none was created; in a plan, what would be paid."""
     available_minor: builtins.int
-    """The amount that could have been paid by the cut-off when the run looked at the restaurant, in
-    minor units; negative: its debt. Unset until then, and if a server of an earlier release
-    looked.
+    """The amount that could have been paid when the run looked at the restaurant, in minor units:
+    what had matured by the cut-off, and no more than was available. Negative: its debt. Unset
+    until then, and if a server of an earlier release looked.
     """
     retained_minor: builtins.int
     """What of that its profile's minimum kept in the account, in minor units, 0 or more. A payout is
@@ -2100,8 +1932,8 @@ class Payout(message.Message):
     transaction_id: builtins.str
     """The transaction id of its reserve."""
     retained_minor: builtins.int
-    """What this payout counted and left in the account, because the restaurant's profile had a
-    minimum, in minor units, 0 or more.
+    """What this payout counted and left in the account, in minor units, 0 or more: the minimum of the
+    restaurant's profile, and what debits that matured after the cut-off had taken.
     """
     retained_before_minor: builtins.int
     """The same of the restaurant's previous payout, in minor units; this payout counts it again. 0

@@ -56,11 +56,6 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetEventRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetEventResponse.FromString,
                 _registered_method=True)
-        self.ListEvents = channel.unary_unary(
-                '/ledger.v1.LedgerService/ListEvents',
-                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
-                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.FromString,
-                _registered_method=True)
         self.GetBalance = channel.unary_unary(
                 '/ledger.v1.LedgerService/GetBalance',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
@@ -184,23 +179,6 @@ class LedgerServiceServicer:
     def GetEvent(self, request, context):
         """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
         INVALID_ARGUMENT: not an event id.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListEvents(self, request, context):
-        """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
-        database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
-        order of event ids. With `with_entries` each event has the entries that it posted, and each of
-        these the payout that counted it.
-
-        A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
-        through a bounded number of events, and filters may leave most of them out. With `reference` it
-        looks through all events of that reference.
-
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
-        together with `reference`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -368,11 +346,6 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetEvent,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetEventRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.GetEventResponse.SerializeToString,
-            ),
-            'ListEvents': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListEvents,
-                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.FromString,
-                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.SerializeToString,
             ),
             'GetBalance': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBalance,
@@ -550,33 +523,6 @@ class LedgerService:
             '/ledger.v1.LedgerService/GetEvent',
             ledger_dot_v1_dot_ledger__pb2.GetEventRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.GetEventResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListEvents(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/ledger.v1.LedgerService/ListEvents',
-            ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
-            ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

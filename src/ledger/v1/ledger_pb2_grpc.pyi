@@ -100,19 +100,6 @@ class LedgerServiceStub:
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
     INVALID_ARGUMENT: not an event id.
     """
-    ListEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]
-    """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
-    database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
-    order of event ids. With `with_entries` each event has the entries that it posted, and each of
-    these the payout that counted it.
-
-    A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
-    through a bounded number of events, and filters may leave most of them out. With `reference` it
-    looks through all events of that reference.
-
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
-    together with `reference`.
-    """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]
     """Returns what a restaurant has in one currency, now or at a past instant, from all entries
     committed before the call.
@@ -247,19 +234,6 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
     INVALID_ARGUMENT: not an event id.
-    """
-    ListEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
-    database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
-    order of event ids. With `with_entries` each event has the entries that it posted, and each of
-    these the payout that counted it.
-
-    A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
-    through a bounded number of events, and filters may leave most of them out. With `reference` it
-    looks through all events of that reference.
-
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
-    together with `reference`.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """Returns what a restaurant has in one currency, now or at a past instant, from all entries
@@ -416,25 +390,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.GetEventResponse, _abc.Awaitable[_ledger_pb2.GetEventResponse]]:
         """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
         INVALID_ARGUMENT: not an event id.
-        """
-
-    @_abc_1.abstractmethod
-    def ListEvents(
-        self,
-        request: _ledger_pb2.ListEventsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_ledger_pb2.ListEventsResponse, _abc.Awaitable[_ledger_pb2.ListEventsResponse]]:
-        """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
-        database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
-        order of event ids. With `with_entries` each event has the entries that it posted, and each of
-        these the payout that counted it.
-
-        A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
-        through a bounded number of events, and filters may leave most of them out. With `reference` it
-        looks through all events of that reference.
-
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
-        together with `reference`.
         """
 
     @_abc_1.abstractmethod

@@ -56,6 +56,33 @@ def bad_payout_runs() -> Iterator[tuple[str, Case]]:
         "as_of-future",
         run_case("as_of", as_of=date_message(future)),
     )
+    for dry_run in (False, True):
+        kind = "dry" if dry_run else "run"
+        for name, bad_id in {
+            "empty": "",
+            "129": "a" * 129,
+            "blank": "res 1",
+            "line-feed": "res_1\n",
+            "comma": "res_1,res_2",
+        }.items():
+            yield (
+                f"restaurant_ids-{name}-{kind}",
+                run_case("restaurant_ids[1]", restaurant_ids=["res_1", bad_id], dry_run=dry_run),
+            )
+        yield (
+            f"restaurant_ids-1001-{kind}",
+            run_case("restaurant_ids", restaurant_ids=["res_1"] * 1001, dry_run=dry_run),
+        )
+        unknown = run_request(restaurant_ids=["res_nobody"], dry_run=dry_run)
+        yield (
+            f"restaurant_ids-unknown-{kind}",
+            Case(
+                "RunPayouts",
+                unknown.SerializeToString(),
+                grpc.StatusCode.NOT_FOUND,
+                "RESTAURANT_NOT_FOUND",
+            ),
+        )
     for amount in (-1, INT64_MIN):
         yield f"min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
     yield (

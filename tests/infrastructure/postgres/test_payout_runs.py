@@ -16,10 +16,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 import uuid_utils.compat
+from google.protobuf.timestamp_pb2 import Timestamp
 from support.audit import assert_books_in_order
 from support.books import engine_on, superuser
 from support.events import event_message
 from support.paying import open_accounts
+from support.payout_runs import answer, finished_run, put_restaurant
 from support.running import query, running_ledger
 from support.sessions import locked, waiting_sessions
 
@@ -36,6 +38,7 @@ from ledger.infrastructure.postgres.payout_runs import (
     PostgresPayoutRuns,
 )
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
+from ledger.v1 import ledger_pb2
 
 
 async def test_schema_that_does_not_fit_skips_no_restaurant(database: Database) -> None:
@@ -109,6 +112,81 @@ async def earlier_page(database: Database, payout_run_id: UUID) -> AsyncIterator
     try:
         async with autocommit(engine) as connection, connection.transaction():
             yield EarlierPage(connection, payout_run_id)
+    finally:
+        await engine.dispose()
+
+
+EARLIER_PAYOUT = """
+WITH account AS (
+  SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1
+),
+paid AS (
+  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
+    available_minor, as_of, cutoff_at, transaction_id)
+  SELECT $2, $3, balance_account_id, $4, 10000, 10000, '2026-01-01', '2026-01-01', $2 FROM account
+)
+INSERT INTO payout_items (payout_id, entry_type, counted_minor, amount_minor)
+SELECT $2, 'CHARGE', 10000, 10000
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "is_refused"),
+    [
+        ({}, False),
+        ({"min_balance_minor": {"USD": 1}}, False),
+        ({"min_balance_minor": {"PEN": 1}}, True),
+        ({"payout_hold": ledger_pb2.PayoutHold(reason="review")}, True),
+        (
+            {"payout_hold": ledger_pb2.PayoutHold(reason="r", until=Timestamp(seconds=1))},
+            False,
+        ),
+    ],
+)
+async def test_earlier_server_cannot_pay_what_is_held_or_has_to_stay(
+    database: Database, profile: dict[str, Any], is_refused: bool
+) -> None:
+    """Its payouts do not say what they leave. It takes the failure for no fault of the restaurant,
+    and leaves it to newer servers.
+    """
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(event_message(restaurant_id="res_1"))
+        await put_restaurant(ledger, "res_1", **profile)
+    async with runs_of(database) as runs:
+        payout_run_id = uuid_utils.compat.uuid7()
+        await runs.start(PayoutRunKey("PEN", date(2026, 1, 1)), payout_run_id)
+    await assert_earlier_payout(database, payout_run_id, 1, is_refused=is_refused)
+
+
+async def test_earlier_server_cannot_pay_after_a_payout_that_left_something(
+    database: Database,
+) -> None:
+    """It would not count what was left, and its items would not add up."""
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(event_message(restaurant_id="res_1"))
+        await put_restaurant(ledger, "res_1", min_balance_minor={"PEN": 1})
+        await finished_run(ledger, as_of=date(2025, 12, 31))
+        await answer(ledger, "res_1", ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+        await put_restaurant(ledger, "res_1")
+    async with runs_of(database) as runs:
+        payout_run_id = uuid_utils.compat.uuid7()
+        await runs.start(PayoutRunKey("PEN", date(2026, 1, 1)), payout_run_id)
+    await assert_earlier_payout(database, payout_run_id, 2, is_refused=True)
+
+
+async def assert_earlier_payout(
+    database: Database, payout_run_id: UUID, sequence: int, *, is_refused: bool
+) -> None:
+    """Asserts that the database refuses the payout, or takes it, as it comes from such a server."""
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        async with autocommit(engine) as connection:
+            values = ("res_1", uuid_utils.compat.uuid7(), payout_run_id, sequence)
+            if not is_refused:
+                await connection.execute(EARLIER_PAYOUT, *values)
+                return
+            with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+                await connection.execute(EARLIER_PAYOUT, *values)
     finally:
         await engine.dispose()
 

@@ -163,9 +163,6 @@ class Read:
         self._ledger = ledger
         self._requests: dict[str, Message] = {
             "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
-            "ListEvents": ledger_pb2.ListEventsRequest(
-                restaurant_id=event.restaurant_id, with_entries=True
-            ),
             "RunPayouts": run_request(),
             "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id),
             "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
@@ -242,7 +239,6 @@ async def read(ledger: RunningLedger) -> Read:
 
 FENCED = [
     "GetEvent",
-    "ListEvents",
     "RunPayouts",
     "GetPayoutRun",
     "ListPayoutRunItems",

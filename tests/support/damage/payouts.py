@@ -55,6 +55,7 @@ OF_RUN = "payouts_agree_with_their_run"
 AGREED = "archives_agree_with_their_runs"
 RUN_ITEMS = "run_items_agree_with_their_payout"
 HAS_ITEMS = "runs_have_an_item_for_each_account_they_reached"
+EXPLAINED = "run_items_explain_their_outcome"
 OTHER_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_q')"
 ITEM_OF_Q = "run {res_q.1.run}, restaurant res_q"
 COPY_OF_PAYOUT = """
@@ -174,6 +175,20 @@ DAMAGE_TO_PAYOUTS = (
         "DELETE FROM payout_items WHERE payout_id = '{res_q.1}'",
         ("payout {res_q.1}",),
     ),
+    payout("payout_items_add_up", "res_k.1", "retained_minor = retained_minor + 1"),
+    payout("payout_items_add_up", "res_k.2", "retained_before_minor = retained_before_minor - 1"),
+    payout("payout_items_add_up", "res_k.2", "amount_minor = amount_minor - 1"),
+    payout("payouts_count_what_was_left", "res_k.2", "retained_before_minor = 0"),
+    payout(
+        "payouts_count_what_was_left",
+        "res_k.1",
+        "retained_minor = NULL, retained_before_minor = NULL",
+        "payout {res_k.2}",
+    ),
+    payout("payouts_count_what_was_left", "res_q.1", "retained_before_minor = 1"),
+    payout(PAYOUT_LIMITS, "res_k.1", "retained_minor = -1"),
+    payout(PAYOUT_LIMITS, "res_k.1", "retained_before_minor = -1"),
+    payout(PAYOUT_LIMITS, "res_k.1", "retained_minor = NULL"),
     item(TELESCOPE, "res_q.1", "CHARGE", "amount_minor = amount_minor + 1"),
     item(TELESCOPE, "res_p.4", "CHARGE", "counted_minor = counted_minor - 1"),
     item(
@@ -232,6 +247,31 @@ DAMAGE_TO_PAYOUTS = (
         "DELETE FROM payout_runs WHERE payout_run_id = '{res_p.1.run}'",
         ("run {res_p.1.run}, restaurant res_p", "run {res_p.1.run}, restaurant res_q"),
     ),
+    *(
+        run_item(
+            EXPLAINED,
+            change,
+            f"payout_run_id = '{{res_k.{number}.run}}' AND restaurant_id = '{restaurant}'",
+            f"run {{res_k.{number}.run}}, restaurant {restaurant}",
+        )
+        for number, restaurant, change in (
+            (1, "res_k", "available_minor = available_minor + 1"),
+            (1, "res_k", "retained_minor = retained_minor - 1"),
+            (1, "res_k", "retained_minor = -1"),
+            (1, "res_k", "retained_minor = NULL"),
+            (1, "res_k", "outcome = 'OPEN'"),
+            (1, "res_k", "available_minor = NULL"),
+            (1, "res_m", "skip_reason = 'NOTHING_AVAILABLE'"),
+            (1, "res_m", "skip_reason = 'BELOW_MINIMUM'"),
+            (1, "res_m", "retained_minor = retained_minor - 1"),
+            (1, "res_m", "retained_minor = retained_minor + 1"),
+            (1, "res_m", "available_minor = 0, retained_minor = 0"),
+            (1, "res_m", "available_minor = NULL, retained_minor = NULL"),
+            (1, "res_d", "available_minor = 1"),
+            (2, "res_d", "skip_reason = 'BELOW_MINIMUM'"),
+            (2, "res_m", "skip_reason = 'BELOW_MINIMUM'"),
+        )
+    ),
     Damage(
         "finished_runs_have_no_open_items",
         "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL"
@@ -255,6 +295,11 @@ DAMAGE_TO_PAYOUTS = (
         "UPDATE payout_run_progress SET accounts_snapshot = '1:1:' WHERE payout_run_id = "
         "'{res_q.1.run}'",
         ("run {res_q.1.run}, restaurant res_p", ITEM_OF_Q),
+    ),
+    Damage(
+        HAS_ITEMS,
+        "UPDATE payout_runs SET restaurants_named = 3 WHERE payout_run_id = '{res_k.1.run}'",
+        ("run {res_k.1.run}",),
     ),
     Damage(
         "ended_runs_created_no_payout",

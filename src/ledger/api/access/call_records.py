@@ -36,10 +36,14 @@ def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> Content:
 
 def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -> Content:
     changed = _changed_fields(request.update_mask.paths) & restaurants.CHANGEABLE_FIELDS
-    return {
+    content: dict[str, str | int | bool] = {
         "restaurant_id": _shown(request.restaurant.restaurant_id),
         "changed": ",".join(sorted(changed)),
     }
+    # Only the call log knows who put a restaurant on hold.
+    if "payout_hold" in changed:
+        content["on_hold"] = request.restaurant.HasField("payout_hold")
+    return content
 
 
 def _payout_run(
@@ -53,6 +57,8 @@ def _payout_run(
         "request_id": _shown(request.request_id),
         "dry_run": request.dry_run,
     }
+    if request.restaurant_ids:
+        content["restaurants_named"] = len(request.restaurant_ids)
     if response is not None:
         content["payout_run_id"] = response.payout_run.payout_run_id
     return content

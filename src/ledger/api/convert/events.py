@@ -11,12 +11,7 @@ from ledger.api.access.authorization import REFUSED_EVENT_TYPES
 from ledger.api.convert.batches import EVENTS
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.identifiers import require_ids
-from ledger.api.convert.instants import (
-    decode_instant,
-    encode_instant,
-    encode_optional_instant,
-    write_microseconds,
-)
+from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
 from ledger.api.errors import status_of
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ports.events import StoredEntry, StoredEvent
@@ -34,7 +29,7 @@ from ledger.v1 import ledger_pb2
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
-EVENT_TYPES = by_number(
+_EVENT_TYPES = by_number(
     ledger_pb2.EventType, "EVENT_TYPE_", EventType, "src/ledger/domain/events.py"
 )
 # An event to book, or the error of one that is rejected.
@@ -99,7 +94,7 @@ def decode_event(
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
     processor_fee_minor = message.processor_fee_minor
-    event_type = EVENT_TYPES.get(type_number)
+    event_type = _EVENT_TYPES.get(type_number)
     if event_type is None:
         if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
             raise EventTypeUnknown(_path(place, "type"), type_number)
@@ -289,20 +284,16 @@ def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
     return request.event_id
 
 
-def encode_processor_event(event: ProcessorEvent) -> ledger_pb2.ProcessorEvent:
-    """A stored event."""
-    return ledger_pb2.ProcessorEvent(
-        type=_EVENT_TYPE_NUMBERS[event.type],
-        occurred_at=encode_instant(event.occurred_at),
-        available_at=encode_optional_instant(event.available_at),
-        **{field: getattr(event, field) for field in _FIELDS_ALIKE},
-    )
-
-
 def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.GetEventResponse:
     """A stored event with its entries."""
+    event = stored.event
     response = ledger_pb2.GetEventResponse(
-        event=encode_processor_event(stored.event),
+        event=ledger_pb2.ProcessorEvent(
+            type=_EVENT_TYPE_NUMBERS[event.type],
+            occurred_at=encode_instant(event.occurred_at),
+            available_at=None if event.available_at is None else encode_instant(event.available_at),
+            **{field: getattr(event, field) for field in _FIELDS_ALIKE},
+        ),
         transaction_id=stored.transaction_id,
         recorded_at=encode_instant(stored.recorded_at),
     )

@@ -26,6 +26,7 @@ from ledger.domain.payouts import (
     SkipReason,
 )
 from ledger.errors import FieldViolation, InvalidRequest
+from ledger.limits import RUN_RESTAURANTS_MAX
 from ledger.v1 import ledger_pb2
 
 # Events are no older, and the end of the latest date must still be an instant.
@@ -79,9 +80,32 @@ def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey
         violations.append(FieldViolation("min_amount_minor", "must be 0 or more"))
     if request.request_id and not is_id(request.request_id):
         violations.append(FieldViolation("request_id", f"{ID_RULE}, or be empty"))
+    named = request.restaurant_ids
+    if len(named) > RUN_RESTAURANTS_MAX:
+        violations.append(
+            FieldViolation("restaurant_ids", f"must be at most {RUN_RESTAURANTS_MAX}")
+        )
+    else:
+        violations += [
+            FieldViolation(f"restaurant_ids[{place}]", ID_RULE)
+            for place, restaurant_id in enumerate(named)
+            if not is_id(restaurant_id)
+        ]
     if violations or as_of is None:
         raise InvalidRequest(violations)
-    return PayoutRunKey(request.currency, as_of, request.min_amount_minor, request.request_id)
+    return PayoutRunKey(
+        request.currency,
+        as_of,
+        request.min_amount_minor,
+        request.request_id,
+        tuple(sorted(set(named))),
+    )
+
+
+def encode_run_payouts(run: PayoutRun) -> ledger_pb2.RunPayoutsResponse:
+    return ledger_pb2.RunPayoutsResponse(
+        payout_run=encode_payout_run(run), items=map(encode_payout_run_item, run.items)
+    )
 
 
 def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
@@ -104,6 +128,7 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
         ],
         created_at=encode_optional_instant(run.created_at),
         finished_at=encode_optional_instant(run.finished_at),
+        restaurants_named=run.restaurants_named,
     )
 
 
@@ -182,6 +207,8 @@ def encode_payout_run_item(item: PayoutRunItem) -> ledger_pb2.PayoutRunItem:
         else ledger_pb2.SKIP_REASON_UNSPECIFIED,
         payout_id="" if item.payout_id is None else str(item.payout_id),
         amount_minor=item.amount_minor,
+        available_minor=item.available_minor,
+        retained_minor=item.retained_minor,
     )
 
 
@@ -198,6 +225,8 @@ def encode_payout(payout: Payout) -> ledger_pb2.Payout:
         state=_PAYOUT_STATE_NUMBERS[payout.state],
         created_at=encode_instant(payout.created_at),
         transaction_id=str(payout.transaction_id),
+        retained_minor=payout.retained_minor,
+        retained_before_minor=payout.retained_before_minor,
     )
 
 

@@ -83,14 +83,15 @@ class PayoutRuns(Protocol):
 
         A new run covers the balance accounts of the currency that exist now; `pay` writes their
         items. Its cut-off is the end of `as_of` in the settlement time zone, or now if `as_of` is
-        today. Raises InvalidRequest, with nothing written, when `as_of` is in the future;
+        today. Raises, with nothing written, InvalidRequest when `as_of` is in the future;
+        RestaurantNotFound when the key names a restaurant that is not registered;
         TooManyPayoutRuns when the run is new and as many as allowed are under way.
         """
         ...
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
-        """What a run of `key` started now would do; writes nothing. Raises InvalidRequest as
-        `start` does.
+        """What a run of `key` started now would do, with its items if the key names restaurants;
+        writes nothing. Raises InvalidRequest and RestaurantNotFound as `start` does.
         """
         ...
 

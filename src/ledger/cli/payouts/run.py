@@ -3,9 +3,10 @@
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.output import print_json, print_table
 from ledger.cli.parameters import (
+    FileName,
     Seconds,
     SettlementDate,
     WholeNumber,
@@ -24,9 +26,17 @@ from ledger.cli.parameters import (
     json_option,
     minor_units,
 )
-from ledger.cli.payouts.views import is_under_way, json_of_run, run_table
+from ledger.cli.payouts.views import (
+    is_under_way,
+    json_of_run,
+    json_of_run_item,
+    run_items_table,
+    run_table,
+)
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import amount_of
+from ledger.domain.fields import ID_LENGTH_MAX
+from ledger.limits import RUN_RESTAURANTS_MAX
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -36,19 +46,24 @@ WAIT_TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS_MIN = 0.05
 _POLL_SECONDS_MAX = 1.0
 _POLL_FACTOR = 1.5
+# Room for as many ids as a run may name, of any length, with ends of lines.
+_FILE_CHARACTERS_MAX = RUN_RESTAURANTS_MAX * (ID_LENGTH_MAX + 2)
 
 HELP = """
-Pay every restaurant of CURRENCY what it may be paid by the end of a date, and
-wait until the run ends.
+Pay every restaurant of CURRENCY, or those named, what it may be paid by the end
+of a date, and wait until the run ends.
 
 --as-of is required; the date is one of the server's settlement time zone. What
 has matured by the end of that date counts, or by now if the date is today.
 Refunds, disputes and fees count at once.
 
-The same date, minimum and request id name the same run: the same command again
-starts nothing and shows that run. Another --request-id starts another run, for
-example to pay again what failed. A restaurant that has a payout for a date,
-paid or under way, gets no second one for it.
+The same date, minimum, request id and restaurants name the same run: the same
+command again starts nothing and shows that run. Another --request-id starts
+another run, for example to pay again what failed. A restaurant that has a payout
+for a date, paid or under way, gets no second one for it.
+
+--dry-run with --restaurant shows what a run would pay each restaurant, and why
+not more.
 
 Exit status: 0 once every restaurant was considered; 1 if the run was refused or
 canceled; 3 without a response or after the timeout. After the timeout the
@@ -78,6 +93,19 @@ servers continue the run, and the same command waits for it again.
 )
 @click.option("--min", "old_minimum", metavar="NUMBER", hidden=True)
 @click.option("--request-id", metavar="ID", default="", help="Distinguishes runs of one date.")
+@click.option(
+    "--restaurant",
+    "restaurants",
+    metavar="RESTAURANT",
+    multiple=True,
+    help="Pay only this restaurant; may be repeated.",
+)
+@click.option(
+    "--restaurants-file",
+    metavar="FILE",
+    type=FileName(),
+    help="Pay only the restaurants of this file, one id a line.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what a run would do, and write nothing.")
 @click.option(
     "--wait/--no-wait",
@@ -100,6 +128,8 @@ def run_payouts(
     min_amount_minor: int | None,
     old_minimum: str | None,
     request_id: str,
+    restaurants: tuple[str, ...],
+    restaurants_file: Path | None,
     dry_run: bool,
     wait: bool,
     timeout_seconds: float,
@@ -113,24 +143,67 @@ def run_payouts(
         min_amount_minor=minimum_of(currency, min_amount, min_amount_minor, old_minimum),
         request_id=request_id,
         dry_run=dry_run,
+        restaurant_ids=_named(restaurants, restaurants_file),
     )
     with connect(settings) as stub:
-        run = stub.RunPayouts(request).payout_run
+        if request.restaurant_ids and not dry_run:
+            _require_that_lists_are_known(stub, request)
+        response = stub.RunPayouts(request)
+        run = response.payout_run
         if wait and not dry_run:
             with _progress_bar(run) as on_progress:
                 run = wait_for_run(
                     stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress
                 )
     if json:
-        print_json(json_of_run(run))
+        printed = json_of_run(run)
+        if dry_run and request.restaurant_ids:
+            printed["items"] = [json_of_run_item(item) for item in response.items]
+        print_json(printed)
     else:
         print_table(run_table(run))
+        if response.items:
+            print_table(run_items_table(response.items, run.currency))
     if run.state == ledger_pb2.PAYOUT_RUN_STATE_CANCELED:
         left = run.restaurants_total - run.restaurants_considered
         raise CommandFailure(
             f"the run was canceled: {left} of {run.restaurants_total} restaurants were not"
             " considered",
             "what it has paid stays paid; --request-id starts another run",
+        )
+
+
+def _named(restaurants: Sequence[str], file: Path | None) -> list[str]:
+    """The restaurants that the options name; none if no option is given. Raises CommandFailure.
+
+    A file without an id is refused: a run without ids would pay all restaurants.
+    """
+    if file is None:
+        return list(restaurants)
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            text = lines.read(_FILE_CHARACTERS_MAX + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailure(f"cannot read {file}: {error}", exit_status=ExitStatus.USAGE) from None
+    ids = text.split()
+    if not ids or len(text) > _FILE_CHARACTERS_MAX:
+        raise CommandFailure(
+            f"{file} must have 1 to {RUN_RESTAURANTS_MAX} ids, one a line",
+            exit_status=ExitStatus.USAGE,
+        )
+    return [*restaurants, *ids]
+
+
+def _require_that_lists_are_known(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", request: ledger_pb2.RunPayoutsRequest
+) -> None:
+    """Raises CommandFailure if the server is older than lists of restaurants: it would pay all."""
+    plan = ledger_pb2.RunPayoutsRequest()
+    plan.CopyFrom(request)
+    plan.dry_run = True
+    if not stub.RunPayouts(plan).payout_run.restaurants_named:
+        raise CommandFailure(
+            "this server does not know runs of named restaurants and would pay all: upgrade it"
         )
 
 

@@ -22,6 +22,8 @@ def run_table(run: ledger_pb2.PayoutRun) -> Table:
     if run.request_id:
         table.add("request id", run.request_id)
     considered = f"{run.restaurants_considered} of {run.restaurants_total} considered"
+    if run.restaurants_named:
+        considered += f", {run.restaurants_named} named"
     if not run.restaurants_total:
         considered += f": none has ever had an event in {run.currency}"
     table.add("restaurants", considered)
@@ -81,10 +83,15 @@ def items_table(payout: ledger_pb2.Payout) -> Table:
     table = Table(("item", payout.currency), right=frozenset((payout.currency,)))
     for item in payout.items:
         table.add(_item_type(item), amount_of(item.amount_minor, payout.currency))
-    table.footer = (
-        "total",
-        amount_of(sum(item.amount_minor for item in payout.items), payout.currency),
-    )
+    total = sum(item.amount_minor for item in payout.items)
+    for name, amount_minor in (
+        ("left before", payout.retained_before_minor),
+        ("left in the account", -payout.retained_minor),
+    ):
+        if amount_minor:
+            table.add(name, amount_of(amount_minor, payout.currency))
+            total += amount_minor
+    table.footer = ("total", amount_of(total, payout.currency))
     return table
 
 
@@ -158,13 +165,21 @@ def payout_table(payout: ledger_pb2.Payout) -> Table:
 
 def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) -> Table:
     """A run's decisions, one restaurant a row."""
+    titles = ("restaurant", "outcome", "reason", "payout", "available", "kept", currency)
     table = Table(
-        ("restaurant", "outcome", "reason", "payout", currency), right=frozenset((currency,))
+        titles, right=frozenset(("available", "kept", currency)), optional=("kept", "available")
     )
     for item in items:
-        reason = _reason(item.skip_reason) if item.skip_reason else ""
-        amount = amount_of(item.amount_minor, currency) if item.payout_id else ""
-        table.add(item.restaurant_id, _outcome(item), reason, item.payout_id, amount)
+        is_paid = item.outcome == ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED
+        table.add(
+            item.restaurant_id,
+            _outcome(item),
+            _reason(item.skip_reason) if item.skip_reason else "",
+            item.payout_id,
+            amount_of(item.available_minor, currency) if item.HasField("available_minor") else "",
+            amount_of(item.retained_minor, currency) if item.retained_minor else "",
+            amount_of(item.amount_minor, currency) if is_paid else "",
+        )
     return table
 
 
@@ -188,6 +203,7 @@ def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
         "is_capped": run.is_capped,
         "restaurants_considered": str(run.restaurants_considered),
         "restaurants_total": str(run.restaurants_total),
+        "restaurants_named": run.restaurants_named,
         "skipped": skipped,
         "created_at": format_instant(run.created_at) if run.HasField("created_at") else None,
         "finished_at": format_instant(run.finished_at) if run.HasField("finished_at") else None,
@@ -219,6 +235,8 @@ def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
         "skip_reason": _reason(item.skip_reason) if item.skip_reason else None,
         "payout_id": item.payout_id or None,
         "amount_minor": str(item.amount_minor),
+        "available_minor": str(item.available_minor) if item.HasField("available_minor") else None,
+        "retained_minor": str(item.retained_minor) if item.HasField("retained_minor") else None,
     }
 
 
@@ -236,6 +254,8 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "state": payout_state(payout.state),
         "created_at": format_instant(payout.created_at),
         "transaction_id": payout.transaction_id,
+        "retained_minor": str(payout.retained_minor),
+        "retained_before_minor": str(payout.retained_before_minor),
     }
     if payout.history:
         written["items"] = [

@@ -1,8 +1,10 @@
 """Payout runs on PostgreSQL. A run is rows, so any server continues it where another stopped."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date, datetime
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.pages import CreationPlace
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
+from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     PayoutRun,
@@ -31,6 +34,7 @@ from ledger.errors import (
     DataRejected,
     FieldViolation,
     InvalidRequest,
+    RestaurantNotFound,
     TooManyPayoutRuns,
 )
 from ledger.infrastructure.postgres.archived_runs import (
@@ -70,8 +74,8 @@ WHERE $1::timestamptz <= now_at
 # Concurrent calls may each count one run too few, so a few runs more than $7 may be under way.
 INSERT_RUN = """
 INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id,
-  zone_table_version)
-SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text, $8::text
+  zone_table_version, restaurants_named)
+SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text, $8::text, $9::integer
 WHERE (SELECT count(*) FROM payout_runs WHERE state = 'RUNNING') < $7
 ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
 RETURNING payout_run_id
@@ -97,6 +101,21 @@ FROM moment AS m
 CROSS JOIN accounts AS a
 """
 
+# The items of a run of named restaurants are few and written when it starts. It has no progress.
+INSERT_NAMED_ITEMS = """
+INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+SELECT $1, restaurant_id, balance_account_id
+FROM balance_accounts
+WHERE currency = $2 AND restaurant_id = ANY ($3::text[])
+"""
+
+SELECT_UNKNOWN = """
+SELECT named.restaurant_id
+FROM unnest($1::text[]) AS named (restaurant_id)
+WHERE NOT EXISTS (SELECT FROM restaurants AS r WHERE r.restaurant_id = named.restaurant_id)
+ORDER BY named.restaurant_id COLLATE "C"
+"""
+
 # Runs as a short, separate transaction: its locks must not be held for a page.
 WRITE_ITEMS = "SELECT write_payout_run_items($1, $2)"
 
@@ -108,14 +127,14 @@ WHERE currency = $1 AND as_of = $2 AND min_amount_minor = $3 AND request_id = $4
 
 SELECT_RUN = f"""
 SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at,
-       {IS_REPLICATED}
+       restaurants_named, {IS_REPLICATED}
 FROM payout_runs
 WHERE payout_run_id = $1
 """
 
 # Two conditions on the progress "p" of a run "r": whether items are yet to be written, and whether
-# the account "a" belongs to the run. A run that a server of an earlier revision started has no row
-# of progress: all its items are written.
+# the account "a" belongs to the run. A run of named restaurants has no row of progress, nor has one
+# that a server of an earlier revision started: all its items are written.
 _HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
 _IS_OF_THE_RUN = f"""a.currency = r.currency AND a.restaurant_id IS NOT NULL
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
@@ -156,7 +175,7 @@ WHERE p.payout_run_id = $1 AND {_HAS_MORE}
 # payouts.SELECT_PAGE.
 SELECT_RUN_PAGE = f"""
 SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
-       finished_at, {IS_REPLICATED}
+       finished_at, restaurants_named, {IS_REPLICATED}
 FROM payout_runs
 WHERE (created_at, payout_run_id)
       < (COALESCE($1::timestamptz, 'infinity'),
@@ -186,7 +205,8 @@ def _shown(outcome: str, skip_reason: str) -> str:
 SELECT_RUN_ITEMS = f"""
 WITH found AS (
   (
-    SELECT i.restaurant_id, shown.outcome, shown.skip_reason, i.payout_id
+    SELECT i.restaurant_id, shown.outcome, shown.skip_reason, i.payout_id, i.available_minor,
+           i.retained_minor
     FROM payout_run_items AS i
     JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
     CROSS JOIN LATERAL {_shown("i.outcome", "i.skip_reason")} AS shown
@@ -196,7 +216,7 @@ WITH found AS (
     LIMIT $4
   )
   UNION ALL
-  SELECT ahead.restaurant_id, shown.outcome, shown.skip_reason, NULL
+  SELECT ahead.restaurant_id, shown.outcome, shown.skip_reason, NULL, NULL, NULL
   FROM payout_run_progress AS p
   JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
   CROSS JOIN LATERAL {_shown("'OPEN'::text", "NULL")} AS shown
@@ -214,9 +234,11 @@ WITH found AS (
     AND ($3::text IS NULL OR $3 = shown.outcome)
 )
 SELECT f.restaurant_id, f.outcome, f.skip_reason, f.payout_id,
-       COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
+       COALESCE(p.amount_minor, 0) AS amount_minor, f.available_minor, f.retained_minor,
+       {IS_REPLICATED}
 FROM (
-  SELECT restaurant_id, outcome, skip_reason, payout_id FROM found ORDER BY restaurant_id LIMIT $4
+  SELECT restaurant_id, outcome, skip_reason, payout_id, available_minor, retained_minor
+  FROM found ORDER BY restaurant_id LIMIT $4
 ) AS f
 LEFT JOIN payouts AS p ON p.payout_id = f.payout_id
 ORDER BY f.restaurant_id
@@ -268,11 +290,10 @@ FOR NO KEY UPDATE SKIP LOCKED
 
 _SIGNED = signed_minor("restaurant_payable")
 
-# Decides the outcome of some balance accounts ("claimed") in a run with the terms "terms". The
-# amount that may be paid is the sum of all entries on restaurant_payable that need not mature or
-# had matured by the cut-off, with the reserves of earlier payouts. It cannot exceed what is
-# available: a charge never credits less than its fee takes, so what matured since the cut-off only
-# adds to it.
+# Decides the outcome of some balance accounts ("claimed") in a run with the terms "terms". A payout
+# counts the sum of all entries on restaurant_payable that need not mature or had matured by the
+# cut-off, with the reserves of earlier payouts. Of that it may pay no more than is available: a
+# refund may have matured since the cut-off. What the restaurant's minimum retains is not paid.
 #
 # The lines of the account's snapshot hold what had matured when it was taken. What matured between
 # then and the cut-off, or now, is added or taken away. An entry type is in the result if there is
@@ -288,15 +309,20 @@ moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 verdict AS MATERIALIZED (
   SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id,
          COALESCE(latest.sequence, 0) + 1 AS sequence,
-         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor,
-         sums.entries_read,
+         COALESCE(latest.retained_minor, 0) AS retained_before_minor,
+         sums.entry_types, sums.counted_minors, sums.counted_minor, sums.available_minor,
+         sums.entries_read, kept.payable_minor, kept.retained_minor,
+         kept.payable_minor - kept.retained_minor AS amount_minor,
          CASE
            WHEN NOT r.active THEN 'INACTIVE'
+           WHEN r.is_on_hold THEN 'ON_HOLD'
            WHEN in_flight.found THEN 'PAYOUT_IN_FLIGHT'
            WHEN live.found THEN 'ALREADY_PAID'
            WHEN latest.cutoff_at > terms.cutoff_at THEN 'CUTOFF_BEFORE_LATEST_PAYOUT'
-           WHEN sums.amount_minor < 1 THEN 'NOTHING_AVAILABLE'
-           WHEN sums.amount_minor < terms.min_amount_minor THEN 'BELOW_MINIMUM'
+           WHEN kept.payable_minor < 1 THEN 'NOTHING_AVAILABLE'
+           WHEN kept.payable_minor < terms.min_amount_minor THEN 'BELOW_MINIMUM'
+           WHEN kept.payable_minor - kept.retained_minor < GREATEST(terms.min_amount_minor, 1)
+             THEN 'MIN_BALANCE'
          END AS skip_reason
   FROM claimed AS c
   CROSS JOIN terms
@@ -306,10 +332,14 @@ verdict AS MATERIALIZED (
     WHERE b.balance_account_id = c.balance_account_id LIMIT 1
   ) AS a
   CROSS JOIN LATERAL (
-    SELECT active FROM restaurants AS r WHERE r.restaurant_id = a.restaurant_id LIMIT 1
+    SELECT active,
+           payout_hold_reason IS NOT NULL
+             AND COALESCE(payout_hold_until, 'infinity') > moment.now_at AS is_on_hold,
+           COALESCE((min_balance_minor ->> terms.currency)::bigint, 0) AS minimum_minor
+    FROM restaurants AS r WHERE r.restaurant_id = a.restaurant_id LIMIT 1
   ) AS r
   LEFT JOIN LATERAL (
-    SELECT payout_id, sequence, cutoff_at FROM payouts AS p
+    SELECT payout_id, sequence, cutoff_at, retained_minor FROM payouts AS p
     WHERE p.balance_account_id = c.balance_account_id ORDER BY p.sequence DESC LIMIT 1
   ) AS latest ON true
   LEFT JOIN LATERAL (
@@ -324,7 +354,7 @@ verdict AS MATERIALIZED (
   LEFT JOIN LATERAL {latest_snapshot(_CLAIMED)} AS s ON true
   CROSS JOIN LATERAL (
     SELECT array_agg(t.entry_type) AS entry_types, array_agg(t.counted_minor) AS counted_minors,
-           COALESCE(sum(t.counted_minor), 0) AS amount_minor,
+           COALESCE(sum(t.counted_minor), 0) AS counted_minor,
            COALESCE(sum(t.available_minor), 0) AS available_minor,
            COALESCE(sum(t.entries_read), 0) AS entries_read
     FROM (
@@ -363,19 +393,29 @@ verdict AS MATERIALIZED (
       GROUP BY e.entry_type
     ) AS t
   ) AS sums
+  CROSS JOIN LATERAL (
+    SELECT p.payable_minor, LEAST(r.minimum_minor, GREATEST(p.payable_minor, 0)) AS retained_minor
+    FROM (SELECT LEAST(sums.counted_minor, sums.available_minor) AS payable_minor) AS p
+  ) AS kept
 )
 """
 
+# What was looked at, as a bigint. A sum that does not fit must not keep a restaurant from being
+# skipped.
+_LOOKED_AT = f"LEAST(GREATEST(v.payable_minor, {INT64_MIN}), {INT64_MAX})"
+
 # Creates the payouts of claimed and locked accounts, with items and reserves, and closes the run's
 # items of these accounts. An item of a payout is what that payout counts of an entry type, less
-# what the account's previous payout counted, so the items add up to the amount. The run's items are
+# what the account's previous payout counted, so the items add up to the amount and what stays in
+# the account, less what the previous payout left there. The run's items are
 # found by their place in the table: the claim has locked them, so they stay there, and other open
 # items are not read.
 #
 # Returns the accounts of which more than $8 entries were read.
 PAY = f"""
 WITH terms AS (
-  SELECT payout_run_id, as_of, cutoff_at, min_amount_minor FROM payout_runs WHERE payout_run_id = $1
+  SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor
+  FROM payout_runs WHERE payout_run_id = $1
 ),
 claimed AS MATERIALIZED (
   SELECT balance_account_id, payout_id, transaction_id
@@ -385,9 +425,10 @@ claimed AS MATERIALIZED (
 {VERDICT},
 paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
-    available_minor, as_of, cutoff_at, transaction_id)
+    available_minor, as_of, cutoff_at, transaction_id, retained_minor, retained_before_minor)
   SELECT v.payout_id, terms.payout_run_id, v.balance_account_id, v.sequence, v.amount_minor,
-         v.available_minor, terms.as_of, terms.cutoff_at, v.transaction_id
+         v.available_minor, terms.as_of, terms.cutoff_at, v.transaction_id,
+         v.counted_minor - v.amount_minor, v.retained_before_minor
   FROM verdict AS v
   CROSS JOIN terms
   WHERE v.skip_reason IS NULL
@@ -416,7 +457,8 @@ closed AS (
   UPDATE payout_run_items AS i
   SET outcome = CASE WHEN v.skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END,
       skip_reason = v.skip_reason,
-      payout_id = CASE WHEN v.skip_reason IS NULL THEN v.payout_id END
+      payout_id = CASE WHEN v.skip_reason IS NULL THEN v.payout_id END,
+      available_minor = {_LOOKED_AT}, retained_minor = v.retained_minor
   FROM verdict AS v
   CROSS JOIN LATERAL (
     SELECT o.ctid FROM payout_run_items AS o
@@ -433,20 +475,37 @@ SELECT (SELECT count(*) FROM verdict WHERE skip_reason IS NULL) AS payouts_count
              ORDER BY balance_account_id) AS slow_entries
 """
 
-PLAN = f"""
+_PLANNED = f"""
 WITH terms AS (
-  SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor
+  SELECT $1::text AS currency, $2::date AS as_of, $3::timestamptz AS cutoff_at,
+         $4::bigint AS min_amount_minor
 ),
 claimed AS MATERIALIZED (
   SELECT balance_account_id FROM balance_accounts
-  WHERE currency = $1 AND restaurant_id IS NOT NULL
+  WHERE currency = $1 AND restaurant_id {{restaurants}}
 ),
 {VERDICT}
+"""
+
+PLAN = f"""
+{_PLANNED.format(restaurants="IS NOT NULL")}
 SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
        skip_reason, count(*) AS restaurants,
        COALESCE(sum(amount_minor) FILTER (WHERE skip_reason IS NULL), 0) AS amount_minor
 FROM verdict
 GROUP BY 1, 2
+"""
+
+# The plan of named restaurants, one by one.
+PLAN_ITEMS = f"""
+{_PLANNED.format(restaurants="= ANY ($5::text[])")}
+SELECT v.restaurant_id, v.skip_reason, 1 AS restaurants,
+       CASE WHEN v.skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
+       NULL::uuid AS payout_id,
+       CASE WHEN v.skip_reason IS NULL THEN v.amount_minor ELSE 0 END::bigint AS amount_minor,
+       {_LOOKED_AT}::bigint AS available_minor, v.retained_minor::bigint AS retained_minor
+FROM verdict AS v
+ORDER BY v.restaurant_id
 """
 
 GIVE_UP = """
@@ -520,7 +579,11 @@ class PostgresPayoutRuns:
     async def _run_id(self, key: PayoutRunKey) -> UUID | None:
         async with autocommit(self._engine) as connection:
             found: UUID | None = await connection.fetchval(
-                SELECT_RUN_ID, key.currency, key.as_of, key.min_amount_minor, key.request_id
+                SELECT_RUN_ID,
+                key.currency,
+                key.as_of,
+                key.min_amount_minor,
+                _stored_request_id(key),
             )
         return found
 
@@ -528,6 +591,7 @@ class PostgresPayoutRuns:
         """Stores a new run, unless the limit is reached or the run exists by now."""
         async with autocommit(self._engine) as connection, connection.transaction():
             cutoff_at = await self._cutoff(connection, key.as_of)
+            await _refuse_unknown(connection, key)
             created = await connection.fetchval(
                 INSERT_RUN,
                 payout_run_id,
@@ -535,26 +599,37 @@ class PostgresPayoutRuns:
                 key.as_of,
                 cutoff_at,
                 key.min_amount_minor,
-                key.request_id,
+                _stored_request_id(key),
                 self._open_runs_max,
                 zone_table_version(),
+                len(key.restaurant_ids),
             )
-            if created:
+            if created and key.restaurant_ids:
+                await connection.execute(
+                    INSERT_NAMED_ITEMS, payout_run_id, key.currency, key.restaurant_ids
+                )
+            elif created:
                 await connection.execute(INSERT_PROGRESS, payout_run_id)
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
+            await _refuse_unknown(connection, key)
+            named = key.restaurant_ids
             rows = await connection.fetch(
-                PLAN,
+                PLAN_ITEMS if named else PLAN,
                 key.currency,
                 key.as_of,
                 cutoff_at,
                 key.min_amount_minor,
+                *([named] if named else []),
                 timeout=RUN_TIMEOUT_SECONDS,
             )
-        return _run(None, key, cutoff_at, PayoutRunState.PLANNED, None, None, rows)
+        plan = _run(None, key, cutoff_at, PayoutRunState.PLANNED, None, None, rows)
+        if not named:
+            return plan
+        return replace(plan, restaurants_named=len(named), items=[_item(row) for row in rows])
 
     async def get(self, payout_run_id: UUID) -> PayoutRun | None:
         async with autocommit(self._engine) as connection:
@@ -574,16 +649,7 @@ class PostgresPayoutRuns:
             if not rows:
                 await refuse_archived(connection, payout_run_id)
         await self._fence.wait(rows)
-        return [
-            PayoutRunItem(
-                restaurant_id=row["restaurant_id"],
-                outcome=PayoutRunItemOutcome(row["outcome"]),
-                skip_reason=SkipReason(row["skip_reason"]) if row["skip_reason"] else None,
-                payout_id=row["payout_id"],
-                amount_minor=row["amount_minor"],
-            )
-            for row in rows
-        ]
+        return [_item(row) for row in rows]
 
     async def page(
         self, query: PayoutRunQuery, before: CreationPlace | None, limit: int
@@ -716,12 +782,42 @@ class PostgresPayoutRuns:
         return cutoff_at
 
 
+def _stored_request_id(key: PayoutRunKey) -> str:
+    """The request id as the table has it: it also identifies the restaurants that the key names."""
+    if not key.restaurant_ids:
+        return key.request_id
+    digest = hashlib.sha256("\n".join(key.restaurant_ids).encode()).hexdigest()
+    return f"{key.request_id}#{digest}"
+
+
+async def _refuse_unknown(connection: Connection, key: PayoutRunKey) -> None:
+    """Raises RestaurantNotFound if the key names restaurants that are not registered."""
+    if key.restaurant_ids:
+        unknown = await connection.fetch(SELECT_UNKNOWN, key.restaurant_ids)
+        if unknown:
+            raise RestaurantNotFound(*[row["restaurant_id"] for row in unknown])
+
+
+def _item(row: Row) -> PayoutRunItem:
+    return PayoutRunItem(
+        restaurant_id=row["restaurant_id"],
+        outcome=PayoutRunItemOutcome(row["outcome"]),
+        skip_reason=SkipReason(row["skip_reason"]) if row["skip_reason"] else None,
+        payout_id=row["payout_id"],
+        amount_minor=row["amount_minor"],
+        available_minor=row["available_minor"],
+        retained_minor=row["retained_minor"],
+    )
+
+
 def _run_of(payout_run_id: UUID, row: Row, progress: Sequence[Row]) -> PayoutRun:
-    key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
+    request_id, _, _ = row["request_id"].partition("#")
+    key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], request_id)
     state = PayoutRunState(row["state"])
-    return _run(
+    run = _run(
         payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress
     )
+    return replace(run, restaurants_named=row["restaurants_named"])
 
 
 def _run(

@@ -1,6 +1,5 @@
 """Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
 
-from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,7 +25,8 @@ from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
 _COLUMNS = f"""
 p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at,
-p.state, p.transaction_id, p.created_at, {IS_REPLICATED}
+p.state, p.transaction_id, p.created_at, COALESCE(p.retained_minor, 0) AS retained_minor,
+COALESCE(p.retained_before_minor, 0) AS retained_before_minor, {IS_REPLICATED}
 """
 
 SELECT_PAYOUT = f"""
@@ -39,14 +39,6 @@ WHERE p.payout_id = $1
 # SELECT_PAYOUT for a caller that moves the payout: the second of two callers waits here and then
 # sees the state that the first one left.
 LOCK_PAYOUT = f"{SELECT_PAYOUT} FOR NO KEY UPDATE OF p"
-
-SELECT_PAYOUTS = f"""
-SELECT {_COLUMNS}
-FROM payouts AS p
-JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE p.payout_id = ANY ($1::uuid[])
-ORDER BY p.payout_id
-"""
 
 SELECT_ITEMS = """
 SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0
@@ -236,12 +228,6 @@ def _payout(row: Row) -> Payout:
         state=PayoutState(row["state"]),
         transaction_id=row["transaction_id"],
         created_at=row["created_at"],
+        retained_minor=row["retained_minor"],
+        retained_before_minor=row["retained_before_minor"],
     )
-
-
-async def select_payouts(
-    connection: Connection, payout_ids: Collection[UUID]
-) -> tuple[list[Row], list[Payout]]:
-    """The payouts of some ids in their order, and their rows, which a Fence takes."""
-    rows = await connection.fetch(SELECT_PAYOUTS, list(payout_ids)) if payout_ids else []
-    return rows, [_payout(row) for row in rows]

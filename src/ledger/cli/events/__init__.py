@@ -1,1 +1,0 @@
-"""`ledger events`: what is booked, what it posted, and which payout took it."""
