@@ -16,6 +16,7 @@ from ledger.infrastructure.postgres.embedded import (
     has_cluster,
 )
 from ledger.infrastructure.postgres.sessions.engine import (
+    EITHER_ROLE,
     OWNER_ROLE,
     create_engine,
 )
@@ -77,8 +78,9 @@ def on_books(
 ) -> T:
     """Runs `work` on the existing books of the configured or embedded database.
 
-    Creates no books. With `as_owner`, for commands that remove rows, `work` has two sessions of the
-    role that owns the tables, on the host that takes writes. Call it in the main thread, outside an
+    Creates no books. `work` has a session of ledger_app, or of ledger_read if the login may not act
+    as ledger_app. With `as_owner`, for commands that remove rows, it has two sessions of the role
+    that owns the tables, on the host that takes writes. Call it in the main thread, outside an
     event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable, and what `work`
     raises.
     """
@@ -89,7 +91,7 @@ def on_books(
                 Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE
             )
         else:
-            engine = create_engine(database.url, pool_size=1)
+            engine = create_engine(database.url, pool_size=1, role=EITHER_ROLE)
         try:
             await check_schema(engine)
             return await work(engine)

@@ -102,8 +102,16 @@ REPORT = Branch(
         ),
         "red": Leaf("report:red", "The restaurants in the red: how much, since when, by what."),
         "calls": Leaf("report:calls", "Who called what: the call log."),
+        "trial-balance": Leaf(
+            "accounting.trial_balance:trial_balance",
+            "Debits, credits and balances of every ledger account in a period.",
+        ),
+        "journal": Leaf(
+            "accounting.journal:journal",
+            "Every ledger entry of a period; also for Beancount and hledger.",
+        ),
     },
-    "Query the books: balances, debts, revenue, who would be paid, what is wrong, who called.",
+    "Query the books: balances, debts, revenue, what is wrong; trial balance and journal.",
     needs=Needs.DATABASE,
 )
 ARCHIVE = Branch(

@@ -10,6 +10,16 @@ class Side(StrEnum):
     CREDIT = "credit"
 
 
+class AccountClass(StrEnum):
+    """The five classes of accounts, as accountants and plain-text accounting name them."""
+
+    ASSETS = "assets"
+    LIABILITIES = "liabilities"
+    INCOME = "income"
+    EXPENSES = "expenses"
+    EQUITY = "equity"
+
+
 class LedgerAccount(StrEnum):
     """A line of the chart. The value is the name in the database."""
 
@@ -47,4 +57,20 @@ NORMAL_SIDE: dict[LedgerAccount, Side] = {
     LedgerAccount.TAX_WITHHELD: Side.CREDIT,
     LedgerAccount.RESERVE_HOLD: Side.CREDIT,
     LedgerAccount.BAD_DEBT: Side.DEBIT,
+}
+
+# Where an account stands in a balance sheet or an income statement. interaccount is equity: it says
+# what came in from other books, and is nothing over all books together.
+CLASS_OF: dict[LedgerAccount, AccountClass] = {
+    LedgerAccount.PROCESSOR_CLEARING: AccountClass.ASSETS,
+    LedgerAccount.RESTAURANT_PAYABLE: AccountClass.LIABILITIES,
+    LedgerAccount.PAYOUT_RESERVED: AccountClass.LIABILITIES,
+    LedgerAccount.PLATFORM_FEES: AccountClass.INCOME,
+    LedgerAccount.PLATFORM_CASH: AccountClass.ASSETS,
+    LedgerAccount.DISPUTE_RECEIVABLE: AccountClass.ASSETS,
+    LedgerAccount.DISPUTE_HOLD: AccountClass.LIABILITIES,
+    LedgerAccount.ADJUSTMENTS: AccountClass.EXPENSES,
+    LedgerAccount.ACCOUNT_FUNDS: AccountClass.LIABILITIES,
+    LedgerAccount.ACCOUNT_HELD: AccountClass.LIABILITIES,
+    LedgerAccount.INTERACCOUNT: AccountClass.EQUITY,
 }

@@ -41,6 +41,9 @@ SYNCHRONOUS_WAIT = "SyncRepWaitForLSN"
 APPLICATION_ROLE = "ledger_app"
 OWNER_ROLE = "ledger_owner"
 READER_ROLE = "ledger_read"
+# For `create_engine`, and for sessions that only read: ledger_app if the login may act as it, else
+# ledger_read.
+EITHER_ROLE = f"{APPLICATION_ROLE} or {READER_ROLE}"
 
 # Every session sets these itself, so that nothing depends on the settings of the database, a role
 # or a connection pooler: some poolers drop startup parameters, and a role may change its defaults.
@@ -108,6 +111,14 @@ SELECT set_config('search_path', quote_ident(COALESCE((
   LIMIT 1), 'public')) || ', pg_temp', false)
 """
 
+_ROLE_IN_SQL = {
+    EITHER_ROLE: (
+        f"CASE WHEN to_regrole('{APPLICATION_ROLE}') IS NOT NULL"
+        f" AND NOT pg_has_role(session_user, '{APPLICATION_ROLE}', 'MEMBER')"
+        f" THEN '{READER_ROLE}' ELSE '{APPLICATION_ROLE}' END"
+    )
+}
+
 
 def _preparation(role: str, lock_timeout_seconds: float) -> str:
     """The statements that prepare a new session. PostgreSQL has transaction_timeout from 17 on.
@@ -115,9 +126,10 @@ def _preparation(role: str, lock_timeout_seconds: float) -> str:
     They also set values that are right already: a reload of the configuration changes only values
     that a session has not set.
     """
-    settings = {"role": role, **SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
+    settings = {**SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
     return f"""
 SET search_path = pg_catalog, pg_temp;
+SELECT set_config('role', {_ROLE_IN_SQL.get(role, f"'{role}'")}, false);
 SELECT {", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())};
 SELECT set_config('synchronous_commit', CASE
   WHEN current_setting('synchronous_commit') = ANY (ARRAY{list(SAFE_COMMITS)})

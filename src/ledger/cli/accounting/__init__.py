@@ -1,0 +1,1 @@
+"""`ledger report trial-balance` and `journal`: the books as accountants read them."""
