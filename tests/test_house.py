@@ -127,6 +127,7 @@ THEMES = {
         "infrastructure/postgres/statement_marks.py",
     ],
     "cli/payouts/test_commands.py": ["cli/payouts"],
+    "cli/test_accountants_page.py": ["cli/accounting"],
     "cli/test_credentials.py": ["cli/token.py", "cli/connection.py", "cli/client_settings.py"],
     "cli/test_newer_server.py": [
         "cli/words.py",

@@ -121,6 +121,10 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 
 
 METAVARS = {
+    "--account": "ACCOUNT",
+    "--format": "FORMAT",
+    "--output": "FILE",
+    "--since": "DATE",
     "--about": "ID",
     "--address": "HOST:PORT",
     "--amount": "AMOUNT",

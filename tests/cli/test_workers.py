@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.commands import TIMEOUT_SECONDS, start_process
 from support.events import event_message, unique
+from support.folders import names_in
 from support.running import query, role_settings
 from support.waiting import until
 
@@ -338,11 +339,6 @@ async def call_under_way(
             assert await call == ledger_pb2.INGEST_STATUS_CREATED
     finally:
         await engine.dispose()
-
-
-def names_in(folder: Path) -> list[str]:
-    """The names of the files in a folder."""
-    return [path.name for path in folder.iterdir()]
 
 
 async def test_stop_lets_calls_end(database: Database) -> None:

@@ -28,12 +28,12 @@ def test_period_without_a_first_date_begins_before_all_entries() -> None:
 @pytest.mark.parametrize(
     ("first_day", "end_day", "complaint"),
     [
-        (date(2025, 12, 1), None, "from must not be in the future; today is 2025-11-30"),
-        (date(2025, 11, 2), date(2025, 11, 2), "from must be before --to"),
-        (date(2025, 11, 2), date(2025, 11, 1), "from must be before --to"),
-        (date(1999, 12, 31), None, "from must not be before 2000-01-01"),
-        (None, date(1999, 12, 31), "to must not be before 2000-01-01"),
-        (None, date.max, "to is too far in the future"),
+        (date(2025, 12, 1), None, "since must not be in the future; today is 2025-11-30"),
+        (date(2025, 11, 2), date(2025, 11, 2), "since must be earlier than --before"),
+        (date(2025, 11, 2), date(2025, 11, 1), "since must be earlier than --before"),
+        (date(1999, 12, 31), None, "since must not be before 2000-01-01"),
+        (None, date(1999, 12, 31), "before must not be before 2000-01-01"),
+        (None, date.max, "before is too far in the future"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Folders for PostgreSQL, which runs as another account where tests run as root."""
+"""Folders: for PostgreSQL, which may run as another account than the tests; what is in one."""
 
 import shutil
 import tempfile
@@ -19,3 +19,8 @@ def folder_for_all() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the files in a folder."""
+    return [path.name for path in folder.iterdir()]

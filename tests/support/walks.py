@@ -5,6 +5,10 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 from google.protobuf import descriptor_pool, json_format, message_factory
 
 from support.commands import run_command
+from support.dates import today
 from support.running import RunningLedger
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,6 +31,11 @@ VARYING = {
     r"[─━]+": "─",
     r" +": " ",
 }
+# The same where dates differ, too: those of today, and of the month.
+VARYING_WITH_DATES = {
+    r"\d{4}-\d\d-\d\dT[\d:.]+Z": "INSTANT",
+    r"\d{4}-\d\d-\d\d": "DATE",
+} | VARYING
 
 
 @dataclass
@@ -48,41 +58,45 @@ def steps_of(page: str) -> list[Step]:
     return steps
 
 
-def lasting(lines: list[str]) -> list[str]:
+def lasting(lines: list[str], varying: Mapping[str, str] = VARYING) -> list[str]:
     """The lines without what differs from run to run."""
     text = "\n".join(lines)
-    for pattern, word in VARYING.items():
+    for pattern, word in varying.items():
         text = re.sub(pattern, word, text)
     return text.splitlines()
 
 
-def is_shown(shown: list[str], seen: list[str]) -> bool:
+def is_shown(shown: list[str], seen: list[str], varying: Mapping[str, str] = VARYING) -> bool:
     """Whether the page shows what was seen, in its order, except lines that it leaves out."""
     if LEFT_OUT not in shown:
-        return lasting(shown) == lasting(seen)
-    left = iter(lasting(seen))
-    return all(line in left for line in lasting(shown) if line != LEFT_OUT)
+        return lasting(shown, varying) == lasting(seen, varying)
+    left = iter(lasting(seen, varying))
+    return all(line in left for line in lasting(shown, varying) if line != LEFT_OUT)
 
 
-async def walk(page: str, ledger: RunningLedger) -> None:
+async def walk(page: str, ledger: RunningLedger, *, month: str = "") -> None:
     """Runs each command of `page`, a file of docs/: its output and its exit status are as shown.
 
     `$ cat FILE` writes what the page shows into the file, `$ echo $?` shows the exit status of the
     `ledger` before. An id that a later command names is the one that an earlier command printed in
-    the same place of the page. The environment names the server and the database.
+    the same place of the page. The environment names the server and the database. `month` is the
+    one in which the page was written; the walk goes through the current one. Programs of others
+    need not be installed, except those that come with the tests.
     """
     status = 0
+    varying = VARYING_WITH_DATES if month else VARYING
     ids: dict[str, str] = {}
     for step in steps_of((DOCS / page).read_text(encoding="utf-8")):
-        program, *arguments = shlex.split(_with_ids(step.command, ids))
+        command = step.command.replace(month, f"{today():%Y-%m}") if month else step.command
+        program, *arguments = shlex.split(_with_ids(command, ids))
         match program:
             case "ledger":
                 outcome = await run_command(*arguments)
                 status = outcome.status
                 stdout, stderr = outcome.stdout.splitlines(), outcome.stderr.splitlines()
                 # A terminal shows both, in the order in which the command writes them.
-                assert is_shown(step.shown, stdout + stderr) or is_shown(
-                    step.shown, stderr + stdout
+                assert is_shown(step.shown, stdout + stderr, varying) or is_shown(
+                    step.shown, stderr + stdout, varying
                 ), f"{step.command}\n{outcome.stdout}{outcome.stderr}"
                 _learn(ids, step.shown, stdout + stderr)
             case "grpcurl":
@@ -90,6 +104,10 @@ async def walk(page: str, ledger: RunningLedger) -> None:
                 assert is_shown(step.shown, response), (step.command, response)
             case "cat":
                 _write_file(arguments[0], step.shown)
+            case "bean-check" | "hledger":
+                printed = _run_program(program, arguments)
+                assert printed is not None or program == "hledger"
+                assert printed is None or is_shown(step.shown, printed), (step.command, printed)
             case _:
                 assert (step.command, step.shown) == ("echo $?", [str(status)])
 
@@ -128,6 +146,16 @@ async def grpcurl(ledger: RunningLedger, arguments: list[str]) -> list[str]:
         response_deserializer=response_type.FromString,
     )
     return json_format.MessageToJson(await call(request), indent=2).splitlines()
+
+
+def _run_program(program: str, arguments: list[str]) -> list[str] | None:
+    """What a program prints; None if it is not installed."""
+    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+    if found is None:
+        return None
+    ended = subprocess.run([found, *arguments], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    return (ended.stdout + ended.stderr).splitlines()
 
 
 def _write_file(name: str, lines: list[str]) -> None:

@@ -73,4 +73,8 @@ CLASS_OF: dict[LedgerAccount, AccountClass] = {
     LedgerAccount.ACCOUNT_FUNDS: AccountClass.LIABILITIES,
     LedgerAccount.ACCOUNT_HELD: AccountClass.LIABILITIES,
     LedgerAccount.INTERACCOUNT: AccountClass.EQUITY,
+    LedgerAccount.PROCESSOR_COSTS: AccountClass.EXPENSES,
+    LedgerAccount.TAX_WITHHELD: AccountClass.LIABILITIES,
+    LedgerAccount.RESERVE_HOLD: AccountClass.LIABILITIES,
+    LedgerAccount.BAD_DEBT: AccountClass.EXPENSES,
 }

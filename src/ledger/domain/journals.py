@@ -79,19 +79,17 @@ def period_of(
     today = now_at.astimezone(zone).date()
     end = today + timedelta(days=1) if end_day is None else end_day
     least = OCCURRED_AT_MIN.date()
-    for name, day in (("from", first_day), ("to", end_day)):
+    for name, day in (("since", first_day), ("before", end_day)):
         if day is not None and day < least:
             raise InvalidRequest([FieldViolation(name, f"must not be before {least}")])
     if first_day is not None and first_day > today:
         raise InvalidRequest(
-            [FieldViolation("from", f"must not be in the future; today is {today}")]
+            [FieldViolation("since", f"must not be in the future; today is {today}")]
         )
     if first_day is not None and first_day >= end:
-        raise InvalidRequest(
-            [FieldViolation("from", "must be before --to, which is not in the period")]
-        )
+        raise InvalidRequest([FieldViolation("since", "must be earlier than --before")])
     if end == date.max:
-        raise InvalidRequest([FieldViolation("to", "is too far in the future")])
+        raise InvalidRequest([FieldViolation("before", "is too far in the future")])
     return Period(first_day, end, zone)
 
 

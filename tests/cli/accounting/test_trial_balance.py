@@ -12,6 +12,7 @@ import pytest
 from support.books_reports import report_rows, report_text
 from support.commands import run_command
 from support.dates import today
+from support.folders import names_in
 from support.histories import Place, WrittenEntry, balances_before, utc
 from support.logins import login
 from support.plain_text import minor_of
@@ -71,7 +72,7 @@ def sides_of(entries: list[WrittenEntry]) -> tuple[Counter[Place], Counter[Place
 
 async def test_lines_of_holders_add_up_to_those_of_all_books(written: list[WrittenEntry]) -> None:
     """Without --by-holder there is a line for each ledger account and currency."""
-    period = ("--from", "2025-09-15", "--to", "2025-11-02")
+    period = ("--since", "2025-09-15", "--before", "2025-11-02")
     sums: dict[tuple[str, str], Counter[str]] = {}
     for row in await report_rows("trial-balance", *period, "--by-holder"):
         of_line = sums.setdefault((row["currency"], row["ledger_account"]), Counter())
@@ -152,10 +153,6 @@ def without_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".")
 
 
-def files_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
 async def test_parquet_without_its_library_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -169,7 +166,7 @@ async def test_parquet_without_its_library_names_the_extra(
     assert outcome.stderr == (
         "error: Parquet needs the extra `parquet`: pip install 'ledger-service[server,parquet]'\n"
     )
-    assert files_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_period_that_goes_on_is_reported(
@@ -180,7 +177,7 @@ async def test_period_that_goes_on_is_reported(
     outcome = await run_command("report", "trial-balance", "--month", f"{today():%Y-%m}")
     assert outcome.status == 0
     assert outcome.stderr.startswith("warning: the period has not ended: this is what it has at ")
-    for ended in ((), ("--to", "2025-12-01")):
+    for ended in ((), ("--before", "2025-12-01")):
         outcome = await run_command("report", "trial-balance", *ended)
         assert (outcome.status, outcome.stderr) == (0, "")
 
@@ -190,8 +187,8 @@ async def test_period_that_goes_on_is_reported(
     [
         (("--month", "2025-13"), "--month must be a month such as 2025-12"),
         (("--month", "9999-12"), "--month must be a month such as 2025-12"),
-        (("--month", "2025-12", "--to", "2025-12-05"), "--month excludes --from and --to"),
-        (("--from", "yesterday"), "--from must be a date such as 2025-12-01"),
+        (("--month", "2025-12", "--before", "2025-12-05"), "--month excludes --since and --before"),
+        (("--since", "yesterday"), "--since must be a date such as 2025-12-01"),
         (("--restaurant", "a", "--account", "b"), "exclude each other"),
         (("--restaurant", "a", "--platform"), "exclude each other"),
         (("--currency", "pen"), "--currency must be an ISO 4217 code in upper case"),
@@ -216,8 +213,12 @@ async def test_wrong_periods_and_unknown_holders_are_refused(
     for arguments, status, complaint in (
         (("--month", "9998-12"), ExitStatus.USAGE, "--month must not be in the future; today is"),
         (("--month", "1999-12"), ExitStatus.USAGE, "--month must not be before 2000-01-01"),
-        (("--to", "1999-12-31"), ExitStatus.USAGE, "--to must not be before 2000-01-01"),
-        (("--from", "2025-12-01", "--to", "2025-12-01"), ExitStatus.USAGE, "--from must be before"),
+        (("--before", "1999-12-31"), ExitStatus.USAGE, "--before must not be before 2000-01-01"),
+        (
+            ("--since", "2025-12-01", "--before", "2025-12-01"),
+            ExitStatus.USAGE,
+            "--since must be earlier",
+        ),
         (("--restaurant", "res_9"), ExitStatus.REFUSED, "restaurant res_9 is not registered"),
         (("--restaurant", ""), ExitStatus.REFUSED, "is not registered"),
         (("--account", "acc_9"), ExitStatus.REFUSED, "account acc_9 does not exist"),
@@ -229,7 +230,7 @@ async def test_wrong_periods_and_unknown_holders_are_refused(
         assert (outcome.status, outcome.stdout) == (status, "")
         assert outcome.stderr.startswith("error: ")
         assert complaint in outcome.stderr
-        assert files_in(tmp_path) == []
+        assert names_in(tmp_path) == []
 
 
 async def test_books_without_entries_have_no_lines(
@@ -271,4 +272,4 @@ async def test_output_that_cannot_be_written_is_reported(
     there.mkdir()
     outcome = await run_command("report", "trial-balance", "--output", str(there))
     assert outcome.status == ExitStatus.REFUSED
-    assert files_in(tmp_path) == ["there"]
+    assert names_in(tmp_path) == ["there"]

@@ -1,8 +1,7 @@
 """What the trial balance and the journal share: whose books, which period, which format."""
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from ledger.cli.output import instant_text
 from ledger.cli.parameters import (
     Decorator,
     FileName,
+    Month,
     SettlementDate,
     csv_option,
     json_lines_option,
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ledger.infrastructure.postgres.verification.journal import BooksReading
 
 PERIOD = """
-The period is a month, or the dates from --from to before --to, in
+The period is a month, or the dates --since one and --before another, in
 LEDGER_SETTLEMENT_TIMEZONE. An entry belongs to the date on which it was
-recorded. Without --from the period begins with the first entry, without --to it
-ends now.
+recorded. Without --since the period begins with the first entry, without
+--before it ends now.
 
 All is read in one database snapshot: of transactions that were not yet
 committed, nothing is in it. A period is final a minute after its end.
@@ -43,23 +43,6 @@ TABLE, CSV, JSON, PARQUET = "table", "csv", "json", "parquet"
 DATA_FORMATS = (TABLE, CSV, JSON, PARQUET)
 
 
-class _Month(click.ParamType[tuple[date, date]]):
-    """A month: its first date, and that of the next month."""
-
-    name = "month"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[date, date]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch("([0-9]{4})-(0[1-9]|1[0-2])", value)
-        if match is None or not 1 <= int(match[1]) < date.max.year:
-            self.fail(f"must be a month such as 2025-12 (it is {value!r})", param, ctx)
-        first = date(int(match[1]), int(match[2]), 1)
-        return first, (first + timedelta(days=31)).replace(day=1)
-
-
 def books_options(formats: Sequence[str]) -> Callable[[Decorator], Decorator]:
     """Adds the options that say whose books, which period and how to write it."""
     options = (
@@ -71,16 +54,16 @@ def books_options(formats: Sequence[str]) -> Callable[[Decorator], Decorator]:
             help="Only what stands in no restaurant's and no account's books.",
         ),
         click.option("--currency", metavar="CURRENCY", help="Only this currency."),
-        click.option("--month", metavar="MONTH", type=_Month(), help="A month, such as 2025-12."),
+        click.option("--month", metavar="MONTH", type=Month(), help="A month, such as 2025-12."),
         click.option(
-            "--from",
+            "--since",
             "first_day",
             metavar="DATE",
             type=SettlementDate(),
             help="The first date of the period.  [default: of the first entry]",
         ),
         click.option(
-            "--to",
+            "--before",
             "end_day",
             metavar="DATE",
             type=SettlementDate(),
@@ -143,7 +126,7 @@ def _days_of(given: dict[str, Any]) -> tuple[date | None, date | None]:
     if given["month"] is None:
         return given["first_day"], given["end_day"]
     if given["first_day"] is not None or given["end_day"] is not None:
-        raise CommandFailure("--month excludes --from and --to", exit_status=ExitStatus.USAGE)
+        raise CommandFailure("--month excludes --since and --before", exit_status=ExitStatus.USAGE)
     first_day, end_day = given["month"]
     return first_day, end_day
 

@@ -208,6 +208,7 @@ class PlainText:
                 about,
             )
             self._write(self._notation.account(account))
+        self._write([""])
         opening = [_posting(line, line.opening_minor) for line in lines if line.opening_minor]
         if opening and self._first_day is not None:
             day = self._first_day - timedelta(days=1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from ledger.cli.output import JsonValue, instant_text
 from ledger.cli.words import amount_or_none
@@ -103,7 +104,7 @@ def row_of_entry(entry: JournalEntry) -> dict[str, JsonValue]:
     """An entry by the names of its columns."""
     return {
         "date": entry.day.isoformat(),
-        "recorded_at": instant_text(entry.recorded_at),
+        "recorded_at": _instant(entry.recorded_at),
         "transaction_id": str(entry.transaction_id),
         "position": entry.position,
         "restaurant_id": entry.holder.restaurant_id,
@@ -123,5 +124,7 @@ def row_of_entry(entry: JournalEntry) -> dict[str, JsonValue]:
     }
 
 
+# Cached: the entries of an event share their instants.
+@lru_cache(maxsize=1024)
 def _instant(instant: datetime | None) -> str | None:
     return None if instant is None else instant_text(instant)

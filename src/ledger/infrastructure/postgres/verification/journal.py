@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date, datetime, tzinfo
+from functools import lru_cache
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -263,7 +264,13 @@ async def _require_holder(connection: Connection, scope: Scope) -> None:
 
 
 def _holder_of(row: Row) -> Holder:
-    return Holder(row["restaurant_id"], row["account_id"])
+    return _holder(row["restaurant_id"], row["account_id"])
+
+
+# Cached, since there are far more entries than holders.
+@lru_cache(maxsize=4096)
+def _holder(restaurant_id: str | None, account_id: str | None) -> Holder:
+    return Holder(restaurant_id, account_id)
 
 
 def _line(row: Row, holder: Holder | None) -> TrialBalanceLine:
