@@ -38,7 +38,10 @@ JOIN balance_accounts AS a ON a.currency = e.currency
   AND a.account_id IS NOT DISTINCT FROM e.account_id
 """
 OPEN_RESTAURANTS = """
-WITH registered AS (
+WITH platform AS (
+  INSERT INTO balance_accounts (currency) SELECT unnest($2::text[])
+),
+registered AS (
   INSERT INTO restaurants (restaurant_id, name)
   SELECT r, 'Name of "' || r || '", 100 % \\ ; [2020-01-01] ñ' FROM unnest($1::text[]) AS r
   RETURNING restaurant_id
@@ -50,7 +53,7 @@ SELECT restaurant_id, c FROM registered CROSS JOIN unnest($2::text[]) AS c
 
 @dataclass(frozen=True, slots=True)
 class WrittenEntry:
-    """An entry of a history: of a restaurant or of an account."""
+    """An entry of a history: of a restaurant, an account, or the platform."""
 
     restaurant_id: str | None
     account_id: str | None
@@ -98,7 +101,8 @@ def _transaction(chance: random.Random, number: int, at: datetime) -> Iterator[W
         of_account = any(side.value.startswith("account_") for side in (rule.debit, rule.credit))
         account_id = chance.choice(sorted(ACCOUNTS)) if of_account else None
         yield WrittenEntry(
-            restaurant_id=None if of_account else chance.choice(RESTAURANTS),
+            # Without a restaurant it is in the platform's books.
+            restaurant_id=None if of_account else chance.choice((None, *RESTAURANTS)),
             account_id=account_id,
             currency=ACCOUNTS[account_id] if account_id else chance.choice(CURRENCIES),
             transaction_id=transaction_id,

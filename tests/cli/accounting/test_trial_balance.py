@@ -107,6 +107,12 @@ async def test_scope_is_one_holder_or_one_currency(written: list[WrittenEntry]) 
         } == {of[2:]: minor for of, minor in closing.items() if of[place] == id_}
     rows = await report_rows("trial-balance", "--restaurant=res:1", "--currency", "JPY")
     assert {row["currency"] for row in rows} <= {"JPY"}
+    rows = await report_rows("trial-balance", "--platform")
+    assert {
+        (row["currency"], row["ledger_account"]): int(row["closing_minor"])
+        for row in rows
+        if row["ledger_account"] != "total"
+    } == {of[2:]: minor for of, minor in closing.items() if of[:2] == (None, None)}
     assert await report_rows("trial-balance", "--platform", "--currency", "CHF") == []
 
 
