@@ -234,7 +234,7 @@ SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity,
 FROM processor_events AS v
 LEFT JOIN payouts AS p ON p.payout_id::text = v.payout_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE (v.type IN ('payout_paid', 'payout_failed') OR v.payout_id IS NOT NULL)
+WHERE (starts_with(v.type, 'payout_') OR v.payout_id IS NOT NULL)
   AND (v.restaurant_id, v.currency, v.amount_minor)
     IS DISTINCT FROM (a.restaurant_id, a.currency, p.amount_minor);
 
@@ -260,9 +260,10 @@ WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
 
 -- check: payout_events_follow_posting_rules
 -- A payout event has exactly one entry. For a payment it is a release. For a failure it is a return
--- if the payout had been paid before, and a reversal otherwise. One kind of event has none: after a
--- reversal, a payment that occurred no later than the failure. The checks of payouts below compare
--- the accounts and amounts of these entries.
+-- if the payout had been paid before, and a reversal otherwise; for a cancellation it is a reversal.
+-- Three kinds of events have none: a submission, a reference of the bank and, after a reversal, a
+-- payment that occurred no later than the failure. The checks of payouts below compare the accounts
+-- and amounts of these entries.
 WITH reversed AS (
   SELECT payout_id::text AS payout_id
   FROM ledger_entries
@@ -275,11 +276,14 @@ settled AS (
          max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') OVER of_payout AS failed_at
   FROM processor_events AS v
   LEFT JOIN reversed AS r ON r.payout_id = v.payout_id
-  WHERE v.type IN ('payout_paid', 'payout_failed')
+  WHERE v.type IN ('payout_paid', 'payout_failed', 'payout_submitted', 'payout_canceled',
+                   'payout_referenced')
   WINDOW of_payout AS (PARTITION BY v.payout_id)
 ),
 expected AS (
   SELECT event_id, CASE
+                     WHEN type IN ('payout_submitted', 'payout_referenced') THEN NULL
+                     WHEN type = 'payout_canceled' THEN 'PAYOUT_REVERSAL'
                      WHEN type = 'payout_paid' AND is_reversed
                        AND occurred_at <= failed_at THEN NULL
                      WHEN type = 'payout_paid' THEN 'PAYOUT_RELEASE'
@@ -303,8 +307,9 @@ FULL JOIN posted AS p ON p.event_id = x.event_id
 WHERE p.entry_types IS DISTINCT FROM x.entry_types;
 
 -- check: payouts_are_where_their_events_lead
--- Without an event a payout is CREATED. A payment makes it PAID, a failure FAILED, and both, in
--- either order, RETURNED.
+-- Without an event a payout is CREATED. A submission makes it SUBMITTED, a payment PAID, a failure
+-- FAILED, and both, in either order, RETURNED. A cancellation makes it CANCELED; then there is no
+-- submission, payment or failure. No payout is submitted twice.
 SELECT 'payouts_are_where_their_events_lead' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('is %s; its events are %s', p.state, COALESCE(v.event_ids, 'none')) AS detail
@@ -312,21 +317,28 @@ FROM payouts AS p
 LEFT JOIN (
   SELECT payout_id, bool_or(type = 'payout_paid') AS is_paid,
          bool_or(type = 'payout_failed') AS is_failed,
+         bool_or(type = 'payout_canceled') AS is_canceled,
+         count(*) FILTER (WHERE type = 'payout_submitted') AS submissions_count,
          string_agg(type || ' ' || event_id, ', ' ORDER BY type DESC, event_id) AS event_ids
   FROM processor_events
-  WHERE type IN ('payout_paid', 'payout_failed')
+  WHERE type IN ('payout_paid', 'payout_failed', 'payout_submitted', 'payout_canceled')
   GROUP BY payout_id
 ) AS v ON v.payout_id = p.payout_id::text
 WHERE p.state <> CASE
+                   WHEN v.submissions_count > 1 THEN 'none'
+                   WHEN v.is_canceled AND (v.is_paid OR v.is_failed OR v.submissions_count > 0)
+                     THEN 'none'
+                   WHEN v.is_canceled THEN 'CANCELED'
                    WHEN v.is_paid AND v.is_failed THEN 'RETURNED'
                    WHEN v.is_paid THEN 'PAID'
                    WHEN v.is_failed THEN 'FAILED'
+                   WHEN v.submissions_count > 0 THEN 'SUBMITTED'
                    ELSE 'CREATED'
                  END;
 
 -- check: payouts_have_the_entries_of_their_state
--- A payout has exactly one entry for each state it went through, of its amount, in its balance
--- account, between the accounts of the rules. Its reserve has its transaction id and was recorded
+-- A payout has exactly one entry for each state it went through that posts one, of its amount, in its
+-- balance account, between the accounts of the rules. Its reserve has its transaction id and was recorded
 -- when it was created. A returned payout that failed first has the entries of a failed one: the
 -- later payment posted none. The rules are those of ledger.domain.posting_rules, and the states
 -- that lead to a state follow from MOVES of ledger.domain.payout_states; tests compare them.
@@ -335,7 +347,8 @@ WITH rule (state, entry_type, debit_account, credit_account) AS (
     ('CREATED', 'PAYOUT_RESERVE', 'restaurant_payable', 'payout_reserved'),
     ('PAID', 'PAYOUT_RELEASE', 'payout_reserved', 'platform_cash'),
     ('FAILED', 'PAYOUT_REVERSAL', 'payout_reserved', 'restaurant_payable'),
-    ('RETURNED', 'PAYOUT_RETURN', 'platform_cash', 'restaurant_payable')
+    ('RETURNED', 'PAYOUT_RETURN', 'platform_cash', 'restaurant_payable'),
+    ('CANCELED', 'PAYOUT_REVERSAL', 'payout_reserved', 'restaurant_payable')
 ),
 path (state, passed) AS (
   VALUES
@@ -346,7 +359,11 @@ path (state, passed) AS (
     ('FAILED', 'FAILED'),
     ('RETURNED', 'CREATED'),
     ('RETURNED', 'PAID'),
-    ('RETURNED', 'RETURNED')
+    ('RETURNED', 'RETURNED'),
+    ('SUBMITTED', 'CREATED'),
+    ('SUBMITTED', 'SUBMITTED'),
+    ('CANCELED', 'CREATED'),
+    ('CANCELED', 'CANCELED')
 ),
 expected AS (
   SELECT p.payout_id, p.state, p.balance_account_id, p.amount_minor, p.transaction_id, p.created_at,
@@ -408,7 +425,8 @@ FROM payouts
 WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= created_at
        AND COALESCE(retained_minor, 0) >= 0 AND COALESCE(retained_before_minor, 0) >= 0
        AND (retained_minor IS NULL) = (retained_before_minor IS NULL)
-       AND state IN ('CREATED', 'PAID', 'FAILED', 'RETURNED')) IS NOT TRUE;
+       AND state IN ('CREATED', 'PAID', 'FAILED', 'RETURNED', 'SUBMITTED', 'CANCELED'))
+      IS NOT TRUE;
 
 -- check: payouts_have_a_balance_account
 -- A payout's balance account exists, and is a restaurant's.
@@ -452,13 +470,13 @@ SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
 FROM (
   SELECT balance_account_id, NULL AS as_of, count(*) AS payouts_count
   FROM payouts
-  WHERE state = 'CREATED'
+  WHERE state IN ('CREATED', 'SUBMITTED')
   GROUP BY balance_account_id
   HAVING count(*) > 1
   UNION ALL
   SELECT balance_account_id, as_of, count(*)
   FROM payouts
-  WHERE state IN ('CREATED', 'PAID')
+  WHERE state IN ('CREATED', 'SUBMITTED', 'PAID')
   GROUP BY balance_account_id, as_of
   HAVING count(*) > 1
 ) AS s
@@ -576,8 +594,8 @@ LEFT JOIN booked AS b ON b.payout_id = i.payout_id AND b.entry_type = i.entry_ty
 WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
 
 -- check: payouts_count_what_came_back
--- A payout counted as reversed exactly the amounts of the earlier payouts that had failed. That is
--- known afterwards, because none of them was in flight when it was created, and a paid one can only
+-- A payout counted as reversed exactly the amounts of the earlier payouts that had failed or were
+-- canceled. That is known afterwards, because none of them was in flight when it was created, and a paid one can only
 -- be returned.
 SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
@@ -586,7 +604,8 @@ SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity,
 FROM (
   SELECT p.payout_id,
          COALESCE(
-           sum(p.amount_minor) FILTER (WHERE p.state = 'FAILED' OR reversed.payout_id IS NOT NULL)
+           sum(p.amount_minor) FILTER (WHERE p.state IN ('FAILED', 'CANCELED')
+                                             OR reversed.payout_id IS NOT NULL)
            OVER (PARTITION BY p.balance_account_id ORDER BY p.sequence
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS failed_minor
   FROM payouts AS p
@@ -596,6 +615,65 @@ FROM (
 ) AS p
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAYOUT_REVERSAL'
 WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
+
+-- check: submissions_agree_with_their_payouts
+-- A submission counts its payouts and their amounts, and is of their currency and, if it names one,
+-- of their run. Each of its payouts has a submission event that names it, recorded with it. No such
+-- event lacks its place in the list. Events of callers, who submit in their own way, are recorded at
+-- other instants.
+WITH listed AS (
+  SELECT i.submission_id, i.payout_id, i.created_at, s.submission_id AS stored_id, s.currency,
+         s.payout_run_id, s.created_at AS submitted_at,
+         p.payout_id AS paid_id, p.amount_minor, p.payout_run_id AS run_of_payout,
+         p.created_at AS payout_created_at, a.currency AS currency_of_payout
+  FROM payout_submission_items AS i
+  LEFT JOIN payout_submissions AS s ON s.submission_id = i.submission_id
+  LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+  LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+),
+told AS (
+  SELECT v.payout_id, v.reference AS submission_id, v.event_id
+  FROM processor_events AS v
+  JOIN payout_submissions AS s ON s.submission_id = v.reference AND s.created_at = v.recorded_at
+  WHERE v.type = 'payout_submitted' AND v.payout_id IS NOT NULL
+)
+SELECT 'submissions_agree_with_their_payouts' AS check_name, 'ERROR' AS severity,
+       'submission ' || s.submission_id AS entity,
+       format('says %s payouts of %s; its list has %s of %s', s.payouts_count, s.total_minor,
+              COALESCE(l.payouts_count, 0), COALESCE(l.total_minor, 0)) AS detail
+FROM payout_submissions AS s
+LEFT JOIN (
+  SELECT submission_id, count(*) AS payouts_count, sum(amount_minor) AS total_minor
+  FROM listed
+  GROUP BY submission_id
+) AS l ON l.submission_id = s.submission_id
+WHERE (s.payouts_count, s.total_minor)
+  IS DISTINCT FROM (COALESCE(l.payouts_count, 0), COALESCE(l.total_minor, 0))
+UNION ALL
+SELECT 'submissions_agree_with_their_payouts', 'ERROR', 'payout ' || l.payout_id,
+       CASE
+         WHEN l.stored_id IS NULL THEN format('is in submission %s, which does not exist',
+                                              l.submission_id)
+         WHEN l.paid_id IS NULL THEN format('is in submission %s and does not exist',
+                                            l.submission_id)
+         WHEN t.event_id IS NULL THEN format('is in submission %s, and no event says so',
+                                             l.submission_id)
+         ELSE format('differs from submission %s in %s', l.submission_id, concat_ws(', ',
+           CASE WHEN l.currency <> l.currency_of_payout THEN 'currency' END,
+           CASE WHEN l.payout_run_id <> l.run_of_payout THEN 'run' END,
+           CASE WHEN l.created_at <> l.payout_created_at THEN 'created_at' END))
+       END
+FROM listed AS l
+LEFT JOIN told AS t ON t.payout_id = l.payout_id::text AND t.submission_id = l.submission_id
+WHERE t.event_id IS NULL OR (l.currency, l.created_at)
+                              IS DISTINCT FROM (l.currency_of_payout, l.payout_created_at)
+   OR l.payout_run_id <> l.run_of_payout
+UNION ALL
+SELECT 'submissions_agree_with_their_payouts', 'ERROR', 'event ' || t.event_id,
+       format('is of submission %s, which does not list payout %s', t.submission_id, t.payout_id)
+FROM told AS t
+LEFT JOIN listed AS l ON l.payout_id::text = t.payout_id AND l.submission_id = t.submission_id
+WHERE l.payout_id IS NULL;
 
 -- check: payouts_agree_with_their_run
 -- A payout's run exists and has its date, cut-off and currency, and a minimum that the payout
@@ -1304,7 +1382,7 @@ FROM processor_events
 WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND reference ~ '^[ -~]*$' AND octet_length(reference) <= 255
        AND amount_minor >= 1
-       AND (amount_minor <= 1000000000000 OR type IN ('payout_paid', 'payout_failed'))
+       AND (amount_minor <= 1000000000000 OR starts_with(type, 'payout_'))
        AND fee_minor BETWEEN 0 AND CASE type WHEN 'dispute_opened' THEN 1000000000000
                                              ELSE amount_minor END
        AND (fee_minor = 0 OR type IN ('charge_succeeded', 'charge_reversed', 'dispute_opened',
@@ -1321,7 +1399,7 @@ WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
                            'processor_settled', 'processor_settlement_debited')
                 ELSE type NOT IN ('processor_settled', 'processor_settlement_debited') END
        AND occurred_at >= '2000-01-01 00:00:00+00'
-       AND (payout_id IS NOT NULL) = (type IN ('payout_paid', 'payout_failed'))) IS NOT TRUE;
+       AND (payout_id IS NOT NULL) = starts_with(type, 'payout_')) IS NOT TRUE;
 
 -- check: event_types_are_known
 -- Every event has a type that the posting rules or payouts know. So the checks above leave out no
@@ -1338,7 +1416,8 @@ HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed',
                  'processor_fee_assessed', 'processor_fee_refunded', 'tax_withheld',
                  'tax_withholding_reversed', 'reserve_held', 'reserve_released',
                  'top_up_received', 'debt_written_off', 'processor_settled',
-                 'processor_settlement_debited')) IS NOT TRUE;
+                 'processor_settlement_debited', 'payout_submitted', 'payout_canceled',
+                 'payout_referenced')) IS NOT TRUE;
 
 -- check: currencies_are_known
 -- Every currency is one of ledger.domain.money, which knows its minor unit; a test compares the
@@ -1529,7 +1608,7 @@ FROM (
 FULL JOIN (
   SELECT balance_account_id, sum(amount_minor) AS amount_minor
   FROM payouts
-  WHERE state = 'CREATED'
+  WHERE state IN ('CREATED', 'SUBMITTED')
   GROUP BY balance_account_id
 ) AS p ON p.balance_account_id = s.balance_account_id
 LEFT JOIN balance_accounts AS a
@@ -1797,6 +1876,8 @@ FROM (
   UNION ALL
   SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs
   UNION ALL
+  SELECT 'submission ' || submission_id, created_at FROM payout_submissions
+  UNION ALL
   SELECT 'account ' || account_id, GREATEST(created_at, updated_at) FROM accounts
   UNION ALL
   SELECT 'payment ' || payment_id, recorded_at FROM payments
@@ -1873,6 +1954,8 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      ' OR (old.created_at <> new.created_at)))'),
     ('payout_runs', 'payout_runs_keep_going', 'keep_payout_run_going', 19, 'O',
      '(((old.state = ''RUNNING''::text) AND (new.state = ''SUCCEEDED''::text)))'),
+    ('payout_submission_items', 'payout_submission_items_deny_change', 'deny_change', 58, 'A', ''),
+    ('payout_submissions', 'payout_submissions_deny_change', 'deny_change', 58, 'A', ''),
     ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'O', ''),
     ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A', ''),
     ('payouts', 'payouts_check_run', 'check_run_is_under_way', 4, 'O', ''),
@@ -2057,6 +2140,24 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('payout_runs', 'payout_runs_restaurants_named_check', 'a3cdecef109e3bee6770b2d2c9236d07'),
     ('payout_runs', 'payout_runs_state_check', '09da031f3e192ef93b78416dbd050570'),
     ('payout_runs', 'payout_runs_zone_table_version_check', 'a56f7cba56d13d5a7163611a2cc9e357'),
+    ('payout_submission_items', 'payout_submission_items_payout_id_fkey',
+     '3f2afe82a2755713654c09cb4fa8ab36'),
+    ('payout_submission_items', 'payout_submission_items_pkey', '0cbd4c026a93d89d4d01bc52a76831f4'),
+    ('payout_submission_items', 'payout_submission_items_submission_id_fkey',
+     '122a5fd342599d0e096d5e2886c54076'),
+    ('payout_submissions', 'payout_submissions_currency_check', '0a749a39d285b57f61c571c4351d0fac'),
+    ('payout_submissions', 'payout_submissions_left_out_check', '88982abf35b4aba44d1cb1fad6d5ccf1'),
+    ('payout_submissions', 'payout_submissions_payout_run_id_fkey',
+     '8185e6d5becb890a2d9855c140e5b672'),
+    ('payout_submissions', 'payout_submissions_payouts_count_check',
+     '8fd710039c2af2df9b58c2c80cb026c1'),
+    ('payout_submissions', 'payout_submissions_payouts_max_check',
+     '70dd0ecd2087c76b65c46e66c54ed0df'),
+    ('payout_submissions', 'payout_submissions_pkey', 'c287ecd8b6e0f2601d68c6a29ff61707'),
+    ('payout_submissions', 'payout_submissions_submission_id_check',
+     '03565127628b270ce8e483320b21832d'),
+    ('payout_submissions', 'payout_submissions_total_minor_check',
+     'cc8c610095e18bff4f0d3c9258211dda'),
     ('payouts', 'payouts_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
     ('payouts', 'payouts_available_minor_check', '7502a5ff31f25732090df0d89e72b8c6'),
     ('payouts', 'payouts_balance_account_id_fkey', 'a9ca21df048c03b1a4c7bf12b7669cd0'),
@@ -2065,7 +2166,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('payouts', 'payouts_pkey', '0cbd4c026a93d89d4d01bc52a76831f4'),
     ('payouts', 'payouts_retained_minor_check', 'a7dbfa27f49d92ba37ffbd90a1cde8ce'),
     ('payouts', 'payouts_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
-    ('payouts', 'payouts_state_check', '2f9064d9a1a1ee27f06ef19d945f915b'),
+    ('payouts', 'payouts_state_check', '09264e7546dba61c20c05c92b3e38733'),
     ('processor_events', 'processor_events_amount_minor_check', '8bd7eaa3925c03575094ddd4ff0d6058'),
     ('processor_events', 'processor_events_available_at_check', '1bb38475628a30c8bb5af2a72c6de81c'),
     ('processor_events', 'processor_events_event_id_check', '28bcd2cd70febfd18bf4a6c79dbb3bbd'),
@@ -2099,7 +2200,7 @@ wanted_of_domain (domain_name, constraint_name, digest) AS (
     ('available_at_event_type', 'available_at_event_type_check',
      '92924282bc190328c7b79503aa9549d2'),
     ('decline_reason', 'decline_reason_check', '2374ab0dee246253a3134f20aeb1e7f4'),
-    ('event_type', 'event_type_check', 'fe6d17c329560392330b64cc4187c231'),
+    ('event_type', 'event_type_check', 'd0a4742cdbaf7139aa02bed04dd57f04'),
     ('fee_event_type', 'fee_event_type_check', '5bac5463e7f55fc5e4712fb115eb1aec'),
     ('interaccount_rest', 'interaccount_rest_check', '0f67fee041d137cc9c0b447cb3296874'),
     ('maturing_entry_type', 'maturing_entry_type_check', '969ed51d5c78a4cbd3878fd1376a810b'),
@@ -2132,6 +2233,7 @@ nullable (table_name, column_name) AS (
     ('payout_run_items', 'skip_reason'),
     ('payout_runs', 'finished_at'),
     ('payout_runs', 'zone_table_version'),
+    ('payout_submissions', 'payout_run_id'),
     ('payouts', 'retained_before_minor'),
     ('payouts', 'retained_minor'),
     ('processor_events', 'available_at'),
@@ -2148,8 +2250,8 @@ unique_where (table_name, index_name, condition) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_account_id_key', '(account_id IS NOT NULL)'),
     ('balance_accounts', 'balance_accounts_platform_key', '((restaurant_id IS NULL) AND (account_id IS NULL))'),
-    ('payouts', 'payouts_in_flight_key', '(state = ''CREATED''::text)'),
-    ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''PAID''::text]))')
+    ('payouts', 'payouts_in_flight_key', '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text]))'),
+    ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text, ''PAID''::text]))')
 ),
 ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
@@ -2290,7 +2392,7 @@ WITH wanted (function_name, digest) AS (
     ('catch_up_ledger_clock()', 'bc337caedbea3f630732a1c5af19920c'),
     ('check_payment_move()', '062a9f15881fca0d0c4e07a23e659223'),
     ('check_payout_items()', '64e53806c20a2cf05a03f00c68a2920b'),
-    ('check_payout_move()', '3cf66db8209dcee79dbed524077461f0'),
+    ('check_payout_move()', 'b9a4609bf8a76b833c8874c59c021f2a'),
     ('check_payout_terms()', '924fd896f96a8357122a69b6906854cf'),
     ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
     ('check_sealed_events()', '04381545440ab8198c88828a3a30deb1'),
@@ -2379,6 +2481,8 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'payouts', 'INSERT', ''),
     ('ledger_app', 'payouts', 'UPDATE', 'state'),
     ('ledger_app', 'payout_items', 'INSERT', ''),
+    ('ledger_app', 'payout_submissions', 'INSERT', ''),
+    ('ledger_app', 'payout_submission_items', 'INSERT', ''),
     ('ledger_app', 'audit_log', 'INSERT', ''),
     ('ledger_app', 'payout_run_items', 'INSERT', ''),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'outcome'),
@@ -2704,7 +2808,8 @@ FROM payouts AS p
 CROSS JOIN (SELECT COALESCE(NULLIF(current_setting('ledger.payout_answer_days', true), ''),
                             '5')::integer AS days) AS given
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE p.state = 'CREATED' AND p.created_at < now() - make_interval(days => given.days)
+WHERE p.state IN ('CREATED', 'SUBMITTED')
+  AND p.created_at < now() - make_interval(days => given.days)
 GROUP BY a.currency;
 
 -- check: expired_holds_are_released

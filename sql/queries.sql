@@ -208,10 +208,11 @@ account AS (
   JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
   -- Each at most one row, by a unique index. A restaurant with neither is eligible.
   LEFT JOIN payouts AS in_flight
-    ON in_flight.balance_account_id = a.balance_account_id AND in_flight.state = 'CREATED'
+    ON in_flight.balance_account_id = a.balance_account_id
+    AND in_flight.state IN ('CREATED', 'SUBMITTED')
   LEFT JOIN payouts AS same_date
     ON same_date.balance_account_id = a.balance_account_id AND same_date.as_of = terms.as_of
-    AND same_date.state IN ('CREATED', 'PAID')
+    AND same_date.state IN ('CREATED', 'SUBMITTED', 'PAID')
   LEFT JOIN LATERAL (
     SELECT p.cutoff_at FROM payouts AS p
     WHERE p.balance_account_id = a.balance_account_id
@@ -288,7 +289,7 @@ itemised AS (
 in_flight AS (
   SELECT balance_account_id, sum(amount_minor) AS amount_minor
   FROM payouts
-  WHERE state = 'CREATED'
+  WHERE state IN ('CREATED', 'SUBMITTED')
   GROUP BY balance_account_id
 ),
 holding AS (
@@ -330,8 +331,8 @@ anomaly (check_name, severity, entity, detail) AS (
   SELECT 'events_have_entries', 'ERROR', 'event ' || event_id,
          format('a %s event that posted nothing', type)
   FROM posted AS n
-  -- A payment that came after the failure of its payout, and occurred no later, posts nothing.
-  WHERE entries_count = 0 AND NOT EXISTS (
+  -- Nor does a payment that came after the failure of its payout, and occurred no later.
+  WHERE entries_count = 0 AND type NOT IN ('payout_submitted', 'payout_referenced') AND NOT EXISTS (
     SELECT FROM processor_events AS v
     JOIN processor_events AS f ON f.payout_id = v.payout_id AND f.type = 'payout_failed'
       AND f.occurred_at >= v.occurred_at
@@ -424,18 +425,21 @@ ORDER BY h.account_id;
 -- query: payout_history
 -- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row
 -- for each item that is not 0. The items add up to what it pays and leaves in the account, less what
--- the payout before left there. A payout that was paid and then returned has both instants.
+-- the payout before left there. A payout that was paid and then returned has both instants;
+-- submitted_at is by the database's clock.
 SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at,
        p.state, p.amount_minor,
        COALESCE(p.retained_minor, 0) AS retained_minor,
        COALESCE(p.retained_before_minor, 0) AS retained_before_minor,
-       i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at
+       i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at,
+       bank.submitted_at
 FROM balance_accounts AS a
 JOIN payouts AS p ON p.balance_account_id = a.balance_account_id
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.amount_minor <> 0
 CROSS JOIN LATERAL (
   SELECT max(v.occurred_at) FILTER (WHERE v.type = 'payout_paid') AS paid_at,
-         max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') AS failed_at
+         max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') AS failed_at,
+         max(v.recorded_at) FILTER (WHERE v.type = 'payout_submitted') AS submitted_at
   FROM processor_events AS v
   WHERE v.payout_id = p.payout_id::text
 ) AS bank

@@ -27,8 +27,8 @@ CREATE DOMAIN event_type AS text
         'fee_refunded'::text, 'dispute_fee_refunded'::text, 'processor_fee_assessed'::text,
         'processor_fee_refunded'::text, 'tax_withheld'::text, 'tax_withholding_reversed'::text,
         'reserve_held'::text, 'reserve_released'::text, 'top_up_received'::text,
-        'debt_written_off'::text, 'processor_settled'::text,
-        'processor_settlement_debited'::text])));
+        'debt_written_off'::text, 'processor_settled'::text, 'processor_settlement_debited'::text,
+        'payout_submitted'::text, 'payout_canceled'::text, 'payout_referenced'::text])));
 
 COMMENT ON DOMAIN event_type IS
   'The types of events. Those of payouts, and no others, begin with payout_.';
@@ -246,7 +246,8 @@ CREATE FUNCTION check_payout_move() RETURNS trigger
     AS $$
 BEGIN
   IF (to_jsonb(OLD) - 'state') <> (to_jsonb(NEW) - 'state') OR NOT (
-    (OLD.state = 'CREATED' AND NEW.state IN ('PAID', 'FAILED'))
+    (OLD.state = 'CREATED' AND NEW.state IN ('SUBMITTED', 'CANCELED', 'PAID', 'FAILED'))
+        OR (OLD.state = 'SUBMITTED' AND NEW.state IN ('PAID', 'FAILED'))
         OR (OLD.state IN ('PAID', 'FAILED') AND NEW.state = 'RETURNED')
   ) THEN
     RAISE EXCEPTION 'payout % cannot be changed so', OLD.payout_id
@@ -1403,6 +1404,53 @@ COMMENT ON COLUMN payout_runs.zone_table_version IS
 COMMENT ON COLUMN payout_runs.restaurants_named IS
   'How many restaurants the caller named; 0: the run is over all.';
 
+CREATE TABLE payout_submission_items (
+    payout_id uuid NOT NULL,
+    submission_id text NOT NULL COLLATE pg_catalog."C",
+    created_at timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE payout_submission_items IS
+  'The payouts of a submission. The key keeps a payout out of a second one. Append-only.';
+COMMENT ON COLUMN payout_submission_items.payout_id IS 'The payout.';
+COMMENT ON COLUMN payout_submission_items.submission_id IS 'The submission that has it.';
+COMMENT ON COLUMN payout_submission_items.created_at IS
+  'When the payout was created: that of payouts.';
+
+CREATE TABLE payout_submissions (
+    submission_id text NOT NULL COLLATE pg_catalog."C",
+    payout_run_id uuid,
+    payouts_max integer NOT NULL,
+    currency text NOT NULL COLLATE pg_catalog."C",
+    payouts_count bigint NOT NULL,
+    total_minor numeric NOT NULL,
+    left_out jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    CONSTRAINT payout_submissions_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT payout_submissions_left_out_check CHECK ((jsonb_typeof(left_out) = 'object'::text)),
+    CONSTRAINT payout_submissions_payouts_count_check CHECK ((payouts_count >= 0)),
+    CONSTRAINT payout_submissions_payouts_max_check CHECK ((payouts_max >= 0)),
+    CONSTRAINT payout_submissions_submission_id_check
+        CHECK (((submission_id ~ '^[A-Za-z0-9._:-]+$'::text)
+        AND (octet_length(submission_id) <= 128))),
+    CONSTRAINT payout_submissions_total_minor_check
+        CHECK ((total_minor >= (payouts_count)::numeric))
+);
+
+COMMENT ON TABLE payout_submissions IS
+  'Payouts that were handed over to the bank together. Append-only.';
+COMMENT ON COLUMN payout_submissions.submission_id IS 'The caller''s id, compared byte by byte.';
+COMMENT ON COLUMN payout_submissions.payout_run_id IS
+  'The run whose payouts were submitted; NULL if they were named.';
+COMMENT ON COLUMN payout_submissions.payouts_max IS
+  'How many payouts of the run the caller asked for at most; 0: all.';
+COMMENT ON COLUMN payout_submissions.currency IS 'ISO 4217 code of all its payouts.';
+COMMENT ON COLUMN payout_submissions.payouts_count IS 'How many payouts it has.';
+COMMENT ON COLUMN payout_submissions.total_minor IS 'What they add up to, in minor units.';
+COMMENT ON COLUMN payout_submissions.left_out IS
+  'How many payouts of the run it left out, by the state that they had: an object of numbers.';
+COMMENT ON COLUMN payout_submissions.created_at IS 'When it was made, by the database''s clock.';
+
 CREATE TABLE payouts (
     payout_id uuid NOT NULL,
     payout_run_id uuid NOT NULL,
@@ -1424,8 +1472,8 @@ CREATE TABLE payouts (
         AND (retained_minor >= 0) AND (retained_before_minor >= 0))),
     CONSTRAINT payouts_sequence_check CHECK ((sequence >= 1)),
     CONSTRAINT payouts_state_check
-        CHECK ((state = ANY (ARRAY['CREATED'::text, 'PAID'::text, 'FAILED'::text,
-        'RETURNED'::text])))
+        CHECK ((state = ANY (ARRAY['CREATED'::text, 'PAID'::text, 'FAILED'::text, 'RETURNED'::text,
+        'SUBMITTED'::text, 'CANCELED'::text])))
 );
 
 COMMENT ON TABLE payouts IS
@@ -1443,8 +1491,8 @@ COMMENT ON COLUMN payouts.as_of IS 'The date it pays out by, that of its run.';
 COMMENT ON COLUMN payouts.cutoff_at IS
   'The cut-off of its run: it counts what had matured by then.';
 COMMENT ON COLUMN payouts.state IS
-  'CREATED becomes PAID or FAILED. A later failure makes a PAID payout RETURNED; so does an '
-  'earlier payment a FAILED one.';
+  'CREATED becomes SUBMITTED or CANCELED; both CREATED and SUBMITTED become PAID or FAILED. A '
+  'later failure makes a PAID payout RETURNED; so does an earlier payment a FAILED one.';
 COMMENT ON COLUMN payouts.transaction_id IS
   'The transaction id of the entry that reserved its amount.';
 COMMENT ON COLUMN payouts.created_at IS 'When it was created, by the database''s clock.';
@@ -1737,6 +1785,12 @@ ALTER TABLE ONLY payout_runs
 ALTER TABLE ONLY payout_runs
     ADD CONSTRAINT payout_runs_pkey PRIMARY KEY (payout_run_id);
 
+ALTER TABLE ONLY payout_submission_items
+    ADD CONSTRAINT payout_submission_items_pkey PRIMARY KEY (payout_id);
+
+ALTER TABLE ONLY payout_submissions
+    ADD CONSTRAINT payout_submissions_pkey PRIMARY KEY (submission_id);
+
 ALTER TABLE ONLY payouts
     ADD CONSTRAINT payouts_balance_account_id_sequence_key UNIQUE (balance_account_id, sequence);
 
@@ -1814,17 +1868,23 @@ CREATE INDEX payout_runs_running_idx ON payout_runs USING btree (created_at)
 
 COMMENT ON INDEX payout_runs_running_idx IS 'For the workers, which look for what is unfinished.';
 
+CREATE INDEX payout_submission_items_submission_id_idx ON payout_submission_items
+    USING btree (submission_id, created_at, payout_id);
+
+COMMENT ON INDEX payout_submission_items_submission_id_idx IS
+  'For the list of a submission, latest first.';
+
 CREATE INDEX payouts_created_at_payout_id_idx ON payouts USING btree (created_at, payout_id);
 
 COMMENT ON INDEX payouts_created_at_payout_id_idx IS 'For lists, latest first.';
 
 CREATE UNIQUE INDEX payouts_in_flight_key ON payouts USING btree (balance_account_id)
-    WHERE (state = 'CREATED'::text);
+    WHERE (state = ANY (ARRAY['CREATED'::text, 'SUBMITTED'::text]));
 
 COMMENT ON INDEX payouts_in_flight_key IS 'At most one payout of a balance account is in flight.';
 
 CREATE UNIQUE INDEX payouts_live_key ON payouts USING btree (balance_account_id, as_of)
-    WHERE (state = ANY (ARRAY['CREATED'::text, 'PAID'::text]));
+    WHERE (state = ANY (ARRAY['CREATED'::text, 'SUBMITTED'::text, 'PAID'::text]));
 
 COMMENT ON INDEX payouts_live_key IS
   'At most one payout of a balance account and date is in flight or paid.';
@@ -1986,6 +2046,16 @@ CREATE TRIGGER payout_runs_keep_going BEFORE UPDATE ON payout_runs FOR EACH ROW
     WHEN (((old.state = 'RUNNING'::text) AND (new.state = 'SUCCEEDED'::text)))
     EXECUTE FUNCTION keep_payout_run_going();
 
+CREATE TRIGGER payout_submission_items_deny_change BEFORE DELETE OR UPDATE
+    OR TRUNCATE ON payout_submission_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE payout_submission_items ENABLE ALWAYS TRIGGER payout_submission_items_deny_change;
+
+CREATE TRIGGER payout_submissions_deny_change BEFORE DELETE OR UPDATE
+    OR TRUNCATE ON payout_submissions FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE payout_submissions ENABLE ALWAYS TRIGGER payout_submissions_deny_change;
+
 CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
@@ -2054,6 +2124,18 @@ ALTER TABLE ONLY payout_run_items
 
 ALTER TABLE ONLY payout_run_progress
     ADD CONSTRAINT payout_run_progress_payout_run_id_fkey FOREIGN KEY (payout_run_id)
+        REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY payout_submission_items
+    ADD CONSTRAINT payout_submission_items_payout_id_fkey FOREIGN KEY (payout_id)
+        REFERENCES payouts(payout_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY payout_submission_items
+    ADD CONSTRAINT payout_submission_items_submission_id_fkey FOREIGN KEY (submission_id)
+        REFERENCES payout_submissions(submission_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY payout_submissions
+    ADD CONSTRAINT payout_submissions_payout_run_id_fkey FOREIGN KEY (payout_run_id)
         REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payouts
@@ -2229,6 +2311,20 @@ GRANT UPDATE(state) ON TABLE payout_runs TO ledger_app;
 GRANT UPDATE(finished_at) ON TABLE payout_runs TO ledger_app;
 GRANT INSERT(zone_table_version) ON TABLE payout_runs TO ledger_app;
 GRANT INSERT(restaurants_named) ON TABLE payout_runs TO ledger_app;
+GRANT SELECT ON TABLE payout_submission_items TO ledger_app;
+GRANT SELECT ON TABLE payout_submission_items TO ledger_read;
+GRANT INSERT(payout_id) ON TABLE payout_submission_items TO ledger_app;
+GRANT INSERT(submission_id) ON TABLE payout_submission_items TO ledger_app;
+GRANT INSERT(created_at) ON TABLE payout_submission_items TO ledger_app;
+GRANT SELECT ON TABLE payout_submissions TO ledger_app;
+GRANT SELECT ON TABLE payout_submissions TO ledger_read;
+GRANT INSERT(submission_id) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(payout_run_id) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(payouts_max) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(currency) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(payouts_count) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(total_minor) ON TABLE payout_submissions TO ledger_app;
+GRANT INSERT(left_out) ON TABLE payout_submissions TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_read;
 GRANT INSERT(payout_id) ON TABLE payouts TO ledger_app;

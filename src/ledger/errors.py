@@ -151,6 +151,50 @@ class PayoutRunArchived(LedgerError):
         self.file_name = file_name
 
 
+class PayoutRunUnderWay(LedgerError):
+    """The payout run has not ended, so the list of its payouts is not complete."""
+
+    def __init__(self, payout_run_id: str) -> None:
+        super().__init__(f"payout run {payout_run_id} has not ended: it may create more payouts")
+        self.payout_run_id = payout_run_id
+
+
+class SubmissionNotFound(LedgerError):
+    """No submission of payouts with this id exists."""
+
+    def __init__(self, submission_id: str) -> None:
+        super().__init__(f"submission {submission_id} does not exist")
+        self.submission_id = submission_id
+
+
+class SubmissionIdReused(LedgerError):
+    """A submission with this id and other contents is stored.
+
+    Names the fields that differ, never what is stored in them.
+    """
+
+    def __init__(self, submission_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(
+            f"submission {submission_id} is stored with other contents; "
+            f"differing: {', '.join(differing_fields)}"
+        )
+        self.submission_id = submission_id
+        self.differing_fields = tuple(differing_fields)
+
+
+class PayoutsNotSubmittable(LedgerError):
+    """Some of the named payouts are not CREATED. Names the first of them."""
+
+    NAMED_MAX = 20
+
+    def __init__(self, payout_ids: Sequence[str]) -> None:
+        named = payout_ids[: self.NAMED_MAX]
+        more = f" and {len(payout_ids) - len(named)} more" if len(payout_ids) > len(named) else ""
+        super().__init__(f"not in state CREATED: payouts {', '.join(named)}{more}")
+        self.payout_ids = tuple(named)
+        self.count = len(payout_ids)
+
+
 class TooManyPayoutRuns(LedgerError):
     """The maximum number of payout runs is under way; none was started."""
 

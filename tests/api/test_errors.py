@@ -54,6 +54,8 @@ from ledger.errors import (
     PayoutRunArchived,
     PayoutRunEnded,
     PayoutRunNotFound,
+    PayoutRunUnderWay,
+    PayoutsNotSubmittable,
     QueryRefused,
     QueueFull,
     RateLimited,
@@ -63,6 +65,8 @@ from ledger.errors import (
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
+    SubmissionIdReused,
+    SubmissionNotFound,
     TooManyPayoutRuns,
 )
 from ledger.v1 import error_reason_pb2
@@ -92,6 +96,10 @@ EXAMPLES: list[LedgerError] = [
     PayoutRunNotFound("run_1"),
     PayoutRunArchived("run_1", "payout_run_items-2025-11.jsonl.gz"),
     PayoutRunEnded("run_1"),
+    PayoutRunUnderWay("run_1"),
+    SubmissionNotFound("sub_1"),
+    SubmissionIdReused("sub_1", ["payout_run_id"]),
+    PayoutsNotSubmittable(["po_1", "po_2"]),
     TooManyPayoutRuns("secret"),
     PayoutMoveNotAllowed("po_1", "PAID", "evt_2", ["evt_1"]),
     PayoutAnswersContradict("po_1", "FAILED", "evt_2", "evt_1"),

@@ -12,7 +12,12 @@ from structlog.testing import capture_logs
 from support.fake_time import now, run_on_fake_time
 
 from ledger.application import run_payouts as module
-from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
+from ledger.application.ports.payouts import (
+    PageRejected,
+    PayoutPage,
+    PayoutRunQuery,
+    Unanswered,
+)
 from ledger.application.run_payouts import (
     BACKOFF_SECONDS,
     PAGE_ACCOUNTS,
@@ -23,6 +28,7 @@ from ledger.application.run_payouts import (
     PayoutWorker,
     run_payouts,
 )
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
@@ -54,7 +60,7 @@ class FakePayoutRuns:
         self.cursed: set[int] = set()
         self.errors: list[Exception] = []
         self.accounts_max = PAGE_ACCOUNTS
-        self.unanswered_payouts: dict[str, tuple[int, float]] = {"PEN": (3, 60.0)}
+        self.unanswered_payouts: Unanswered = {("PEN", PayoutState.CREATED): (3, 60.0)}
         self.claimed: set[tuple[UUID, int]] = set()
         self.paid: list[int] = []
         self.given_up: list[int] = []
@@ -111,7 +117,7 @@ class FakePayoutRuns:
         self.finished.append(payout_run_id)
         return True
 
-    async def unanswered(self) -> dict[str, tuple[int, float]]:
+    async def unanswered(self) -> Unanswered:
         self.counted_at.append(now())
         return self.unanswered_payouts
 
@@ -390,7 +396,9 @@ def test_payouts_without_an_answer_are_counted_once_a_minute() -> None:
 
     async def main() -> None:
         working = await work_for(10 * UNANSWERED_SECONDS, runs)
-        assert working.unanswered == [{"PEN": (3, 60.0)}] * len(runs.counted_at)
+        assert working.unanswered == [{("PEN", PayoutState.CREATED): (3, 60.0)}] * len(
+            runs.counted_at
+        )
 
     run_on_fake_time(main())
     assert runs.counted_at[0] == 0

@@ -76,8 +76,20 @@ PROMISED_FIELDS = {
     "SkippedCount": "reason:SkipReason count:int64",
     "ListPayoutsRequest": (
         "restaurant_id:string state:PayoutState payout_run_id:string "
-        "page_size:int32 page_token:string"
+        f"page_size:int32 page_token:string currency:string start_at:{TIMESTAMP} "
+        f"end_at:{TIMESTAMP} unanswered_since:{TIMESTAMP} submission_id:string states:*PayoutState"
     ),
+    "SubmitPayoutsRequest": (
+        "submission_id:string payout_run_id:string payout_ids:*string payouts_max:int32"
+    ),
+    "SubmitPayoutsResponse": "status:SubmitStatus submission:PayoutSubmission",
+    "PayoutSubmission": (
+        "submission_id:string payout_run_id:string currency:string payouts_count:int64 "
+        f"total_amount_minor:int64 is_capped:bool left_out:*LeftOutCount created_at:{TIMESTAMP}"
+    ),
+    "LeftOutCount": "state:PayoutState count:int64",
+    "CancelPayoutRequest": "payout_id:string",
+    "CancelPayoutResponse": "payout:Payout",
     "ListPayoutsResponse": "payouts:*Payout next_page_token:string",
     "ListEntriesRequest": (
         f"restaurant_id:string currency:string start_at:{TIMESTAMP} end_at:{TIMESTAMP} "
@@ -93,6 +105,7 @@ PROMISED_FIELDS = {
     "GetPayoutRequest": "payout_id:string",
     "GetPayoutResponse": "payout:Payout",
     "Payout": (
+        f"submission_id:string submitted_at:{TIMESTAMP} answered_at:{TIMESTAMP} "
         "payout_id:string payout_run_id:string restaurant_id:string currency:string "
         f"amount_minor:int64 as_of:{DATE} state:PayoutState items:*PayoutItem "
         "retained_minor:int64 retained_before_minor:int64"
@@ -194,11 +207,12 @@ PROMISED_VALUES = {
         "CHARGE_REVERSED FEE_REFUNDED DISPUTE_FEE_REFUNDED PROCESSOR_FEE_ASSESSED "
         "PROCESSOR_FEE_REFUNDED TAX_WITHHELD TAX_WITHHOLDING_REVERSED RESERVE_HELD "
         "RESERVE_RELEASED TOP_UP_RECEIVED DEBT_WRITTEN_OFF PROCESSOR_SETTLED "
-        "PROCESSOR_SETTLEMENT_DEBITED"
+        "PROCESSOR_SETTLEMENT_DEBITED PAYOUT_SUBMITTED PAYOUT_CANCELED PAYOUT_REFERENCED"
     ),
     "IngestStatus": "CREATED DUPLICATE",
     "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",
-    "PayoutState": "CREATED PAID FAILED RETURNED",
+    "PayoutState": "CREATED PAID FAILED RETURNED SUBMITTED CANCELED",
+    "SubmitStatus": "CREATED DUPLICATE",
     "AccountState": "OPEN FROZEN CLOSED",
     "CreateAccountStatus": "CREATED DUPLICATE",
     "CaptureMode": "IMMEDIATE MANUAL",
@@ -223,6 +237,8 @@ PROMISED_LEDGER_METHODS = {
         "ListPayoutRunItems",
         "GetPayout",
         "ListPayouts",
+        "SubmitPayouts",
+        "CancelPayout",
     ),
     *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
 }
@@ -431,6 +447,7 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
             is_count = field.name in {
                 "count",
                 "payouts_created",
+                "payouts_count",
                 "restaurants_considered",
                 "restaurants_total",
             }
@@ -441,12 +458,15 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
 
 
 def test_names_of_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """Timestamps are named `…_at`, `as_of` or `until`, and no other field is. `as_of` may be a
-    date.
+    """Timestamps are named `…_at`, `…_since`, `as_of` or `until`, and no other field is. `as_of`
+    may be a date.
     """
     for message, field in fields_of(contract):
         kind = spelled(field)
-        has_name_of_an_instant = field.name.endswith("_at") or field.name in {"as_of", "until"}
+        has_name_of_an_instant = field.name.endswith(("_at", "_since")) or field.name in {
+            "as_of",
+            "until",
+        }
         assert (kind in {TIMESTAMP, DATE}) == has_name_of_an_instant, f"{message}.{field.name}"
         assert kind != DATE or field.name == "as_of", f"{message}.{field.name}"
 

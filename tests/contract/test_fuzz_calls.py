@@ -74,6 +74,8 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "ListPayoutRunItems": {C.NOT_FOUND},
     "GetPayout": {C.NOT_FOUND},
     "ListPayouts": {C.NOT_FOUND},
+    "SubmitPayouts": {C.NOT_FOUND, C.FAILED_PRECONDITION, C.ALREADY_EXISTS},
+    "CancelPayout": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "PutRestaurant": set(),
     "UpdateRestaurant": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "GetRestaurant": {C.NOT_FOUND},

@@ -11,9 +11,24 @@ from support.events import processor_event
 
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType, ProcessorEvent
 from ledger.domain.payout_states import MOVES, PayoutState
-from ledger.domain.payouts import Payout, PayoutAnswer, PayoutEvent, PayoutMove, moves_of, settle
+from ledger.domain.payouts import (
+    Payout,
+    PayoutAnswer,
+    PayoutEvent,
+    PayoutMove,
+    SubmissionCandidate,
+    moves_of,
+    require_submittable,
+    settle,
+)
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType
-from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
+from ledger.errors import (
+    InvalidRequest,
+    PayoutAnswersContradict,
+    PayoutMismatch,
+    PayoutMoveNotAllowed,
+    PayoutsNotSubmittable,
+)
 
 CREATED_AT = datetime(2026, 2, 1, 3, 0, tzinfo=UTC)
 PAYOUT = Payout(
@@ -30,17 +45,39 @@ PAYOUT = Payout(
 )
 
 # Every state with every payout event. A refused event moves to no state. A payout that failed posts
-# nothing when it is returned.
-# state    event          moves to  posts
+# nothing when it is returned. A reference of the bank leaves the state.
+# state    event              moves to   posts
 SETTLED = """
-CREATED    payout_paid    PAID      PAYOUT_RELEASE
-CREATED    payout_failed  FAILED    PAYOUT_REVERSAL
-PAID       payout_paid    -         -
-PAID       payout_failed  RETURNED  PAYOUT_RETURN
-FAILED     payout_paid    RETURNED  -
-FAILED     payout_failed  -         -
-RETURNED   payout_paid    -         -
-RETURNED   payout_failed  -         -
+CREATED    payout_paid        PAID       PAYOUT_RELEASE
+CREATED    payout_failed      FAILED     PAYOUT_REVERSAL
+CREATED    payout_submitted   SUBMITTED  -
+CREATED    payout_canceled    CANCELED   PAYOUT_REVERSAL
+CREATED    payout_referenced  CREATED    -
+PAID       payout_paid        -          -
+PAID       payout_failed      RETURNED   PAYOUT_RETURN
+PAID       payout_submitted   -          -
+PAID       payout_canceled    -          -
+PAID       payout_referenced  PAID       -
+FAILED     payout_paid        RETURNED   -
+FAILED     payout_failed      -          -
+FAILED     payout_submitted   -          -
+FAILED     payout_canceled    -          -
+FAILED     payout_referenced  FAILED     -
+RETURNED   payout_paid        -          -
+RETURNED   payout_failed      -          -
+RETURNED   payout_submitted   -          -
+RETURNED   payout_canceled    -          -
+RETURNED   payout_referenced  RETURNED   -
+SUBMITTED  payout_paid        PAID       PAYOUT_RELEASE
+SUBMITTED  payout_failed      FAILED     PAYOUT_REVERSAL
+SUBMITTED  payout_submitted   -          -
+SUBMITTED  payout_canceled    -          -
+SUBMITTED  payout_referenced  SUBMITTED  -
+CANCELED   payout_paid        -          -
+CANCELED   payout_failed      -          -
+CANCELED   payout_submitted   -          -
+CANCELED   payout_canceled    -          -
+CANCELED   payout_referenced  -          -
 """
 ROWS = [row.split() for row in SETTLED.strip().splitlines()]
 
@@ -64,7 +101,7 @@ def test_table_has_every_state_with_every_event() -> None:
     }
     assert {
         (state.value, event_type.value, to.value) for (state, event_type), to in MOVES.items()
-    } == {(row[0], row[1], row[2]) for row in ROWS if row[2] != "-"}
+    } == {(row[0], row[1], row[2]) for row in ROWS if row[2] not in ("-", row[0])}
 
 
 @pytest.mark.parametrize(("state", "event", "to", "posts"), [row for row in ROWS if row[2] != "-"])
@@ -162,6 +199,13 @@ def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
             ("PAYOUT_REVERSAL", None),
             ("CREATED", "FAILED", "RETURNED"),
         ),
+        (("payout_submitted",), (None,), ("CREATED", "SUBMITTED")),
+        (("payout_canceled",), ("PAYOUT_REVERSAL",), ("CREATED", "CANCELED")),
+        (
+            ("payout_submitted", "payout_failed", "payout_paid"),
+            (None, "PAYOUT_REVERSAL", None),
+            ("CREATED", "SUBMITTED", "FAILED", "RETURNED"),
+        ),
     ],
 )
 def test_history_follows_from_the_events(
@@ -186,6 +230,33 @@ def test_history_follows_from_the_events(
         PayoutMove(PayoutState(state), event.recorded_at, event.event_id, event.transaction_id)
         for state, event in zip(states[1:], recorded, strict=True)
     ]
+
+
+def test_references_of_the_bank_are_no_moves() -> None:
+    """They may come before and after any of them."""
+    events = [
+        PayoutEvent(EventType(event), f"evt_{number}", uuid4(), CREATED_AT, None)
+        for number, event in enumerate(("payout_referenced", "payout_submitted"))
+    ]
+    moves = moves_of(PAYOUT, events)
+    assert [move.state for move in moves] == [PayoutState.CREATED, PayoutState.SUBMITTED]
+
+
+def test_named_payouts_are_submitted_all_or_none() -> None:
+    """The error names those that are not CREATED, at most 20, and counts all."""
+    created = SubmissionCandidate(uuid4(), "PEN", PayoutState.CREATED)
+    others = [
+        SubmissionCandidate(uuid4(), "PEN", state)
+        for state in PayoutState
+        if state is not PayoutState.CREATED
+    ] * 5
+    assert require_submittable([created]) == "PEN"
+    with pytest.raises(PayoutsNotSubmittable) as refused:
+        require_submittable([created, *others])
+    assert refused.value.payout_ids == tuple(str(each.payout_id) for each in others[:20])
+    assert refused.value.count == 25
+    with pytest.raises(InvalidRequest):
+        require_submittable([created, replace(created, currency="USD")])
 
 
 def test_history_of_impossible_events_is_an_error() -> None:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.api.errors import REASONS_OF_OVERLOAD
+from ledger.domain.payout_states import PayoutState
 from ledger.infrastructure.prometheus import (
     MetricsPage,
     PrometheusCallMetrics,
@@ -104,8 +105,9 @@ def test_background_work_is_counted() -> None:
     work.payouts_made(5)
     work.payout_accounts_waiting(2)
     work.facts_repeated(4)
-    work.payouts_unanswered({"PEN": (3, 90.0), "USD": (1, 5.0)})
-    work.payouts_unanswered({"PEN": (2, 60.0)})
+    created, submitted = PayoutState.CREATED, PayoutState.SUBMITTED
+    work.payouts_unanswered({("PEN", created): (3, 90.0), ("PEN", submitted): (1, 5.0)})
+    work.payouts_unanswered({("PEN", created): (2, 60.0)})
     work.seal_lag(90, 12.5)
     work.clocks(-600.0, 7.5)
     work.database_clock_jumped(7200.0)
@@ -122,10 +124,10 @@ def test_background_work_is_counted() -> None:
     assert samples["ledger_payout_accounts_waiting"] == 2
     assert samples["ledger_facts_repeated_total"] == 4
     assert (
-        samples["ledger_payouts_unanswered currency=PEN"],
-        samples["ledger_payouts_unanswered currency=USD"],
+        samples["ledger_payouts_unanswered currency=PEN state=created"],
+        samples["ledger_payouts_unanswered currency=PEN state=submitted"],
     ) == (2, 0)
-    assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN"] == 60
+    assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN state=created"] == 60
     assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
     assert samples["ledger_database_clock_skew_seconds"] == -600
     assert samples["ledger_clock_behind_seconds"] == 7.5

@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.application.ports.payments import PaymentBooks
+from ledger.application.ports.payouts import PayoutSubmissions
 from ledger.application.ports.unit_of_work import Restaurants
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import ProcessorEvent, microseconds
@@ -30,6 +31,7 @@ class FakeUnitOfWork:
     restaurants: Restaurants
     accounts: Accounts
     payments: PaymentBooks
+    submissions: PayoutSubmissions
 
     def __init__(self, ledger: "FakeEventLedger") -> None:
         self._ledger = ledger

@@ -235,7 +235,14 @@ def valid_requests(
             restaurant_id="known",
             state=ledger_pb2.PAYOUT_STATE_CREATED,
             payout_run_id=payout_run_id,
+            currency="PEN",
+            start_at=_EVENT.occurred_at,
+            unanswered_since=_EVENT.occurred_at,
         ),
+        "SubmitPayouts": ledger_pb2.SubmitPayoutsRequest(
+            submission_id="sub_1", payout_ids=[payout_id]
+        ),
+        "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=payout_id),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(
             restaurant_id="known",
             name="n",

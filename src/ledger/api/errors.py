@@ -48,6 +48,8 @@ from ledger.errors import (
     PayoutRunArchived,
     PayoutRunEnded,
     PayoutRunNotFound,
+    PayoutRunUnderWay,
+    PayoutsNotSubmittable,
     QueueFull,
     RateLimited,
     RequestTooLarge,
@@ -56,6 +58,8 @@ from ledger.errors import (
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
+    SubmissionIdReused,
+    SubmissionNotFound,
     TooManyPayoutRuns,
 )
 from ledger.v1 import error_reason_pb2
@@ -172,6 +176,21 @@ _TABLE: dict[type[LedgerError], _Row] = {
     PayoutRunNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_NOT_FOUND,
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    PayoutRunUnderWay: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_UNDER_WAY,
+        metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    SubmissionNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_SUBMISSION_NOT_FOUND,
+        metadata=lambda error: {"submission_id": error.submission_id}),
+    SubmissionIdReused: _Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_SUBMISSION_ID_REUSED,
+        metadata=lambda error: {
+            "submission_id": error.submission_id,
+            "differing_fields": ",".join(error.differing_fields)}),
+    PayoutsNotSubmittable: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUTS_NOT_SUBMITTABLE,
+        metadata=lambda error: {
+            "payout_ids": ",".join(error.payout_ids), "count": str(error.count)}),
     PayoutMoveNotAllowed: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED,
         metadata=lambda error: {

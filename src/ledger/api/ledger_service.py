@@ -11,6 +11,7 @@ from ledger.api.convert import balances, events, payouts, restaurants, statement
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.api.pages import Pages
 from ledger.api.transport.writing import Together
+from ledger.application.cancel_payout import cancel_payout
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest.ingest_events import IngestEvents
@@ -34,6 +35,7 @@ from ledger.application.restaurants import (
     update_restaurant,
 )
 from ledger.application.run_payouts import run_payouts
+from ledger.application.submit_payouts import submit_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
@@ -180,6 +182,20 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             self._payouts, self._payout_runs, self._begin, query, paging.after, paging.page_size
         )
         return payouts.encode_payout_page(paging, page)
+
+    async def SubmitPayouts(
+        self, request: ledger_pb2.SubmitPayoutsRequest, context: Context
+    ) -> ledger_pb2.SubmitPayoutsResponse:
+        wanted = payouts.decode_submission_request(request)
+        is_new, submission = await submit_payouts(self._begin, self._payouts, wanted)
+        return payouts.encode_submission(submission, is_new=is_new)
+
+    async def CancelPayout(
+        self, request: ledger_pb2.CancelPayoutRequest, context: Context
+    ) -> ledger_pb2.CancelPayoutResponse:
+        payout_id = payouts.decode_payout_id(request)
+        details = await cancel_payout(self._begin, self._payouts, payout_id, self._clock)
+        return ledger_pb2.CancelPayoutResponse(payout=payouts.encode_payout_details(details))
 
     async def PutRestaurant(
         self, request: ledger_pb2.PutRestaurantRequest, context: Context

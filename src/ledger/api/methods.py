@@ -170,6 +170,8 @@ METHODS: Mapping[str, Method] = _by_name(
         _read("ListPayoutRunItems"),
         _read("GetPayout"),
         _read("ListPayouts"),
+        Method("SubmitPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),
+        Method("CancelPayout", Scope.PAYOUT, Recorded.BEFORE_RESPONSE),
         Method("PutRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         Method("UpdateRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         _read("GetRestaurant"),

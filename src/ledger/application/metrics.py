@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from ledger.domain.payout_states import PayoutState
+
 GroupKind = Literal["ingest", "balance", "past_balance", "payment"]
 PaymentCommand = Literal["authorize", "capture", "void", "refund", "reverse"]
 
@@ -22,8 +24,12 @@ class LedgerMetrics(Protocol):
     def payouts_made(self, count: int) -> None:
         """Payouts were created."""
 
-    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
-        """Payouts that the bank has not answered, and the age in seconds of the oldest one."""
+    def payouts_unanswered(
+        self, found: Mapping[tuple[str, PayoutState], tuple[int, float]]
+    ) -> None:
+        """By currency and state, how many payouts the bank has not answered, and the age in seconds
+        of the oldest one.
+        """
 
     def facts_repeated(self, count: int) -> None:
         """So many booked events report a fact that another recent event has reported."""
@@ -62,7 +68,9 @@ class NoWorkMetrics:
     def payouts_made(self, count: int) -> None:
         pass
 
-    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
+    def payouts_unanswered(
+        self, found: Mapping[tuple[str, PayoutState], tuple[int, float]]
+    ) -> None:
         pass
 
     def facts_repeated(self, count: int) -> None:

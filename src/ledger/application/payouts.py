@@ -16,7 +16,7 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunState,
 )
-from ledger.errors import PayoutNotFound, PayoutRunEnded, PayoutRunNotFound
+from ledger.errors import PayoutNotFound, PayoutRunEnded, PayoutRunNotFound, SubmissionNotFound
 
 _log = structlog.get_logger("ledger.payouts")
 
@@ -99,7 +99,7 @@ async def list_payouts(
 ) -> Page[Payout, CreationPlace]:
     """Returns a page of payouts, latest first.
 
-    Raises RestaurantNotFound, PayoutRunNotFound.
+    Raises RestaurantNotFound, PayoutRunNotFound, SubmissionNotFound.
     """
     found = await payouts.page(query, before, page_size + 1)
     if not found:
@@ -107,6 +107,10 @@ async def list_payouts(
             await get_restaurant(begin, query.restaurant_id)
         if query.payout_run_id is not None:
             await get_payout_run(runs, query.payout_run_id)
+        if query.submission_id is not None:
+            submission = await payouts.submission(query.submission_id)
+            if submission is None:
+                raise SubmissionNotFound(query.submission_id)
     return Page.cut(
         found, page_size, lambda payout: CreationPlace(payout.created_at, payout.payout_id)
     )

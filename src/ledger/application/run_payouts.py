@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat
 
-from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRuns
+from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRuns, Unanswered
 from ledger.domain.payouts import PayoutRun, PayoutRunKey
 from ledger.errors import DatabaseContention, DatabaseTimeout
 from ledger.repeating import Repeating, ReportFailure, run_or_report
@@ -68,13 +68,12 @@ class PayoutWorker:
         concurrency: int,
         on_failure: ReportFailure,
         on_waiting: Callable[[int], None] = lambda _accounts: None,
-        on_unanswered: Callable[[Mapping[str, tuple[int, float]]], None] | None = None,
+        on_unanswered: Callable[[Unanswered], None] | None = None,
     ) -> None:
         """`concurrency` is how many pages are paid at a time.
 
         `on_waiting` gets how many balance accounts the runs wait for. `on_unanswered` gets, once a
-        minute and by currency, how many payouts the bank has not answered, and the age in seconds
-        of the oldest.
+        minute, the payouts that the bank has not answered.
         """
         self._runs = runs
         self._concurrency = concurrency

@@ -68,9 +68,20 @@ class EventType(StrEnum):
     DEBT_WRITTEN_OFF = "debt_written_off"
     PROCESSOR_SETTLED = "processor_settled"
     PROCESSOR_SETTLEMENT_DEBITED = "processor_settlement_debited"
+    PAYOUT_SUBMITTED = "payout_submitted"
+    PAYOUT_CANCELED = "payout_canceled"
+    PAYOUT_REFERENCED = "payout_referenced"
 
 
-PAYOUT_EVENT_TYPES = frozenset({EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED})
+PAYOUT_EVENT_TYPES = frozenset(
+    {
+        EventType.PAYOUT_PAID,
+        EventType.PAYOUT_FAILED,
+        EventType.PAYOUT_SUBMITTED,
+        EventType.PAYOUT_CANCELED,
+        EventType.PAYOUT_REFERENCED,
+    }
+)
 # A refund's fee is kept with the event and posts nothing.
 FEE_EVENT_TYPES = frozenset(
     {

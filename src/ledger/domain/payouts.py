@@ -8,8 +8,26 @@ from uuid import UUID
 
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payout_states import MOVES, PayoutState
-from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType, PostingRule
-from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
+from ledger.domain.posting_rules import (
+    PAYOUT_POSTING_RULES,
+    PAYOUT_STATES_WITHOUT_ENTRY,
+    EntryType,
+    PostingRule,
+)
+from ledger.errors import (
+    FieldViolation,
+    InvalidRequest,
+    PayoutAnswersContradict,
+    PayoutMismatch,
+    PayoutMoveNotAllowed,
+    PayoutsNotSubmittable,
+)
+
+# How many payouts a submission takes of a run at most: what one transaction can move in some
+# seconds.
+SUBMISSION_PAYOUTS_MAX = 100_000
+# How many payouts a submission may name.
+SUBMISSION_NAMED_MAX = 1_000
 
 
 class PayoutRunState(StrEnum):
@@ -116,6 +134,10 @@ class Payout:
     `retained_minor` is what it counted and left in the account, `retained_before_minor` the same of
     the account's previous payout: its items add up to `amount_minor + retained_minor -
     retained_before_minor`.
+
+    `submission_id` is the submission that has it. `submitted_at` and `answered_at` are when the
+    event was recorded that submitted it, and the bank's latest answer. All are None if there is no
+    such thing, or if the payout was read only to move it.
     """
 
     payout_id: UUID
@@ -130,6 +152,48 @@ class Payout:
     created_at: datetime
     retained_minor: int = 0
     retained_before_minor: int = 0
+    submission_id: str | None = None
+    submitted_at: datetime | None = None
+    answered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRequest:
+    """What to hand over to the bank under an id: the payouts of a run that are CREATED, at most
+    `payouts_max` of them (0: SUBMISSION_PAYOUTS_MAX), or the named ones, in any order.
+    """
+
+    submission_id: str
+    payout_run_id: UUID | None
+    payout_ids: frozenset[UUID]
+    payouts_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutSubmission:
+    """Payouts that were handed over together. Amount in minor units.
+
+    `payouts_max` is as requested. `left_out` counts the payouts of the run that it did not take, by
+    the state that they had.
+    """
+
+    submission_id: str
+    payout_run_id: UUID | None
+    payouts_max: int
+    currency: str
+    payouts_count: int
+    total_amount_minor: int
+    left_out: Mapping[PayoutState, int]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionCandidate:
+    """A named payout, locked against other moves."""
+
+    payout_id: UUID
+    currency: str
+    state: PayoutState
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +263,9 @@ def settle(
 ) -> tuple[PayoutState, PostingRule | None]:
     """The state to which `event` moves `payout`, and the rule that the move posts by, if any.
 
+    A reference of the bank moves nothing and posts nothing; the state stays. A canceled payout
+    takes no event: the bank was never asked to pay it.
+
     `answers` are the bank's answers that were booked before. A payout that was paid and then failed
     is RETURNED, whichever answer arrives first. A payment that arrives second posts nothing: the
     reversal, which was posted first, is what the payment and its return add up to. Two answers, in
@@ -219,6 +286,8 @@ def settle(
     ]
     if differing:
         raise PayoutMismatch(event.payout_id, differing)
+    if event.type is EventType.PAYOUT_REFERENCED and payout.state is not PayoutState.CANCELED:
+        return payout.state, None
     state = MOVES.get((payout.state, event.type))
     if state is None:
         booked = [answer.event_id for answer in answers]
@@ -239,11 +308,13 @@ def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
     """The history of `payout` from its events, given in any order.
 
     The next move is the one that its state allows and whose rule posts what was posted: of a
-    payment and a failure, the payment came first if it posted PAYOUT_RELEASE. Raises ValueError
-    when the events are no history of a payout: then the books are broken.
+    payment and a failure, the payment came first if it posted PAYOUT_RELEASE. A submission came
+    before both, as only a CREATED payout can be submitted. References of the bank are no moves.
+    Raises ValueError when the events are no history of a payout: then the books are broken.
     """
     moves = [PayoutMove(PayoutState.CREATED, payout.created_at, None, payout.transaction_id)]
-    left = list(events)
+    left = [event for event in events if event.type is not EventType.PAYOUT_REFERENCED]
+    left.sort(key=lambda event: event.type is not EventType.PAYOUT_SUBMITTED)
     while left:
         before = moves[-1].state
         for event in left:
@@ -260,6 +331,22 @@ def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
     return moves
 
 
+def require_submittable(candidates: Sequence[SubmissionCandidate]) -> str:
+    """The currency of the payouts that a submission names, at least one.
+
+    Raises InvalidRequest when they have several, PayoutsNotSubmittable when some are not CREATED.
+    """
+    currency, *others = sorted({each.currency for each in candidates})
+    if others:
+        raise InvalidRequest([FieldViolation("payout_ids", "must be payouts of one currency")])
+    refused = [each for each in candidates if each.state is not PayoutState.CREATED]
+    if refused:
+        raise PayoutsNotSubmittable([str(each.payout_id) for each in refused])
+    return currency
+
+
 def _posted_by_move(before: PayoutState, state: PayoutState) -> PostingRule | None:
     # The reversal, which was posted first, is what a late payment and its return add up to.
-    return None if before is PayoutState.FAILED else PAYOUT_POSTING_RULES[state]
+    if before is PayoutState.FAILED or state in PAYOUT_STATES_WITHOUT_ENTRY:
+        return None
+    return PAYOUT_POSTING_RULES[state]

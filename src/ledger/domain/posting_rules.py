@@ -218,7 +218,10 @@ PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
     PayoutState.PAID:     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
     PayoutState.FAILED:   PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
     PayoutState.RETURNED: PostingRule(EntryType.PAYOUT_RETURN,   _CASH,     _PAYABLE),
+    PayoutState.CANCELED: PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
 }
+# The states to which a payout moves without an entry.
+PAYOUT_STATES_WITHOUT_ENTRY = frozenset({PayoutState.SUBMITTED})
 
 # What each step of a payment posts. A payment to a restaurant matures as a charge does.
 PAYMENT_POSTING_RULES: dict[PaymentStep, PaymentRules] = {

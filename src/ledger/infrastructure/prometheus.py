@@ -37,6 +37,7 @@ from prometheus_client.registry import Collector
 from ledger.addresses import host_and_port, with_port
 from ledger.application.metrics import GroupKind, PaymentCommand
 from ledger.domain.payments import DeclineReason
+from ledger.domain.payout_states import PayoutState
 from ledger.zones import zone_table_version
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -225,19 +226,19 @@ class PrometheusLedgerMetrics:
         )
         self.unanswered = Gauge(
             "ledger_payouts_unanswered",
-            "Payouts that the bank has not answered.",
-            ("currency",),
+            "Payouts that the bank has not answered, by currency and state.",
+            ("currency", "state"),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.oldest_unanswered_seconds = Gauge(
             "ledger_payouts_unanswered_oldest_seconds",
-            "The age of the oldest payout that the bank has not answered.",
-            ("currency",),
+            "The age of the oldest payout that the bank has not answered, by currency and state.",
+            ("currency", "state"),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
-        self._unanswered_currencies: set[str] = set()
+        self._unanswered_seen: set[tuple[str, PayoutState]] = set()
         self.facts_repeated_total = Counter(
             "ledger_facts_repeated",
             "Events booked that report the fact of another recent event: same type, reference, "
@@ -284,13 +285,16 @@ class PrometheusLedgerMetrics:
     def payouts_made(self, count: int) -> None:
         self.payouts_made_total.inc(count)
 
-    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
-        # A currency whose payouts are all answered stays, at 0.
-        for currency in self._unanswered_currencies | by_currency.keys():
-            count, oldest_seconds = by_currency.get(currency, (0, 0.0))
-            self.unanswered.labels(currency).set(count)
-            self.oldest_unanswered_seconds.labels(currency).set(oldest_seconds)
-        self._unanswered_currencies |= by_currency.keys()
+    def payouts_unanswered(
+        self, found: Mapping[tuple[str, PayoutState], tuple[int, float]]
+    ) -> None:
+        # A currency and state whose payouts are all answered stays, at 0.
+        for currency, state in self._unanswered_seen | found.keys():
+            count, oldest_seconds = found.get((currency, state), (0, 0.0))
+            labels = (currency, state.value.lower())
+            self.unanswered.labels(*labels).set(count)
+            self.oldest_unanswered_seconds.labels(*labels).set(oldest_seconds)
+        self._unanswered_seen |= found.keys()
 
     def payment_decided(self, command: PaymentCommand, outcome: str) -> None:
         self._decided[command, outcome].inc()

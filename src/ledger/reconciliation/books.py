@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from ledger.domain.events import EventType
 from ledger.reconciliation.layouts import Kind
 
 
@@ -32,7 +33,7 @@ class BookEvent:
         """What the processor took for it. A dispute's fee is the processor's; a charge's is not."""
         if self.type in FEE_TYPES:
             return -SIGNS[self.type] * self.amount_minor
-        own = self.fee_minor if self.type == "dispute_opened" else 0
+        own = self.fee_minor if self.type == EventType.DISPUTE_OPENED else 0
         return own + self.processor_fee_minor
 
     @property
@@ -42,54 +43,58 @@ class BookEvent:
 
 
 # The sign of what an event moved at the processor. Other types moved nothing there.
-SIGNS = {
-    "charge_succeeded": 1,
-    "charge_reversed": -1,
-    "refund_succeeded": -1,
-    "refund_failed": 1,
-    "dispute_opened": -1,
-    "dispute_won": 1,
-    "dispute_fee_refunded": 1,
-    "processor_fee_assessed": -1,
-    "processor_fee_refunded": 1,
-    "tax_withheld": -1,
-    "tax_withholding_reversed": 1,
-    "reserve_held": -1,
-    "reserve_released": 1,
-    "processor_settled": -1,
-    "processor_settlement_debited": 1,
+SIGNS: dict[str, int] = {
+    EventType.CHARGE_SUCCEEDED: 1,
+    EventType.CHARGE_REVERSED: -1,
+    EventType.REFUND_SUCCEEDED: -1,
+    EventType.REFUND_FAILED: 1,
+    EventType.DISPUTE_OPENED: -1,
+    EventType.DISPUTE_WON: 1,
+    EventType.DISPUTE_FEE_REFUNDED: 1,
+    EventType.PROCESSOR_FEE_ASSESSED: -1,
+    EventType.PROCESSOR_FEE_REFUNDED: 1,
+    EventType.TAX_WITHHELD: -1,
+    EventType.TAX_WITHHOLDING_REVERSED: 1,
+    EventType.RESERVE_HELD: -1,
+    EventType.RESERVE_RELEASED: 1,
+    EventType.PROCESSOR_SETTLED: -1,
+    EventType.PROCESSOR_SETTLEMENT_DEBITED: 1,
 }
 
 # An event of these types that no line of the report stands for is missing there. Taxes and reserves
 # may be the platform's own, and settlements are compared with the payouts of the report.
-EXPECTED_TYPES = (
-    "charge_succeeded",
-    "charge_reversed",
-    "refund_succeeded",
-    "refund_failed",
-    "dispute_opened",
-    "dispute_won",
-    "dispute_fee_refunded",
-    "processor_fee_assessed",
-    "processor_fee_refunded",
+EXPECTED_TYPES: tuple[str, ...] = (
+    EventType.CHARGE_SUCCEEDED,
+    EventType.CHARGE_REVERSED,
+    EventType.REFUND_SUCCEEDED,
+    EventType.REFUND_FAILED,
+    EventType.DISPUTE_OPENED,
+    EventType.DISPUTE_WON,
+    EventType.DISPUTE_FEE_REFUNDED,
+    EventType.PROCESSOR_FEE_ASSESSED,
+    EventType.PROCESSOR_FEE_REFUNDED,
 )
 
 # The types of event that a line may stand for: for a credit, and for a debit.
-_TYPES = {
-    Kind.CHARGE: ("charge_succeeded", "charge_succeeded"),
-    Kind.CHARGE_REVERSAL: ("charge_reversed", "charge_reversed"),
-    Kind.REFUND: ("refund_succeeded", "refund_succeeded"),
-    Kind.REFUND_REVERSAL: ("refund_failed", "refund_failed"),
-    Kind.DISPUTE: ("dispute_opened", "dispute_opened"),
-    Kind.DISPUTE_REVERSAL: ("dispute_won", "dispute_won"),
-    Kind.FEE: ("processor_fee_refunded", "processor_fee_assessed"),
-    Kind.TAX: ("tax_withholding_reversed", "tax_withheld"),
-    Kind.RESERVE: ("reserve_released", "reserve_held"),
+_TYPES: dict[Kind, tuple[str, str]] = {
+    Kind.CHARGE: (EventType.CHARGE_SUCCEEDED, EventType.CHARGE_SUCCEEDED),
+    Kind.CHARGE_REVERSAL: (EventType.CHARGE_REVERSED, EventType.CHARGE_REVERSED),
+    Kind.REFUND: (EventType.REFUND_SUCCEEDED, EventType.REFUND_SUCCEEDED),
+    Kind.REFUND_REVERSAL: (EventType.REFUND_FAILED, EventType.REFUND_FAILED),
+    Kind.DISPUTE: (EventType.DISPUTE_OPENED, EventType.DISPUTE_OPENED),
+    Kind.DISPUTE_REVERSAL: (EventType.DISPUTE_WON, EventType.DISPUTE_WON),
+    Kind.FEE: (EventType.PROCESSOR_FEE_REFUNDED, EventType.PROCESSOR_FEE_ASSESSED),
+    Kind.TAX: (EventType.TAX_WITHHOLDING_REVERSED, EventType.TAX_WITHHELD),
+    Kind.RESERVE: (EventType.RESERVE_RELEASED, EventType.RESERVE_HELD),
     # The platform's bank account gets what a payout debits at the processor.
-    Kind.PAYOUT: ("processor_settlement_debited", "processor_settled"),
+    Kind.PAYOUT: (EventType.PROCESSOR_SETTLEMENT_DEBITED, EventType.PROCESSOR_SETTLED),
 }
 # Events that are a fee and nothing else. A fee that came back with a dispute is the restaurant's.
-FEE_TYPES = ("processor_fee_assessed", "processor_fee_refunded", "dispute_fee_refunded")
+FEE_TYPES: tuple[str, ...] = (
+    EventType.PROCESSOR_FEE_ASSESSED,
+    EventType.PROCESSOR_FEE_REFUNDED,
+    EventType.DISPUTE_FEE_REFUNDED,
+)
 
 
 def type_of(kind: Kind, net_minor: int) -> str:

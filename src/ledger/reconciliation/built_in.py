@@ -66,6 +66,11 @@ def _stripe(
         gross=columns_of(gross),
         fee=columns_of("fee"),
         net=columns_of("net"),
+        presented=Presented(
+            gross=columns_of("customer_facing_amount"),
+            currency="customer_facing_currency",
+            rate="",
+        ),
         occurred_at=occurred_at,
         row_id=templates(f"{{{row}}}"),
         references=(source, "charge_id", "payment_intent_id"),

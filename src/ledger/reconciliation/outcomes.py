@@ -231,7 +231,7 @@ def _differences(outcome: Outcome, date_tolerance: timedelta | None) -> Iterator
     if gross != event.gross_minor:
         yield Difference("amount", str(gross), str(event.gross_minor))
     cost = sum(line.cost_minor for line in outcome.lines)
-    # Books without any fee lack it; with another one they contradict the report.
+    # Books without any fee only lack it; with another one they contradict the report.
     if cost != outcome.books_cost_minor and outcome.books_cost_minor:
         yield Difference("fee", str(cost), str(outcome.books_cost_minor))
     first = outcome.lines[0]

@@ -48,6 +48,17 @@ def postings_of(outcome: Outcome) -> Iterator[Posting]:
             yield from _posting(line, line.event_ids, Kind.PAYOUT, line.net_minor)
 
 
+def booked_before(outcome: Outcome) -> int:
+    """How many events of the outcome have the ids under which `--post` books."""
+    ids = {
+        ids[0]
+        for line in outcome.lines
+        for ids in (line.event_ids if line.kind in (Kind.FEE, Kind.PAYOUT) else line.fee_ids,)
+        if ids
+    }
+    return sum(event.event_id in ids for event in outcome.events)
+
+
 def _fees_of(outcome: Outcome) -> Iterator[Posting]:
     """One for each line with a cost, in the books of the restaurant that was charged."""
     for line in outcome.lines:

@@ -15,7 +15,7 @@ from ledger.reconciliation.layouts import Layout
 from ledger.reconciliation.lines import LineReader
 from ledger.reconciliation.matching import match
 from ledger.reconciliation.outcomes import AGREED, Outcome, Totals, find_outcomes
-from ledger.reconciliation.postings import Posting, postings_of
+from ledger.reconciliation.postings import Posting, booked_before, postings_of
 from ledger.reconciliation.problems import BadCell, Problem, ProblemList, ReportUnusable
 from ledger.reconciliation.rows import LeftOut, Row, read_rows
 from ledger.reconciliation.texts import find_text
@@ -85,6 +85,10 @@ class Reconciliation:
         """What only the report knows, as events to book."""
         return chain.from_iterable(map(postings_of, self.outcomes()))
 
+    def booked_before(self) -> int:
+        """How many events the books have that `postings` would be otherwise."""
+        return sum(map(booked_before, self.outcomes()))
+
 
 @contextmanager
 def reconcile(source: BinaryIO, books: Books, terms: Terms) -> Iterator[Reconciliation]:
@@ -96,7 +100,7 @@ def reconcile(source: BinaryIO, books: Books, terms: Terms) -> Iterator[Reconcil
         try:
             seen = _read(workspace, source, terms)
             period = _add_period(workspace, books, terms, list(seen.layouts.values()))
-            match(workspace, books)
+            seen.notes += match(workspace, books, has_period=period is not None)
             has_dates = all(layout.has_event_dates for layout in seen.layouts.values())
             tolerance = terms.date_tolerance if has_dates else None
             totals = Totals()

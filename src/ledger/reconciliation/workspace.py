@@ -251,6 +251,13 @@ class Workspace:
                 found[stored.event.event_id] = stored
         return found
 
+    def events_at(self, places: Sequence[int]) -> dict[int, BookEvent]:
+        """The events at these places."""
+        marks = ", ".join("?" * len(places))
+        return {
+            stored.id: stored.event for stored in self._events(f"WHERE id IN ({marks})", places)
+        }
+
     def free_events_by_reference(self, references: Sequence[str]) -> list[StoredEvent]:
         """The events with one of these references that no line stands for."""
         if not references:
@@ -314,6 +321,11 @@ class Workspace:
         ):
             yield found
             last = found[-1].id
+
+    def count(self, condition: str) -> int:
+        """How many lines a condition holds for."""
+        found = self._db.execute(f"SELECT count(*) FROM lines WHERE {condition}")  # noqa: S608
+        return int(found.fetchone()[0])
 
     def lines_of(self, event: int) -> list[StoredLine]:
         """The lines that stand for an event."""

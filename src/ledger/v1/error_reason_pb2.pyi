@@ -281,6 +281,34 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "PAYMENT_REJECTED", "domain": "ledger.v1",
           "metadata": { "payment_id": "pay_1" } }
     """
+    ERROR_REASON_SUBMISSION_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """No submission of payouts with this id exists. Status NOT_FOUND.
+
+        { "reason": "SUBMISSION_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "submission_id": "sub_1" } }
+    """
+    ERROR_REASON_SUBMISSION_ID_REUSED: _ErrorReason.ValueType  # 41
+    """A submission of payouts with this id is stored already, with other contents. Status
+    ALREADY_EXISTS. Stored values are never shown.
+
+        { "reason": "SUBMISSION_ID_REUSED", "domain": "ledger.v1",
+          "metadata": { "submission_id": "sub_1", "differing_fields": "payout_run_id" } }
+    """
+    ERROR_REASON_PAYOUTS_NOT_SUBMITTABLE: _ErrorReason.ValueType  # 42
+    """Some of the named payouts are not CREATED, so they cannot be submitted. Status
+    FAILED_PRECONDITION. None was submitted. `payout_ids` names the first 20 of them, `count` is
+    how many they are.
+
+        { "reason": "PAYOUTS_NOT_SUBMITTABLE", "domain": "ledger.v1",
+          "metadata": { "payout_ids": "…,…", "count": "2" } }
+    """
+    ERROR_REASON_PAYOUT_RUN_UNDER_WAY: _ErrorReason.ValueType  # 43
+    """The payout run has not ended, so the list of its payouts is not complete. Status
+    FAILED_PRECONDITION. Nothing was submitted; wait for the run's end, or cancel it.
+
+        { "reason": "PAYOUT_RUN_UNDER_WAY", "domain": "ledger.v1",
+          "metadata": { "payout_run_id": "…" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
@@ -548,4 +576,32 @@ INVALID_ARGUMENT. Nothing of it was stored.
 
     { "reason": "PAYMENT_REJECTED", "domain": "ledger.v1",
       "metadata": { "payment_id": "pay_1" } }
+"""
+ERROR_REASON_SUBMISSION_NOT_FOUND: ErrorReason.ValueType  # 40
+"""No submission of payouts with this id exists. Status NOT_FOUND.
+
+    { "reason": "SUBMISSION_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "submission_id": "sub_1" } }
+"""
+ERROR_REASON_SUBMISSION_ID_REUSED: ErrorReason.ValueType  # 41
+"""A submission of payouts with this id is stored already, with other contents. Status
+ALREADY_EXISTS. Stored values are never shown.
+
+    { "reason": "SUBMISSION_ID_REUSED", "domain": "ledger.v1",
+      "metadata": { "submission_id": "sub_1", "differing_fields": "payout_run_id" } }
+"""
+ERROR_REASON_PAYOUTS_NOT_SUBMITTABLE: ErrorReason.ValueType  # 42
+"""Some of the named payouts are not CREATED, so they cannot be submitted. Status
+FAILED_PRECONDITION. None was submitted. `payout_ids` names the first 20 of them, `count` is
+how many they are.
+
+    { "reason": "PAYOUTS_NOT_SUBMITTABLE", "domain": "ledger.v1",
+      "metadata": { "payout_ids": "…,…", "count": "2" } }
+"""
+ERROR_REASON_PAYOUT_RUN_UNDER_WAY: ErrorReason.ValueType  # 43
+"""The payout run has not ended, so the list of its payouts is not complete. Status
+FAILED_PRECONDITION. Nothing was submitted; wait for the run's end, or cancel it.
+
+    { "reason": "PAYOUT_RUN_UNDER_WAY", "domain": "ledger.v1",
+      "metadata": { "payout_run_id": "…" } }
 """

@@ -121,6 +121,14 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     """The processor's money reached the platform's bank account. In the platform's books."""
     EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED: _EventType.ValueType  # 24
     """The processor took money from the platform's bank account. In the platform's books."""
+    EVENT_TYPE_PAYOUT_SUBMITTED: _EventType.ValueType  # 25
+    """A payout was handed over to the bank. Posts nothing."""
+    EVENT_TYPE_PAYOUT_CANCELED: _EventType.ValueType  # 26
+    """A payout was canceled before it was handed over to the bank: its amount is available again at
+    once.
+    """
+    EVENT_TYPE_PAYOUT_REFERENCED: _EventType.ValueType  # 27
+    """The bank named its reference of a payout, for example a trace id. Moves and posts nothing."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened at the payment processor. This enum grows: expect values that you do not know."""
@@ -192,6 +200,14 @@ EVENT_TYPE_PROCESSOR_SETTLED: EventType.ValueType  # 23
 """The processor's money reached the platform's bank account. In the platform's books."""
 EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED: EventType.ValueType  # 24
 """The processor took money from the platform's bank account. In the platform's books."""
+EVENT_TYPE_PAYOUT_SUBMITTED: EventType.ValueType  # 25
+"""A payout was handed over to the bank. Posts nothing."""
+EVENT_TYPE_PAYOUT_CANCELED: EventType.ValueType  # 26
+"""A payout was canceled before it was handed over to the bank: its amount is available again at
+once.
+"""
+EVENT_TYPE_PAYOUT_REFERENCED: EventType.ValueType  # 27
+"""The bank named its reference of a payout, for example a trace id. Moves and posts nothing."""
 
 class _IngestStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -336,7 +352,9 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     ENTRY_TYPE_PAYOUT_RELEASE: _EntryType.ValueType  # 13
     """A payout's amount, paid by the bank."""
     ENTRY_TYPE_PAYOUT_REVERSAL: _EntryType.ValueType  # 14
-    """A payout's amount, available again because the payout failed before it was paid."""
+    """A payout's amount, available again because the payout failed before it was paid, or was
+    canceled.
+    """
     ENTRY_TYPE_PAYOUT_RETURN: _EntryType.ValueType  # 15
     """A payout's amount, available again because the bank returned it after it was paid."""
     ENTRY_TYPE_PAYMENT_HOLD: _EntryType.ValueType  # 16
@@ -418,7 +436,9 @@ ENTRY_TYPE_PAYOUT_RESERVE: EntryType.ValueType  # 12
 ENTRY_TYPE_PAYOUT_RELEASE: EntryType.ValueType  # 13
 """A payout's amount, paid by the bank."""
 ENTRY_TYPE_PAYOUT_REVERSAL: EntryType.ValueType  # 14
-"""A payout's amount, available again because the payout failed before it was paid."""
+"""A payout's amount, available again because the payout failed before it was paid, or was
+canceled.
+"""
 ENTRY_TYPE_PAYOUT_RETURN: EntryType.ValueType  # 15
 """A payout's amount, available again because the bank returned it after it was paid."""
 ENTRY_TYPE_PAYMENT_HOLD: EntryType.ValueType  # 16
@@ -475,7 +495,9 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     PAYOUT_STATE_UNSPECIFIED: _PayoutState.ValueType  # 0
     """In a filter: any state. Otherwise never sent."""
     PAYOUT_STATE_CREATED: _PayoutState.ValueType  # 1
-    """Its amount is set aside; the bank has not answered."""
+    """Its amount is set aside. It was not handed over to the bank, as far as the ledger knows, and
+    the bank has not answered.
+    """
     PAYOUT_STATE_PAID: _PayoutState.ValueType  # 2
     """The bank carried it out."""
     PAYOUT_STATE_FAILED: _PayoutState.ValueType  # 3
@@ -484,18 +506,24 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     """The bank returned it after it was paid, in whichever order the two events came. Its amount is
     available again.
     """
+    PAYOUT_STATE_SUBMITTED: _PayoutState.ValueType  # 5
+    """It was handed over to the bank, which has not answered."""
+    PAYOUT_STATE_CANCELED: _PayoutState.ValueType  # 6
+    """It was canceled before it was handed over to the bank. Its amount is available again."""
 
 class PayoutState(_PayoutState, metaclass=_PayoutStateEnumTypeWrapper):
-    """Where a payout stands. CREATED becomes PAID or FAILED. PAID becomes RETURNED by a PAYOUT_FAILED
-    that occurred no earlier than the payment; FAILED becomes RETURNED by a PAYOUT_PAID that occurred
-    no later than the failure. No other move exists. This enum grows: expect values that you do not
-    know.
+    """Where a payout stands. CREATED becomes SUBMITTED or CANCELED; CREATED and SUBMITTED become PAID or
+    FAILED. PAID becomes RETURNED by a PAYOUT_FAILED that occurred no earlier than the payment; FAILED
+    becomes RETURNED by a PAYOUT_PAID that occurred no later than the failure. No other move exists.
+    This enum grows: expect values that you do not know.
     """
 
 PAYOUT_STATE_UNSPECIFIED: PayoutState.ValueType  # 0
 """In a filter: any state. Otherwise never sent."""
 PAYOUT_STATE_CREATED: PayoutState.ValueType  # 1
-"""Its amount is set aside; the bank has not answered."""
+"""Its amount is set aside. It was not handed over to the bank, as far as the ledger knows, and
+the bank has not answered.
+"""
 PAYOUT_STATE_PAID: PayoutState.ValueType  # 2
 """The bank carried it out."""
 PAYOUT_STATE_FAILED: PayoutState.ValueType  # 3
@@ -504,6 +532,33 @@ PAYOUT_STATE_RETURNED: PayoutState.ValueType  # 4
 """The bank returned it after it was paid, in whichever order the two events came. Its amount is
 available again.
 """
+PAYOUT_STATE_SUBMITTED: PayoutState.ValueType  # 5
+"""It was handed over to the bank, which has not answered."""
+PAYOUT_STATE_CANCELED: PayoutState.ValueType  # 6
+"""It was canceled before it was handed over to the bank. Its amount is available again."""
+
+class _SubmitStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubmitStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SubmitStatus.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SUBMIT_STATUS_UNSPECIFIED: _SubmitStatus.ValueType  # 0
+    """Never sent."""
+    SUBMIT_STATUS_CREATED: _SubmitStatus.ValueType  # 1
+    """This call made the submission."""
+    SUBMIT_STATUS_DUPLICATE: _SubmitStatus.ValueType  # 2
+    """The submission had been made before, with the same contents. Nothing changed."""
+
+class SubmitStatus(_SubmitStatus, metaclass=_SubmitStatusEnumTypeWrapper):
+    """The outcome of SubmitPayouts. This enum grows: expect values that you do not know."""
+
+SUBMIT_STATUS_UNSPECIFIED: SubmitStatus.ValueType  # 0
+"""Never sent."""
+SUBMIT_STATUS_CREATED: SubmitStatus.ValueType  # 1
+"""This call made the submission."""
+SUBMIT_STATUS_DUPLICATE: SubmitStatus.ValueType  # 2
+"""The submission had been made before, with the same contents. Nothing changed."""
 
 class _PayoutRunState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -689,8 +744,8 @@ class ProcessorEvent(message.Message):
     (stored, not posted).
     """
     payout_id: builtins.str
-    """The payout that a payout event is about. Required on EVENT_TYPE_PAYOUT_PAID and _FAILED, empty
-    on all others.
+    """The payout that a payout event is about. Required on events whose type begins with
+    EVENT_TYPE_PAYOUT_, empty on all others.
     """
     reference: builtins.str
     """The processor's id of what the event is about: the payment, the refund's payment, the dispute.
@@ -1915,6 +1970,9 @@ class Payout(message.Message):
     HISTORY_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    SUBMISSION_ID_FIELD_NUMBER: builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: builtins.int
+    ANSWERED_AT_FIELD_NUMBER: builtins.int
     RETAINED_MINOR_FIELD_NUMBER: builtins.int
     RETAINED_BEFORE_MINOR_FIELD_NUMBER: builtins.int
     payout_id: builtins.str
@@ -1931,6 +1989,8 @@ class Payout(message.Message):
     """Where it stands."""
     transaction_id: builtins.str
     """The transaction id of its reserve."""
+    submission_id: builtins.str
+    """The submission that has it. Empty if none does."""
     retained_minor: builtins.int
     """What this payout counted and left in the account, in minor units, 0 or more: the minimum of the
     restaurant's profile, and what debits that matured after the cut-off had taken.
@@ -1962,6 +2022,16 @@ class Payout(message.Message):
     def created_at(self) -> timestamp_pb2.Timestamp:
         """When it was created, by the database's clock."""
 
+    @builtins.property
+    def submitted_at(self) -> timestamp_pb2.Timestamp:
+        """When it became SUBMITTED, by the database's clock. Unset if it never did."""
+
+    @builtins.property
+    def answered_at(self) -> timestamp_pb2.Timestamp:
+        """When the bank's latest answer, PAYOUT_PAID or PAYOUT_FAILED, was recorded, by the database's
+        clock. Unset if the bank has not answered.
+        """
+
     def __init__(
         self,
         *,
@@ -1977,12 +2047,15 @@ class Payout(message.Message):
         history: abc.Iterable[PayoutMove] | None = ...,
         created_at: timestamp_pb2.Timestamp | None = ...,
         transaction_id: builtins.str = ...,
+        submission_id: builtins.str = ...,
+        submitted_at: timestamp_pb2.Timestamp | None = ...,
+        answered_at: timestamp_pb2.Timestamp | None = ...,
         retained_minor: builtins.int = ...,
         retained_before_minor: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["answered_at", b"answered_at", "as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "retained_before_minor", b"retained_before_minor", "retained_minor", b"retained_minor", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "answered_at", b"answered_at", "as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "retained_before_minor", b"retained_before_minor", "retained_minor", b"retained_minor", "state", b"state", "submission_id", b"submission_id", "submitted_at", b"submitted_at", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2057,16 +2130,44 @@ class ListPayoutsRequest(message.Message):
     PAYOUT_RUN_ID_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    START_AT_FIELD_NUMBER: builtins.int
+    END_AT_FIELD_NUMBER: builtins.int
+    UNANSWERED_SINCE_FIELD_NUMBER: builtins.int
+    SUBMISSION_ID_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """Only payouts of this restaurant. Empty: all."""
     state: PayoutState.ValueType
-    """Only payouts in this state. Unspecified: all."""
+    """Only payouts in this state. Unspecified: all. Not together with `states`."""
     payout_run_id: builtins.str
     """Only payouts of this run. Empty: all."""
     page_size: builtins.int
     """At most this many payouts; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
+    currency: builtins.str
+    """Only payouts in this currency, an ISO 4217 code. Empty: all."""
+    submission_id: builtins.str
+    """Only payouts of this submission. Empty: all."""
+    @builtins.property
+    def start_at(self) -> timestamp_pb2.Timestamp:
+        """Only payouts created at or after it. Unset: from the first."""
+
+    @builtins.property
+    def end_at(self) -> timestamp_pb2.Timestamp:
+        """Only payouts created before it. Unset: up to now."""
+
+    @builtins.property
+    def unanswered_since(self) -> timestamp_pb2.Timestamp:
+        """Only payouts that the bank has not answered (CREATED or SUBMITTED) and that were created before
+        it. Unset: all.
+        """
+
+    @builtins.property
+    def states(self) -> containers.RepeatedScalarFieldContainer[PayoutState.ValueType]:
+        """Only payouts in one of these states, each at most once. Empty: all."""
+
     def __init__(
         self,
         *,
@@ -2075,10 +2176,16 @@ class ListPayoutsRequest(message.Message):
         payout_run_id: builtins.str = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        currency: builtins.str = ...,
+        start_at: timestamp_pb2.Timestamp | None = ...,
+        end_at: timestamp_pb2.Timestamp | None = ...,
+        unanswered_since: timestamp_pb2.Timestamp | None = ...,
+        submission_id: builtins.str = ...,
+        states: abc.Iterable[PayoutState.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_at", b"end_at", "start_at", b"start_at", "unanswered_since", b"unanswered_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "end_at", b"end_at", "page_size", b"page_size", "page_token", b"page_token", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "start_at", b"start_at", "state", b"state", "states", b"states", "submission_id", b"submission_id", "unanswered_since", b"unanswered_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2105,6 +2212,194 @@ class ListPayoutsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "payouts", b"payouts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SubmitPayoutsRequest(message.Message):
+    """The request of SubmitPayouts: `payout_run_id` or `payout_ids`, not both."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SUBMISSION_ID_FIELD_NUMBER: builtins.int
+    PAYOUT_RUN_ID_FIELD_NUMBER: builtins.int
+    PAYOUT_IDS_FIELD_NUMBER: builtins.int
+    PAYOUTS_MAX_FIELD_NUMBER: builtins.int
+    submission_id: builtins.str
+    """The caller's id of the submission, 1 to 128 characters of [A-Za-z0-9._:-]. Required. Each id is
+    used once.
+    """
+    payout_run_id: builtins.str
+    """Submit the payouts of this run that are CREATED. The run must have ended."""
+    payouts_max: builtins.int
+    """Of a run, take at most this many, 1 to 100,000; 0 means 100,000. The rest is for further
+    submissions. Only with `payout_run_id`.
+    """
+    @builtins.property
+    def payout_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Submit these payouts: 1 to 1,000, each once, all of one currency. Their order does not matter."""
+
+    def __init__(
+        self,
+        *,
+        submission_id: builtins.str = ...,
+        payout_run_id: builtins.str = ...,
+        payout_ids: abc.Iterable[builtins.str] | None = ...,
+        payouts_max: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payout_ids", b"payout_ids", "payout_run_id", b"payout_run_id", "payouts_max", b"payouts_max", "submission_id", b"submission_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SubmitPayoutsResponse(message.Message):
+    """The response of SubmitPayouts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    SUBMISSION_FIELD_NUMBER: builtins.int
+    status: SubmitStatus.ValueType
+    """CREATED or DUPLICATE."""
+    @builtins.property
+    def submission(self) -> PayoutSubmission:
+        """The submission; the same on every repeat."""
+
+    def __init__(
+        self,
+        *,
+        status: SubmitStatus.ValueType = ...,
+        submission: PayoutSubmission | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["submission", b"submission"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status", "submission", b"submission"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PayoutSubmission(message.Message):
+    """Payouts that were handed over to the bank together. Set by the server; nothing in it is ever
+    changed.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SUBMISSION_ID_FIELD_NUMBER: builtins.int
+    PAYOUT_RUN_ID_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    PAYOUTS_COUNT_FIELD_NUMBER: builtins.int
+    TOTAL_AMOUNT_MINOR_FIELD_NUMBER: builtins.int
+    IS_CAPPED_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    submission_id: builtins.str
+    """The caller's id."""
+    payout_run_id: builtins.str
+    """The run whose payouts were submitted. Empty if they were named."""
+    currency: builtins.str
+    """ISO 4217 code of all its payouts."""
+    payouts_count: builtins.int
+    """How many payouts it has; 0 if none of the run was CREATED."""
+    total_amount_minor: builtins.int
+    """What they add up to, in minor units."""
+    is_capped: builtins.bool
+    """Whether the payouts add up to more than an int64 holds. Then total_amount_minor is the largest
+    int64.
+    """
+    @builtins.property
+    def left_out(self) -> containers.RepeatedCompositeFieldContainer[LeftOutCount]:
+        """How many payouts of the run were left out, by the state that they had. CREATED: there were more
+        than `payouts_max`.
+        """
+
+    @builtins.property
+    def created_at(self) -> timestamp_pb2.Timestamp:
+        """When it was made, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        submission_id: builtins.str = ...,
+        payout_run_id: builtins.str = ...,
+        currency: builtins.str = ...,
+        payouts_count: builtins.int = ...,
+        total_amount_minor: builtins.int = ...,
+        is_capped: builtins.bool = ...,
+        left_out: abc.Iterable[LeftOutCount] | None = ...,
+        created_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["created_at", b"created_at", "currency", b"currency", "is_capped", b"is_capped", "left_out", b"left_out", "payout_run_id", b"payout_run_id", "payouts_count", b"payouts_count", "submission_id", b"submission_id", "total_amount_minor", b"total_amount_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LeftOutCount(message.Message):
+    """How many payouts of a run in one state a submission left out."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    state: PayoutState.ValueType
+    """The state."""
+    count: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        state: PayoutState.ValueType = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CancelPayoutRequest(message.Message):
+    """The request of CancelPayout."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
+    payout_id: builtins.str
+    """The id of the payout. Required."""
+    def __init__(
+        self,
+        *,
+        payout_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payout_id", b"payout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CancelPayoutResponse(message.Message):
+    """The response of CancelPayout."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payout(self) -> Payout:
+        """The payout, with its items and history."""
+
+    def __init__(
+        self,
+        *,
+        payout: Payout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payout", b"payout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payout", b"payout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,6 +101,16 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutsRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutsResponse.FromString,
                 _registered_method=True)
+        self.SubmitPayouts = channel.unary_unary(
+                '/ledger.v1.LedgerService/SubmitPayouts',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsResponse.FromString,
+                _registered_method=True)
+        self.CancelPayout = channel.unary_unary(
+                '/ledger.v1.LedgerService/CancelPayout',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutResponse.FromString,
+                _registered_method=True)
         self.PutRestaurant = channel.unary_unary(
                 '/ledger.v1.LedgerService/PutRestaurant',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.PutRestaurantRequest.SerializeToString,
@@ -278,8 +288,38 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPayouts(self, request, context):
-        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-        or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
+        a run or a submission that does not exist. INVALID_ARGUMENT: a bad field or page token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitPayouts(self, request, context):
+        """Marks payouts as handed over to the bank, and fixes their list under an id of the caller's. One
+        transaction moves those that are CREATED to SUBMITTED. No payout is ever in two submissions.
+        ListPayouts returns the list by its `submission_id`.
+
+        Of a run, all that are CREATED are taken, in the order of payout ids, up to `payouts_max`;
+        `left_out` counts the others. Named payouts are all taken, or none.
+
+        On repeat: the same submission id with the same contents gets SUBMIT_STATUS_DUPLICATE with the
+        submission of the first time, and changes nothing, for ever.
+
+        INVALID_ARGUMENT: a bad field, or payouts of several currencies. ALREADY_EXISTS: a submission
+        with this id and other contents is stored (the differing fields are named). NOT_FOUND: no such
+        run or payout. FAILED_PRECONDITION: the run is under way, so its list is not complete; or named
+        payouts are not CREATED, which are named. In all these cases nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPayout(self, request, context):
+        """Cancels a payout that was not submitted to the bank: its amount is available again at once.
+
+        On repeat: the same response. NOT_FOUND: no such payout. FAILED_PRECONDITION: it was submitted,
+        or the bank has answered. INVALID_ARGUMENT: not a payout's id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -391,6 +431,16 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListPayouts,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutsRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutsResponse.SerializeToString,
+            ),
+            'SubmitPayouts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitPayouts,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsResponse.SerializeToString,
+            ),
+            'CancelPayout': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPayout,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutResponse.SerializeToString,
             ),
             'PutRestaurant': grpc.unary_unary_rpc_method_handler(
                     servicer.PutRestaurant,
@@ -766,6 +816,60 @@ class LedgerService:
             '/ledger.v1.LedgerService/ListPayouts',
             ledger_dot_v1_dot_ledger__pb2.ListPayoutsRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.ListPayoutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitPayouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/SubmitPayouts',
+            ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.SubmitPayoutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPayout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/CancelPayout',
+            ledger_dot_v1_dot_ledger__pb2.CancelPayoutRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.CancelPayoutResponse.FromString,
             options,
             channel_credentials,
             insecure,

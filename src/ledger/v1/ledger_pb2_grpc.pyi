@@ -162,8 +162,30 @@ class LedgerServiceStub:
     not a payout's id.
     """
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
-    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-    or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
+    a run or a submission that does not exist. INVALID_ARGUMENT: a bad field or page token.
+    """
+    SubmitPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SubmitPayoutsRequest, _ledger_pb2.SubmitPayoutsResponse]
+    """Marks payouts as handed over to the bank, and fixes their list under an id of the caller's. One
+    transaction moves those that are CREATED to SUBMITTED. No payout is ever in two submissions.
+    ListPayouts returns the list by its `submission_id`.
+
+    Of a run, all that are CREATED are taken, in the order of payout ids, up to `payouts_max`;
+    `left_out` counts the others. Named payouts are all taken, or none.
+
+    On repeat: the same submission id with the same contents gets SUBMIT_STATUS_DUPLICATE with the
+    submission of the first time, and changes nothing, for ever.
+
+    INVALID_ARGUMENT: a bad field, or payouts of several currencies. ALREADY_EXISTS: a submission
+    with this id and other contents is stored (the differing fields are named). NOT_FOUND: no such
+    run or payout. FAILED_PRECONDITION: the run is under way, so its list is not complete; or named
+    payouts are not CREATED, which are named. In all these cases nothing is stored.
+    """
+    CancelPayout: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRequest, _ledger_pb2.CancelPayoutResponse]
+    """Cancels a payout that was not submitted to the bank: its amount is available again at once.
+
+    On repeat: the same response. NOT_FOUND: no such payout. FAILED_PRECONDITION: it was submitted,
+    or the bank has answered. INVALID_ARGUMENT: not a payout's id.
     """
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -297,8 +319,30 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     not a payout's id.
     """
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
-    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-    or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
+    a run or a submission that does not exist. INVALID_ARGUMENT: a bad field or page token.
+    """
+    SubmitPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SubmitPayoutsRequest, _ledger_pb2.SubmitPayoutsResponse]  # type: ignore[assignment]
+    """Marks payouts as handed over to the bank, and fixes their list under an id of the caller's. One
+    transaction moves those that are CREATED to SUBMITTED. No payout is ever in two submissions.
+    ListPayouts returns the list by its `submission_id`.
+
+    Of a run, all that are CREATED are taken, in the order of payout ids, up to `payouts_max`;
+    `left_out` counts the others. Named payouts are all taken, or none.
+
+    On repeat: the same submission id with the same contents gets SUBMIT_STATUS_DUPLICATE with the
+    submission of the first time, and changes nothing, for ever.
+
+    INVALID_ARGUMENT: a bad field, or payouts of several currencies. ALREADY_EXISTS: a submission
+    with this id and other contents is stored (the differing fields are named). NOT_FOUND: no such
+    run or payout. FAILED_PRECONDITION: the run is under way, so its list is not complete; or named
+    payouts are not CREATED, which are named. In all these cases nothing is stored.
+    """
+    CancelPayout: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRequest, _ledger_pb2.CancelPayoutResponse]  # type: ignore[assignment]
+    """Cancels a payout that was not submitted to the bank: its amount is available again at once.
+
+    On repeat: the same response. NOT_FOUND: no such payout. FAILED_PRECONDITION: it was submitted,
+    or the bank has answered. INVALID_ARGUMENT: not a payout's id.
     """
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -507,8 +551,42 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutsResponse]]:
-        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
-        or a run that does not exist. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
+        a run or a submission that does not exist. INVALID_ARGUMENT: a bad field or page token.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitPayouts(
+        self,
+        request: _ledger_pb2.SubmitPayoutsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.SubmitPayoutsResponse, _abc.Awaitable[_ledger_pb2.SubmitPayoutsResponse]]:
+        """Marks payouts as handed over to the bank, and fixes their list under an id of the caller's. One
+        transaction moves those that are CREATED to SUBMITTED. No payout is ever in two submissions.
+        ListPayouts returns the list by its `submission_id`.
+
+        Of a run, all that are CREATED are taken, in the order of payout ids, up to `payouts_max`;
+        `left_out` counts the others. Named payouts are all taken, or none.
+
+        On repeat: the same submission id with the same contents gets SUBMIT_STATUS_DUPLICATE with the
+        submission of the first time, and changes nothing, for ever.
+
+        INVALID_ARGUMENT: a bad field, or payouts of several currencies. ALREADY_EXISTS: a submission
+        with this id and other contents is stored (the differing fields are named). NOT_FOUND: no such
+        run or payout. FAILED_PRECONDITION: the run is under way, so its list is not complete; or named
+        payouts are not CREATED, which are named. In all these cases nothing is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelPayout(
+        self,
+        request: _ledger_pb2.CancelPayoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CancelPayoutResponse, _abc.Awaitable[_ledger_pb2.CancelPayoutResponse]]:
+        """Cancels a payout that was not submitted to the bank: its amount is available again at once.
+
+        On repeat: the same response. NOT_FOUND: no such payout. FAILED_PRECONDITION: it was submitted,
+        or the bank has answered. INVALID_ARGUMENT: not a payout's id.
         """
 
     @_abc_1.abstractmethod

@@ -55,7 +55,7 @@ REFUSED = [
 STATEMENT = statement_listing(
     StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
 )
-PAYOUTS = payout_listing(PayoutQuery(None, None, None))
+PAYOUTS = payout_listing(PayoutQuery())
 
 
 def test_page_size_has_a_default_and_a_maximum() -> None:
@@ -78,9 +78,9 @@ def test_tokens_of_restaurants_are_those_of_earlier_servers() -> None:
 @pytest.mark.parametrize(
     ("query", "described"),
     [
-        (PayoutQuery(None, None, None), ["ListPayouts", "", "", ""]),
+        (PayoutQuery(), ["ListPayouts", "", "", ""]),
         (
-            PayoutQuery("res_1", PayoutState.PAID, ID),
+            PayoutQuery("res_1", frozenset({PayoutState.PAID}), ID),
             ["ListPayouts", "res_1", "PAID", str(ID)],
         ),
     ],

@@ -215,14 +215,14 @@ def test_every_wrong_field_of_a_query_is_reported(number: Any) -> None:
 
 def test_query_of_payouts_is_decoded() -> None:
     every = ledger_pb2.ListPayoutsRequest()
-    assert decode_payout_query(every) == PayoutQuery(None, None, None)
+    assert decode_payout_query(every) == PayoutQuery()
     for state in PayoutState:
         request = ledger_pb2.ListPayoutsRequest(
             restaurant_id="res_1",
             state=ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}"),
             payout_run_id=UUID_TEXT,
         )
-        assert decode_payout_query(request) == PayoutQuery("res_1", state, ID)
+        assert decode_payout_query(request) == PayoutQuery("res_1", frozenset({state}), ID)
     wrong = ledger_pb2.ListPayoutsRequest(payout_run_id=UUID_TEXT.upper())
     assert violations_of(decode_payout_query, wrong) == [("payout_run_id", MADE_BY_THE_SERVICE)]
 

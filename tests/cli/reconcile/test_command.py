@@ -8,10 +8,11 @@ from pathlib import Path
 from support.audit import assert_books_in_order
 from support.commands import Outcome, run_command, run_process
 from support.events import event_message
-from support.reports import ADYEN_SETTLEMENT, STRIPE_PAYOUT, at
+from support.reports import ADYEN_SETTLEMENT, STRIPE_PAYOUT, at, books_of_stripe_payout
 from support.running import RunningLedger
 
 from ledger.cli.failures import ExitStatus
+from ledger.reconciliation.books import BookEvent
 from ledger.v1 import ledger_pb2
 
 CHARGES = """\
@@ -40,6 +41,28 @@ async def book_charges(ledger: RunningLedger, *, second_minor: int = 800) -> Non
             occurred_at=at(instant),
         )
         await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+
+
+def message_of(event: BookEvent) -> ledger_pb2.ProcessorEvent:
+    """The event as a caller sends it."""
+    message = event_message(
+        ledger_pb2.EventType.Value(f"EVENT_TYPE_{event.type.upper()}"),
+        event_id=event.event_id,
+        restaurant_id=event.restaurant_id,
+        currency=event.currency,
+        amount_minor=event.amount_minor,
+        fee_minor=event.fee_minor,
+        occurred_at=event.occurred_at,
+        reference=event.reference,
+    )
+    message.processor_fee_minor = event.processor_fee_minor
+    return message
+
+
+def counts_of(stdout: str) -> dict[str, str]:
+    """What the server answered to the postings."""
+    lines = stdout.partition("posted:\n")[2].splitlines()
+    return {name: number for name, number in map(str.split, lines)}
 
 
 async def reconcile(ledger: RunningLedger, *arguments: str) -> Outcome:
@@ -106,6 +129,46 @@ async def test_dry_run_shows_what_would_be_posted(ledger: RunningLedger, tmp_pat
     table = await reconcile(ledger, file, "--post", "--dry-run")
     assert "2 events would be booked" in table.stdout
     await assert_books_in_order(ledger.database)
+
+
+async def test_posting_books_once_what_only_the_report_knows(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
+    """The second time all are duplicates; the books pass their audit."""
+    for event in books_of_stripe_payout():
+        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=message_of(event)))
+    file = write_report(tmp_path, STRIPE_PAYOUT)
+    first = await reconcile(ledger, file, "--post")
+    assert counts_of(first.stdout) == {"created": "2", "duplicates": "0", "refused": "0"}
+    # The reserve stays: it needs a restaurant.
+    assert "report and books do not agree: 1 missing here" in first.stdout
+    second = await reconcile(ledger, file, "--post")
+    assert counts_of(second.stdout) == {"created": "0", "duplicates": "2", "refused": "0"}
+    reserve = event_message(
+        ledger_pb2.EVENT_TYPE_RESERVE_HELD,
+        event_id="stripe:rsv_a7",
+        currency="EUR",
+        amount_minor=900,
+        occurred_at=at("2026-03-06T12:00:00"),
+    )
+    await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=reserve))
+    assert (await reconcile(ledger, file, "--post")).status == ExitStatus.DONE
+    await assert_books_in_order(ledger.database)
+
+
+async def test_a_posting_that_is_booked_otherwise_is_refused(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
+    """An id that names another fact is a conflict, which is shown; the others are booked."""
+    taken = event_message(
+        event_id="stripe:txn_a6:fee", currency="EUR", occurred_at=at("2026-03-06T00:00:00")
+    )
+    await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=taken))
+    file = write_report(tmp_path, STRIPE_PAYOUT)
+    outcome = await reconcile(ledger, file, "--post")
+    assert outcome.status == ExitStatus.REFUSED
+    assert counts_of(outcome.stdout) == {"created": "1", "duplicates": "0", "refused": "1"}
+    assert f"{file}:7: stripe:txn_a6:fee: ALREADY_EXISTS" in outcome.stderr
 
 
 async def test_bad_options_are_refused(ledger: RunningLedger, tmp_path: Path) -> None:

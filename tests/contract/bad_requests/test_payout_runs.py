@@ -17,6 +17,7 @@ from support.bad_requests import (
     Case,
     assert_refused,
     bad_page_tokens,
+    case_of,
     counts,
     params,
     run_case,
@@ -104,6 +105,7 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
     """Requests for payouts, runs and lists of them that the server refuses."""
     requests: dict[str, tuple[str, Any]] = {
         "GetPayout": ("payout_id", ledger_pb2.GetPayoutRequest),
+        "CancelPayout": ("payout_id", ledger_pb2.CancelPayoutRequest),
         "GetPayoutRun": ("payout_run_id", ledger_pb2.GetPayoutRunRequest),
         "CancelPayoutRun": ("payout_run_id", ledger_pb2.CancelPayoutRunRequest),
         "ListPayoutRunItems": ("payout_run_id", ledger_pb2.ListPayoutRunItemsRequest),
@@ -117,7 +119,7 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
                 f"{name}-{method}",
                 Case(method, message(**{path: value}).SerializeToString(), fields=(path,)),
             )
-        reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
+        reason = "PAYOUT_NOT_FOUND" if path == "payout_id" else "PAYOUT_RUN_NOT_FOUND"
         unknown = message(**{path: UUID_TEXT}).SerializeToString()
         yield f"{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
     unknown = ledger_pb2.ListPayoutsRequest(restaurant_id="res_unknown").SerializeToString()
@@ -139,7 +141,8 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
             f"ListPayoutRuns-page_token-{name}",
             Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_token",)),
         )
-    for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
+    for number in (-1, 7, 77, 2**31 - 1, -(2**31)):
+        yield f"states-{number}", case_of("ListPayouts", "states", states=[number])
         payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
         yield (
             f"state-{number}",
@@ -181,6 +184,75 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
             f"ListPayoutRunItems-page_token-{name}",
             Case("ListPayoutRunItems", items.SerializeToString(), fields=("page_token",)),
         )
+
+
+def bad_submissions() -> Iterator[tuple[str, Case]]:
+    """Submissions that the server refuses, and filters of their lists."""
+    fields: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "empty": (("submission_id", "payout_run_id"), {}),
+        "both": (
+            ("payout_run_id",),
+            {"submission_id": "s", "payout_run_id": UUID_TEXT, "payout_ids": [UUID_TEXT]},
+        ),
+        "id": (("submission_id",), {"submission_id": "a b", "payout_ids": [UUID_TEXT]}),
+        "long-id": (("submission_id",), {"submission_id": "s" * 129, "payout_ids": [UUID_TEXT]}),
+        "twice": (("payout_ids",), {"submission_id": "s", "payout_ids": [UUID_TEXT] * 2}),
+        "too-many": (("payout_ids",), {"submission_id": "s", "payout_ids": [UUID_TEXT] * 1001}),
+        "max-of-named": (
+            ("payouts_max",),
+            {"submission_id": "s", "payout_ids": [UUID_TEXT], "payouts_max": 1},
+        ),
+    }
+    for name, (paths, contents) in fields.items():
+        yield f"submission-{name}", case_of("SubmitPayouts", *paths, **contents)
+    for name, value in BAD_UUIDS.items():
+        yield (
+            f"submission-payout-{name}",
+            case_of("SubmitPayouts", "payout_ids[0]", submission_id="s", payout_ids=[value]),
+        )
+        if value:
+            yield (
+                f"submission-run-{name}",
+                case_of("SubmitPayouts", "payout_run_id", submission_id="s", payout_run_id=value),
+            )
+    for number in (-1, 100_001, 2**31 - 1):
+        yield (
+            f"submission-max-{number}",
+            case_of(
+                "SubmitPayouts",
+                "payouts_max",
+                submission_id="s",
+                payout_run_id=UUID_TEXT,
+                payouts_max=number,
+            ),
+        )
+    for name, contents in (
+        ("PAYOUT_RUN_NOT_FOUND", {"payout_run_id": UUID_TEXT}),
+        ("PAYOUT_NOT_FOUND", {"payout_ids": [UUID_TEXT]}),
+    ):
+        request = ledger_pb2.SubmitPayoutsRequest(submission_id="sub_bad", **contents)
+        yield (
+            f"submission-{name}",
+            Case("SubmitPayouts", request.SerializeToString(), grpc.StatusCode.NOT_FOUND, name),
+        )
+    unknown = ledger_pb2.ListPayoutsRequest(submission_id="sub_bad").SerializeToString()
+    yield (
+        "ListPayouts-unknown-submission",
+        Case("ListPayouts", unknown, grpc.StatusCode.NOT_FOUND, "SUBMISSION_NOT_FOUND"),
+    )
+    filters: dict[str, tuple[str, dict[str, Any]]] = {
+        "currency": ("currency", {"currency": "pen"}),
+        "start": ("start_at", {"start_at": {"seconds": 2**62}}),
+        "end": ("end_at", {"end_at": {"nanos": -1}}),
+        "since": ("unanswered_since", {"unanswered_since": {"seconds": -(2**62)}}),
+        "period": ("start_at", {"start_at": {"seconds": 2}, "end_at": {"seconds": 1}}),
+        "submission": ("submission_id", {"submission_id": "a b"}),
+        "twice": ("states", {"states": [1, 1]}),
+        "two-ways": ("states", {"states": [1], "state": 2}),
+        "unspecified": ("states", {"states": [0]}),
+    }
+    for name, (path, contents) in filters.items():
+        yield f"ListPayouts-{name}", case_of("ListPayouts", path, **contents)
 
 
 @pytest.mark.parametrize("min_amount_minor", [0, INT64_MAX])
@@ -246,7 +318,7 @@ async def test_hundred_equal_requests_for_a_run_hold_up_no_other_call(
     assert (await counts(ledger))[4] == 1
 
 
-@pytest.mark.parametrize("case", params(bad_payout_runs(), bad_payout_queries()))
+@pytest.mark.parametrize("case", params(bad_payout_runs(), bad_payout_queries(), bad_submissions()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:

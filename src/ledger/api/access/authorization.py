@@ -34,6 +34,9 @@ SCOPE_BY_EVENT_TYPE: Mapping[int, Scope] = {
     ledger_pb2.EVENT_TYPE_DEBT_WRITTEN_OFF: Scope.INGEST_ADJUSTMENT,
     ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED: Scope.INGEST_BANK,
     ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED: Scope.INGEST_BANK,
+    ledger_pb2.EVENT_TYPE_PAYOUT_SUBMITTED: Scope.INGEST_BANK,
+    ledger_pb2.EVENT_TYPE_PAYOUT_CANCELED: Scope.INGEST_BANK,
+    ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED: Scope.INGEST_BANK,
 }
 
 for _name, _number in ledger_pb2.EventType.items():

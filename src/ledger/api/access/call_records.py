@@ -68,6 +68,28 @@ def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> Cont
     return {"payout_run_id": _shown(request.payout_run_id)}
 
 
+def _submission(
+    request: ledger_pb2.SubmitPayoutsRequest, response: ledger_pb2.SubmitPayoutsResponse | None
+) -> Content:
+    content: dict[str, str | int | bool] = {"submission_id": _shown(request.submission_id)}
+    if request.payout_run_id:
+        content["payout_run_id"] = _shown(request.payout_run_id)
+        content["payouts_max"] = request.payouts_max
+    else:
+        content["payouts"] = len(request.payout_ids)
+    if response is not None:
+        submission = response.submission
+        content["status"] = _word(ledger_pb2.SubmitStatus.DESCRIPTOR, response.status)
+        content["currency"] = submission.currency
+        content["payouts_count"] = submission.payouts_count
+        content["total_amount_minor"] = submission.total_amount_minor
+    return content
+
+
+def _canceled_payout(request: ledger_pb2.CancelPayoutRequest, _: object) -> Content:
+    return {"payout_id": _shown(request.payout_id)}
+
+
 def _opened_account(
     request: account_pb2.CreateAccountRequest, response: account_pb2.CreateAccountResponse | None
 ) -> Content:
@@ -193,6 +215,8 @@ CONTENT_BY_METHOD: Mapping[str, ContentRule] = {
     "StreamEvents": ContentRule(lambda _, __: {}),
     "RunPayouts": ContentRule(_payout_run),
     "CancelPayoutRun": ContentRule(_canceled_run),
+    "SubmitPayouts": ContentRule(_submission),
+    "CancelPayout": ContentRule(_canceled_payout),
     "PutRestaurant": ContentRule(_restaurant),
     "UpdateRestaurant": ContentRule(_restaurant_change),
     "CreateAccount": ContentRule(_opened_account),

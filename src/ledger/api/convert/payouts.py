@@ -7,15 +7,22 @@ from google.type import date_pb2
 
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import ENTRY_TYPE_NUMBERS
-from ledger.api.convert.identifiers import decode_uuid
-from ledger.api.convert.instants import encode_instant, encode_optional_instant
+from ledger.api.convert.identifiers import decode_uuid, id_violations
+from ledger.api.convert.instants import (
+    decode_instant_of,
+    encode_instant,
+    encode_optional_instant,
+)
 from ledger.api.convert.paging import CREATION_PLACE, ID_PLACE, Listing, Paging
 from ledger.application.ports.pages import CreationPlace, Page
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
+from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
+    SUBMISSION_NAMED_MAX,
+    SUBMISSION_PAYOUTS_MAX,
     Payout,
     PayoutDetails,
     PayoutRun,
@@ -23,7 +30,9 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
+    PayoutSubmission,
     SkipReason,
+    SubmissionRequest,
 )
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.limits import RUN_RESTAURANTS_MAX
@@ -132,7 +141,7 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
     )
 
 
-def decode_payout_id(request: ledger_pb2.GetPayoutRequest) -> UUID:
+def decode_payout_id(request: ledger_pb2.GetPayoutRequest | ledger_pb2.CancelPayoutRequest) -> UUID:
     """Returns the requested id. Raises InvalidRequest."""
     return decode_uuid("payout_id", request.payout_id)
 
@@ -227,6 +236,9 @@ def encode_payout(payout: Payout) -> ledger_pb2.Payout:
         transaction_id=str(payout.transaction_id),
         retained_minor=payout.retained_minor,
         retained_before_minor=payout.retained_before_minor,
+        submission_id=payout.submission_id or "",
+        submitted_at=encode_optional_instant(payout.submitted_at),
+        answered_at=encode_optional_instant(payout.answered_at),
     )
 
 
@@ -252,14 +264,37 @@ def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
         violations.append(FieldViolation("restaurant_id", f"{ID_RULE}, or be empty"))
     if request.state and request.state not in _PAYOUT_STATES:
         violations.append(FieldViolation("state", "must be one of the states"))
+    if request.currency and not is_currency(request.currency):
+        violations.append(FieldViolation("currency", f"{CURRENCY_RULE}, or be empty"))
+    instants = {
+        field: decode_instant_of(request, field, violations)
+        for field in ("start_at", "end_at", "unanswered_since")
+    }
+    start_at, end_at = instants["start_at"], instants["end_at"]
+    if start_at is not None and end_at is not None and start_at > end_at:
+        violations.append(FieldViolation("start_at", "must not be after end_at"))
+    if request.submission_id and not is_id(request.submission_id):
+        violations.append(FieldViolation("submission_id", f"{ID_RULE}, or be empty"))
+    states = set(request.states)
+    if request.state and states:
+        violations.append(FieldViolation("states", "must be empty if state is set"))
+    elif len(states) < len(request.states) or not states <= _PAYOUT_STATES.keys():
+        violations.append(FieldViolation("states", "must be states, each at most once"))
     if violations:
         raise InvalidRequest(violations)
+    if request.state:
+        states.add(request.state)
     return PayoutQuery(
         restaurant_id=request.restaurant_id or None,
-        state=_PAYOUT_STATES.get(request.state),
+        states=frozenset(_PAYOUT_STATES[number] for number in states),
         payout_run_id=decode_uuid("payout_run_id", request.payout_run_id)
         if request.payout_run_id
         else None,
+        currency=request.currency or None,
+        start_at=start_at,
+        end_at=end_at,
+        unanswered_since=instants["unanswered_since"],
+        submission_id=request.submission_id or None,
     )
 
 
@@ -268,10 +303,19 @@ def payout_listing(query: PayoutQuery) -> Listing[CreationPlace]:
     described = (
         "ListPayouts",
         query.restaurant_id or "",
-        query.state or "",
+        ",".join(sorted(query.states)),
         str(query.payout_run_id or ""),
     )
-    return Listing(described, CREATION_PLACE)
+    later = (
+        query.currency or "",
+        *(
+            "" if instant is None else str(microseconds(instant))
+            for instant in (query.start_at, query.end_at, query.unanswered_since)
+        ),
+        query.submission_id or "",
+    )
+    # Without them the tokens are those of servers that did not know these filters.
+    return Listing((*described, *later) if any(later) else described, CREATION_PLACE)
 
 
 def encode_payout_page(
@@ -280,6 +324,61 @@ def encode_payout_page(
     return ledger_pb2.ListPayoutsResponse(
         payouts=[encode_payout(payout) for payout in page.items],
         next_page_token=paging.next_page_token(page.next_place),
+    )
+
+
+def decode_submission_request(request: ledger_pb2.SubmitPayoutsRequest) -> SubmissionRequest:
+    """What to submit. Raises InvalidRequest."""
+    violations = id_violations({"submission_id": request.submission_id})
+    if bool(request.payout_run_id) == bool(request.payout_ids):
+        violations.append(
+            FieldViolation("payout_run_id", "must be set, or payout_ids, but not both")
+        )
+    payout_ids: set[UUID] = set()
+    if len(request.payout_ids) > SUBMISSION_NAMED_MAX:
+        violations.append(
+            FieldViolation("payout_ids", f"must be at most {SUBMISSION_NAMED_MAX} ids")
+        )
+    else:
+        for place, text in enumerate(request.payout_ids):
+            try:
+                payout_ids.add(decode_uuid(f"payout_ids[{place}]", text))
+            except InvalidRequest as error:
+                violations += error.violations
+        if len(set(request.payout_ids)) < len(request.payout_ids):
+            violations.append(FieldViolation("payout_ids", "must name each payout once"))
+    if not 0 <= request.payouts_max <= SUBMISSION_PAYOUTS_MAX:
+        violations.append(FieldViolation("payouts_max", f"must be 0 to {SUBMISSION_PAYOUTS_MAX}"))
+    elif request.payouts_max and not request.payout_run_id:
+        violations.append(FieldViolation("payouts_max", "must be 0 without payout_run_id"))
+    if violations:
+        raise InvalidRequest(violations)
+    payout_run_id = (
+        decode_uuid("payout_run_id", request.payout_run_id) if request.payout_run_id else None
+    )
+    return SubmissionRequest(
+        request.submission_id, payout_run_id, frozenset(payout_ids), request.payouts_max
+    )
+
+
+def encode_submission(
+    submission: PayoutSubmission, *, is_new: bool
+) -> ledger_pb2.SubmitPayoutsResponse:
+    return ledger_pb2.SubmitPayoutsResponse(
+        status=ledger_pb2.SUBMIT_STATUS_CREATED if is_new else ledger_pb2.SUBMIT_STATUS_DUPLICATE,
+        submission=ledger_pb2.PayoutSubmission(
+            submission_id=submission.submission_id,
+            payout_run_id=str(submission.payout_run_id or ""),
+            currency=submission.currency,
+            payouts_count=submission.payouts_count,
+            total_amount_minor=min(submission.total_amount_minor, INT64_MAX),
+            is_capped=submission.total_amount_minor > INT64_MAX,
+            left_out=[
+                ledger_pb2.LeftOutCount(state=_PAYOUT_STATE_NUMBERS[state], count=count)
+                for state, count in submission.left_out.items()
+            ],
+            created_at=encode_instant(submission.created_at),
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""Books a payout event: the bank paid a payout, refused it, or returned it after it was paid."""
+"""Books a payout event: a payout was submitted or canceled, or the bank paid it, refused it,
+returned it after it was paid, or named its reference.
+"""
 
 from uuid import UUID
 
@@ -6,7 +8,7 @@ import structlog
 
 from ledger.application.ports.events import Posting
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
-from ledger.domain.payout_states import PayoutState
+from ledger.domain.payout_states import UNANSWERED_STATES
 from ledger.domain.payouts import settle
 from ledger.errors import PayoutNotFound
 
@@ -34,10 +36,13 @@ async def settle_payout(
         payout = await uow.settlement.lock(event.payout_id)
         if payout is None:
             raise PayoutNotFound(event.payout_id)
-        answers = [] if payout.state is PayoutState.CREATED else await uow.settlement.answers(event)
+        answers = [] if payout.state in UNANSWERED_STATES else await uow.settlement.answers(event)
         state, rule = settle(payout, event, answers)
-        await uow.settlement.move(payout, state, rule, posting)
+        if state is not payout.state:
+            await uow.settlement.move(payout, state, rule, posting)
         await uow.commit()
+    if state is payout.state:
+        return True
     _log.info(
         "payout moved",
         payout_id=event.payout_id,

@@ -1,7 +1,10 @@
 """Payout runs, payouts, and the bank's answers."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -18,17 +21,41 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
+    PayoutSubmission,
+    SubmissionCandidate,
+    SubmissionRequest,
 )
 from ledger.domain.posting_rules import PostingRule
+
+# By currency and state, how many payouts the bank has not answered, and the age of the oldest one
+# in seconds.
+Unanswered = Mapping[tuple[str, PayoutState], tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class PayoutQuery:
-    """Which payouts to list; None is any."""
+    """Which payouts to list; None is any, and so are no `states`.
 
-    restaurant_id: str | None
-    state: PayoutState | None
-    payout_run_id: UUID | None
+    `start_at` and `end_at` bound their creation. `unanswered_since`: those that the bank has not
+    answered, created before it.
+    """
+
+    restaurant_id: str | None = None
+    states: frozenset[PayoutState] = frozenset()
+    payout_run_id: UUID | None = None
+    currency: str | None = None
+    start_at: datetime | None = None
+    end_at: datetime | None = None
+    unanswered_since: datetime | None = None
+    submission_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubmission:
+    """A submission and, if the caller named its payouts, which ones."""
+
+    submission: PayoutSubmission
+    payout_ids: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +148,8 @@ class PayoutRuns(Protocol):
         """
         ...
 
-    async def unanswered(self) -> dict[str, tuple[int, float]]:
-        """By currency, how many payouts the bank has not answered, and the oldest age in s."""
+    async def unanswered(self) -> Unanswered:
+        """The payouts that the bank has not answered."""
         ...
 
     async def running(self) -> list[UUID]:
@@ -150,8 +177,8 @@ class PayoutRuns(Protocol):
 
 
 class Payouts(Protocol):
-    """Reads payouts. What it returns is as durable as the database makes any commit, since payments
-    depend on it.
+    """Reads payouts and submissions. What it returns is as durable as the database makes any
+    commit, since payments depend on it.
 
     All methods raise DatabaseUnavailable and DatabaseTimeout.
     """
@@ -164,6 +191,46 @@ class Payouts(Protocol):
         self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
         """At most `limit` payouts, latest first, created before `before` if it is given."""
+        ...
+
+    async def submission(self, submission_id: str) -> StoredSubmission | None:
+        """The submission, or None."""
+        ...
+
+
+class PayoutSubmissions(Protocol):
+    """What is handed over to the bank, inside a unit of work."""
+
+    async def allow_seconds(self, seconds: int) -> None:
+        """Gives each further statement of the unit of work so many seconds."""
+        ...
+
+    async def run(self, payout_run_id: UUID) -> tuple[str, PayoutRunState] | None:
+        """The currency and the state of a run, or None."""
+        ...
+
+    async def lock_created(self, payout_run_id: UUID, limit: int) -> None:
+        """Locks the run's payouts that are CREATED, at most `limit`, in the order of their ids,
+        against other moves until the unit of work ends.
+        """
+        ...
+
+    async def lock_named(self, payout_ids: Collection[UUID]) -> list[SubmissionCandidate]:
+        """The payouts with these ids, in their order, locked likewise."""
+        ...
+
+    async def exists(self, submission_id: str) -> bool:
+        """Whether a submission with the id is stored and visible."""
+        ...
+
+    async def add(
+        self, request: SubmissionRequest, currency: str, limit: int, batch_id: UUID
+    ) -> PayoutSubmission | None:
+        """Stores the submission of the locked payouts, and moves each of them by an event.
+
+        None if a submission with the id is stored already. Waits for a transaction that is storing
+        the same id.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from typing import Protocol, Self
 
 from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.payments import PaymentBooks
-from ledger.application.ports.payouts import PayoutSettlement
+from ledger.application.ports.payouts import PayoutSettlement, PayoutSubmissions
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 
 
@@ -44,6 +44,9 @@ class UnitOfWork(Protocol):
 
     @property
     def settlement(self) -> PayoutSettlement: ...
+
+    @property
+    def submissions(self) -> PayoutSubmissions: ...
 
     @property
     def payments(self) -> PaymentBooks: ...

@@ -73,7 +73,7 @@ def book_event(event: ledger_pb2.ProcessorEvent) -> BookEvent:
         currency=event.currency,
         amount_minor=event.amount_minor,
         fee_minor=event.fee_minor,
-        processor_fee_minor=getattr(event, "processor_fee_minor", 0),
+        processor_fee_minor=event.processor_fee_minor,
         occurred_at=event.occurred_at.ToDatetime(UTC),
         reference=event.reference,
     )

@@ -193,13 +193,15 @@ def reconcile_report(
                     if dry_run:
                         print_postings(result.postings(), as_csv=as_csv, json=json)
                         raise click.exceptions.Exit(_status(result.agrees))
+                    duplicates = result.booked_before()
                     posted = post(stub, result.postings())
+                    posted.duplicates += duplicates
             # After posting from the beginning, so that the result is that of the books.
             with reconcile(source, books, terms) as result:
                 if as_csv:
                     print_csv(result, with_matched=matched)
                 elif json:
-                    print_json(name, result, with_matched=matched)
+                    print_json(name, result, posted, with_matched=matched)
                 else:
                     print_result(name, result, breaks)
                     if posted is not None:

@@ -14,6 +14,7 @@ from ledger.cli.output import (
     print_line,
     print_table,
 )
+from ledger.cli.reconcile.posting import Posted
 from ledger.cli.words import amount_of
 from ledger.domain.money import format_minor
 from ledger.reconciliation.books import BookEvent
@@ -218,9 +219,11 @@ def print_csv(result: Reconciliation, *, with_matched: bool) -> None:
     sys.stdout.flush()
 
 
-def print_json(name: str, result: Reconciliation, *, with_matched: bool) -> None:
-    """Prints the totals, then each outcome, an object a line."""
-    print_json_lines([_json_of_result(name, result)])
+def print_json(
+    name: str, result: Reconciliation, posted: Posted | None, *, with_matched: bool
+) -> None:
+    """Prints the totals and what was posted, then each outcome, an object a line."""
+    print_json_lines([{**_json_of_result(name, result), "posted": _json_of_posted(posted)}])
     print_json_lines(_json_of(outcome) for outcome in _chosen(result, with_matched=with_matched))
 
 
@@ -274,7 +277,7 @@ def _amounts(side: str, sums: Sums, currency: str) -> dict[str, object]:
     }
 
 
-def _json_of_result(name: str, result: Reconciliation) -> JsonValue:
+def _json_of_result(name: str, result: Reconciliation) -> dict[str, JsonValue]:
     period = result.period
     return {
         "file": name,
@@ -294,6 +297,16 @@ def _json_of_result(name: str, result: Reconciliation) -> JsonValue:
             for currency in result.totals.currencies
         },
         "notes": list(notes_of(result)),
+    }
+
+
+def _json_of_posted(posted: Posted | None) -> JsonValue:
+    if posted is None:
+        return None
+    return {
+        "created": str(posted.created),
+        "duplicates": str(posted.duplicates),
+        "refused": str(posted.refused),
     }
 
 

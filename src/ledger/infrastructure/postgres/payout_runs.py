@@ -15,7 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.pages import CreationPlace
-from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
+from ledger.application.ports.payouts import (
+    PageRejected,
+    PayoutPage,
+    PayoutRunQuery,
+    Unanswered,
+)
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
@@ -246,12 +251,12 @@ ORDER BY f.restaurant_id
 
 # The index of payouts in flight has exactly these rows.
 SELECT_UNANSWERED = """
-SELECT a.currency, count(*) AS payouts,
+SELECT a.currency, p.state, count(*) AS payouts,
        extract(epoch FROM now() - min(p.created_at))::float8 AS oldest_seconds
 FROM payouts AS p
 JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE p.state = 'CREATED'
-GROUP BY a.currency
+WHERE p.state IN ('CREATED', 'SUBMITTED')
+GROUP BY a.currency, p.state
 """
 
 SELECT_RUNNING = (
@@ -344,12 +349,13 @@ verdict AS MATERIALIZED (
   ) AS latest ON true
   LEFT JOIN LATERAL (
     SELECT true AS found FROM payouts AS p
-    WHERE p.balance_account_id = c.balance_account_id AND p.state = 'CREATED' LIMIT 1
+    WHERE p.balance_account_id = c.balance_account_id
+      AND p.state IN ('CREATED', 'SUBMITTED') LIMIT 1
   ) AS in_flight ON true
   LEFT JOIN LATERAL (
     SELECT true AS found FROM payouts AS p
     WHERE p.balance_account_id = c.balance_account_id AND p.as_of = terms.as_of
-      AND p.state IN ('CREATED', 'PAID') LIMIT 1
+      AND p.state IN ('CREATED', 'SUBMITTED', 'PAID') LIMIT 1
   ) AS live ON true
   LEFT JOIN LATERAL {latest_snapshot(_CLAIMED)} AS s ON true
   CROSS JOIN LATERAL (
@@ -677,10 +683,13 @@ class PostgresPayoutRuns:
             await connection.fetchval(WAIT_FOR_PAGES, payout_run_id)
         return was_running
 
-    async def unanswered(self) -> dict[str, tuple[int, float]]:
+    async def unanswered(self) -> Unanswered:
         async with autocommit(self._engine) as connection:
             rows = await connection.fetch(SELECT_UNANSWERED)
-        return {row["currency"]: (row["payouts"], row["oldest_seconds"]) for row in rows}
+        return {
+            (row["currency"], PayoutState(row["state"])): (row["payouts"], row["oldest_seconds"])
+            for row in rows
+        }
 
     async def running(self) -> list[UUID]:
         async with autocommit(self._engine) as connection:

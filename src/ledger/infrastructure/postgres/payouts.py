@@ -1,44 +1,66 @@
 """Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.events import Posting
 from ledger.application.ports.pages import CreationPlace
-from ledger.application.ports.payouts import PayoutQuery
+from ledger.application.ports.payouts import PayoutQuery, StoredSubmission
 from ledger.domain.events import EventType, ProcessorEvent
-from ledger.domain.payout_states import PayoutState
+from ledger.domain.payout_states import UNANSWERED_STATES, PayoutState
 from ledger.domain.payouts import (
     Payout,
     PayoutAnswer,
     PayoutDetails,
     PayoutEvent,
     PayoutItem,
+    SubmissionRequest,
     moves_of,
 )
 from ledger.domain.posting_rules import EntryType, PostingRule
 from ledger.infrastructure.postgres.event_columns import EVENT_COLUMNS, VALUE_OF, listed
+from ledger.infrastructure.postgres.payout_submissions import submission_of
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
-_COLUMNS = f"""
+_COLUMNS = """
 p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at,
 p.state, p.transaction_id, p.created_at, COALESCE(p.retained_minor, 0) AS retained_minor,
-COALESCE(p.retained_before_minor, 0) AS retained_before_minor, {IS_REPLICATED}
+COALESCE(p.retained_before_minor, 0) AS retained_before_minor
+"""
+# What the events of a payout "p" say, and the submission that has it. Looked up payout by payout,
+# in indexes.
+_TOLD_COLUMNS = f"{_COLUMNS}, i.submission_id, told.submitted_at, told.answered_at, {IS_REPLICATED}"
+_TOLD = """
+LEFT JOIN payout_submission_items AS i ON i.payout_id = p.payout_id
+LEFT JOIN LATERAL (
+  SELECT max(v.recorded_at) FILTER (WHERE v.type = 'payout_submitted') AS submitted_at,
+         max(v.recorded_at) FILTER (WHERE v.type IN ('payout_paid', 'payout_failed')) AS answered_at
+  FROM processor_events AS v
+  WHERE v.payout_id = p.payout_id::text
+) AS told ON true
 """
 
 SELECT_PAYOUT = f"""
+SELECT {_TOLD_COLUMNS}
+FROM payouts AS p
+JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+{_TOLD}
+WHERE p.payout_id = $1
+"""
+
+# For a caller that moves the payout: the second of two callers waits here and then sees the state
+# that the first one left.
+LOCK_PAYOUT = f"""
 SELECT {_COLUMNS}
 FROM payouts AS p
 JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.payout_id = $1
+FOR NO KEY UPDATE OF p
 """
-
-# SELECT_PAYOUT for a caller that moves the payout: the second of two callers waits here and then
-# sees the state that the first one left.
-LOCK_PAYOUT = f"{SELECT_PAYOUT} FOR NO KEY UPDATE OF p"
 
 SELECT_ITEMS = """
 SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0
@@ -60,23 +82,49 @@ WHERE p.payout_id = $1
 
 SELECT_ANSWERS = """
 SELECT event_id, type, occurred_at FROM processor_events
-WHERE payout_id = $1 AND event_id <> $2
+WHERE payout_id = $1 AND event_id <> $2 AND type IN ('payout_paid', 'payout_failed')
 ORDER BY event_id
 """
 
 # A page of payouts, latest first, after the payout with created_at $1 and id $2. {filters} stands
-# for the conditions that the caller gives, so that each combination of them gets a plan.
+# for the conditions that the caller gives, so that each combination of them gets a plan. {source}
+# is the table in whose order the payouts are read: payouts "p", or the items of submissions "s".
+# The events are looked up for the payouts of the page alone.
 SELECT_PAGE = f"""
-SELECT {_COLUMNS}
-FROM payouts AS p
-JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
-WHERE (p.created_at, p.payout_id)
-      < (COALESCE($1::timestamptz, 'infinity'),
-        COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
-  {{filters}}
+SELECT {_TOLD_COLUMNS}
+FROM (
+  SELECT p.*, a.restaurant_id, a.currency
+  FROM {{source}}
+  JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+  WHERE ({{order}}.created_at, {{order}}.payout_id)
+        < (COALESCE($1::timestamptz, 'infinity'),
+          COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+    {{filters}}
+  ORDER BY {{order}}.created_at DESC, {{order}}.payout_id DESC
+  LIMIT $3
+) AS p
+CROSS JOIN LATERAL (SELECT p.restaurant_id, p.currency) AS a
+{_TOLD}
 ORDER BY p.created_at DESC, p.payout_id DESC
-LIMIT $3
 """
+_OF_ALL = {"source": "payouts AS p", "order": "p"}
+_OF_SUBMISSION = {
+    "source": "payout_submission_items AS s JOIN payouts AS p ON p.payout_id = s.payout_id",
+    "order": "s",
+}
+
+SELECT_SUBMISSION = f"""
+SELECT payout_run_id, payouts_max, currency, payouts_count, total_minor, left_out, created_at,
+       {IS_REPLICATED},
+       CASE WHEN payout_run_id IS NULL
+            THEN ARRAY(SELECT payout_id FROM payout_submission_items WHERE submission_id = $1)
+            ELSE '{{}}' END AS payout_ids
+FROM payout_submissions
+WHERE submission_id = $1
+"""
+
+# Spelled as in the index payouts_in_flight_key, which has these payouts and no others.
+_UNANSWERED = ", ".join(f"'{state.value}'" for state in UNANSWERED_STATES)
 
 _PLACEHOLDERS = (
     f"${number}::text::jsonb" if column == "metadata" else f"${number}"
@@ -122,7 +170,7 @@ class PostgresPayouts:
             items = await connection.fetch(SELECT_ITEMS, payout_id)
             events = await connection.fetch(SELECT_PAYOUT_EVENTS, payout_id)
         await self._fence.wait([row])
-        payout = _payout(row)
+        payout = _told(row)
         return PayoutDetails(
             payout,
             [PayoutItem(EntryType(item["entry_type"]), item["amount_minor"]) for item in items],
@@ -144,23 +192,44 @@ class PostgresPayouts:
     async def page(
         self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
+        order = _OF_ALL if query.submission_id is None else _OF_SUBMISSION
+        # Each state by itself in the statement, so that partial indexes match.
+        states = ", ".join(f"'{state.value}'" for state in sorted(query.states))
         filters = {
-            "a.restaurant_id": query.restaurant_id,
-            "p.state": None if query.state is None else query.state.value,
-            "p.payout_run_id": query.payout_run_id,
+            "a.restaurant_id = ${}": query.restaurant_id,
+            "a.currency = ${}": query.currency,
+            "p.payout_run_id = ${}": query.payout_run_id,
+            "s.submission_id = ${}": query.submission_id,
+            f"{order['order']}.created_at >= ${{}}": query.start_at,
+            f"{order['order']}.created_at < ${{}}": query.end_at,
+            f"p.state IN ({_UNANSWERED}) AND p.created_at < ${{}}": query.unanswered_since,
         }
-        given = [(column, value) for column, value in filters.items() if value is not None]
-        conditions = " ".join(
-            f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4)
+        given = [(filter, value) for filter, value in filters.items() if value is not None]
+        conditions = [filter.format(number) for number, (filter, _) in enumerate(given, start=4)]
+        if states:
+            conditions.append(f"p.state IN ({states})")
+        statement = SELECT_PAGE.format(
+            **order, filters=" ".join(f"AND {condition}" for condition in conditions)
         )
-        statement = SELECT_PAGE.format(filters=conditions)
         created_at, payout_id = before or (None, None)
         async with autocommit(self._engine) as connection:
             rows = await connection.fetch(
                 statement, created_at, payout_id, limit, *[value for _, value in given]
             )
         await self._fence.wait(rows)
-        return [_payout(row) for row in rows]
+        return [_told(row) for row in rows]
+
+    async def submission(self, submission_id: str) -> StoredSubmission | None:
+        async with autocommit(self._engine) as connection:
+            row = await connection.fetchrow(SELECT_SUBMISSION, submission_id)
+        if row is None:
+            return None
+        await self._fence.wait([row])
+        payout_ids = frozenset(row["payout_ids"])
+        request = SubmissionRequest(
+            submission_id, row["payout_run_id"], payout_ids, row["payouts_max"]
+        )
+        return StoredSubmission(submission_of(request, row["currency"], row), payout_ids)
 
 
 class PostgresPayoutSettlement:
@@ -214,6 +283,16 @@ class PostgresPayoutSettlement:
             posting.event.occurred_at,
             posting.event.event_id,
         )
+
+
+def _told(row: Row) -> Payout:
+    """The payout, with what its events and its submission say."""
+    return replace(
+        _payout(row),
+        submission_id=row["submission_id"],
+        submitted_at=row["submitted_at"],
+        answered_at=row["answered_at"],
+    )
 
 
 def _payout(row: Row) -> Payout:

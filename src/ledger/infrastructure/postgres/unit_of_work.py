@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.accounts import PostgresAccounts
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
+from ledger.infrastructure.postgres.payout_submissions import PostgresPayoutSubmissions
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
 from ledger.infrastructure.postgres.sessions.driver import Connection, Transaction
@@ -57,6 +58,10 @@ class PostgresUnitOfWork:
     @property
     def settlement(self) -> PostgresPayoutSettlement:
         return PostgresPayoutSettlement(self._in_transaction())
+
+    @property
+    def submissions(self) -> PostgresPayoutSubmissions:
+        return PostgresPayoutSubmissions(self._in_transaction())
 
     @property
     def payments(self) -> PostgresPaymentBooks:

@@ -409,14 +409,14 @@ payouts = Table(
         "payouts_in_flight_key",
         "balance_account_id",
         unique=True,
-        postgresql_where=text("state = 'CREATED'"),
+        postgresql_where=text("state IN ('CREATED', 'SUBMITTED')"),
     ),
     Index(
         "payouts_live_key",
         "balance_account_id",
         "as_of",
         unique=True,
-        postgresql_where=text("state IN ('CREATED', 'PAID')"),
+        postgresql_where=text("state IN ('CREATED', 'SUBMITTED', 'PAID')"),
     ),
     Index("payouts_created_at_payout_id_idx", "created_at", "payout_id"),
     Index("payouts_payout_run_id_idx", "payout_run_id", "created_at", "payout_id"),
@@ -430,6 +430,48 @@ payout_items = Table(
     Column("counted_minor", BigInteger, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
     PrimaryKeyConstraint("payout_id", "entry_type", name="payout_items_pkey"),
+)
+
+payout_submissions = Table(
+    "payout_submissions",
+    metadata,
+    Column("submission_id", _bytewise(), nullable=False),
+    Column("payout_run_id", Uuid),
+    Column("payouts_max", Integer, nullable=False),
+    Column("currency", _bytewise(), nullable=False),
+    Column("payouts_count", BigInteger, nullable=False),
+    Column("total_minor", Numeric, nullable=False),
+    Column("left_out", JSONB, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("submission_id", name="payout_submissions_pkey"),
+    ForeignKeyConstraint(
+        ["payout_run_id"],
+        ["payout_runs.payout_run_id"],
+        name="payout_submissions_payout_run_id_fkey",
+        ondelete="RESTRICT",
+    ),
+)
+
+payout_submission_items = Table(
+    "payout_submission_items",
+    metadata,
+    Column("payout_id", Uuid, nullable=False),
+    Column("submission_id", _bytewise(), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("payout_id", name="payout_submission_items_pkey"),
+    ForeignKeyConstraint(
+        ["payout_id"],
+        ["payouts.payout_id"],
+        name="payout_submission_items_payout_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    ForeignKeyConstraint(
+        ["submission_id"],
+        ["payout_submissions.submission_id"],
+        name="payout_submission_items_submission_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    Index("payout_submission_items_submission_id_idx", "submission_id", "created_at", "payout_id"),
 )
 
 payout_run_items = Table(
