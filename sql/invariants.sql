@@ -11,11 +11,17 @@
 -- right, and show something that an operator should look at. Any role that may read the tables can
 -- run the file.
 --
+-- A line `-- scope: word` says what the check reads when `ledger verify` checks only what is new.
+-- new: where a table's name is followed by a comment, as in `ledger_entries /* new */`, these rows
+-- of it; ledger.infrastructure.postgres.verification.new_rows says what the words mean. Other
+-- tables are looked up by key. small: the same as always. all: nothing; then a reason follows.
+--
 -- Sums of bigint are numeric and cannot overflow.
 
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- check: entries_follow_posting_rules
+-- scope: new
 -- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
 -- entry of a fee exists if and only if that fee is above 0; the fee of a refund posts nothing. The
 -- entries of payouts and payments have checks further below. The rules are those of
@@ -75,14 +81,14 @@ expected AS (
          r.position - CASE WHEN v.fee_minor > 0 THEN 0 ELSE r.fees_before END AS position,
          CASE r.amount WHEN 'fee' THEN v.fee_minor WHEN 'processor_fee' THEN v.processor_fee_minor
                        ELSE v.amount_minor END AS amount_minor
-  FROM processor_events AS v
+  FROM processor_events /* new */ AS v
   JOIN placed AS r ON r.event_type = v.type
   WHERE CASE r.amount WHEN 'fee' THEN v.fee_minor > 0
                       WHEN 'processor_fee' THEN v.processor_fee_minor > 0 ELSE true END
 ),
 posted AS (
   SELECT event_id, position, entry_type, debit_account, credit_account, amount_minor
-  FROM ledger_entries
+  FROM ledger_entries /* new */
   WHERE event_id IS NOT NULL AND entry_type NOT LIKE 'PAYOUT\_%'
 )
 SELECT 'entries_follow_posting_rules' AS check_name, 'ERROR' AS severity,
@@ -106,22 +112,24 @@ WHERE (p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
       IS DISTINCT FROM (x.entry_type, x.debit_account, x.credit_account, x.amount_minor);
 
 -- check: entries_are_posted_once
+-- scope: new
 -- No position of an event is posted twice, nor one of a transaction id of a payment.
 SELECT 'entries_are_posted_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
        format('%s entries have the position %s', count(*), position) AS detail
-FROM ledger_entries
+FROM ledger_entries /* new */
 WHERE event_id IS NOT NULL
 GROUP BY event_id, position
 HAVING count(*) > 1
 UNION ALL
 SELECT 'entries_are_posted_once', 'ERROR', 'transaction ' || transaction_id,
        format('%s entries have the position %s', count(*), position)
-FROM ledger_entries
+FROM ledger_entries /* new */
 WHERE payment_id IS NOT NULL
 GROUP BY transaction_id, position
 HAVING count(*) > 1;
 
 -- check: entries_agree_with_their_event
+-- scope: new
 -- An entry has the transaction id, recorded_txid, occurred_at and recorded_at of its event: one
 -- database transaction stored both.
 SELECT 'entries_agree_with_their_event' AS check_name, 'ERROR' AS severity,
@@ -131,12 +139,13 @@ SELECT 'entries_agree_with_their_event' AS check_name, 'ERROR' AS severity,
          CASE WHEN e.recorded_txid <> v.recorded_txid THEN 'recorded_txid' END,
          CASE WHEN e.occurred_at IS DISTINCT FROM v.occurred_at THEN 'occurred_at' END,
          CASE WHEN e.recorded_at <> v.recorded_at THEN 'recorded_at' END)) AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
 WHERE (e.transaction_id, e.recorded_txid, e.occurred_at, e.recorded_at)
       IS DISTINCT FROM (v.transaction_id, v.recorded_txid, v.occurred_at, v.recorded_at);
 
 -- check: entries_stand_in_the_account_of_their_event
+-- scope: new
 -- An entry stands in the balance account of its event's restaurant and currency, or in the
 -- platform's if the event has no restaurant.
 SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS severity,
@@ -146,34 +155,37 @@ SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS s
                        '(platform)/' || a.currency),
               v.event_id, COALESCE(NULLIF(v.restaurant_id, ''), '(platform)'), v.currency)
          AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
 JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE (CASE WHEN a.account_id IS NULL THEN COALESCE(a.restaurant_id, '') END, a.currency)
       IS DISTINCT FROM (v.restaurant_id, v.currency);
 
 -- check: entries_have_an_event
+-- scope: new
 -- An entry names the event or the payment that posted it, and that event is stored. Only a payout's
 -- reserve names neither: none posted it. The entries of payments have checks further below.
 SELECT 'entries_have_an_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        CASE WHEN e.event_id IS NULL THEN format('a %s names no event and no payment', e.entry_type)
             ELSE format('event %s is not stored', e.event_id) END AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 LEFT JOIN processor_events AS v ON v.event_id = e.event_id
 WHERE v.event_id IS NULL
   AND (e.event_id IS NOT NULL OR (e.payment_id IS NULL AND e.entry_type <> 'PAYOUT_RESERVE'));
 
 -- check: entries_have_a_balance_account
+-- scope: new
 -- An entry's balance account exists.
 SELECT 'entries_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('balance account %s does not exist', e.balance_account_id) AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE a.balance_account_id IS NULL;
 
 -- check: charges_mature_after_whole_days
+-- scope: new
 -- Of the entries of events without available_at, only those of charges have one, and it is 1 to 365
 -- times 24 hours after occurred_at. For 0 days it is NULL. No column has the restaurant's maturity
 -- days at the time of booking, so the number of days itself cannot be checked.
@@ -182,7 +194,7 @@ SELECT 'charges_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
        format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type,
               e.available_at, e.occurred_at)
          AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
 CROSS JOIN LATERAL (
   SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.occurred_at)
@@ -193,31 +205,34 @@ WHERE e.available_at IS NOT NULL AND v.available_at IS NULL
        AND m.maturity_seconds BETWEEN 86400 AND 365 * 86400) IS NOT TRUE;
 
 -- check: entries_are_available_as_the_processor_says
+-- scope: new
 -- The entries of an event with available_at have the same one, except the processor's cost, which
 -- counts at once.
 SELECT 'entries_are_available_as_the_processor_says' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('a %s is available at %s, its event %s says %s', e.entry_type,
               COALESCE(e.available_at::text, 'once'), v.event_id, v.available_at) AS detail
-FROM processor_events AS v
+FROM processor_events /* new */ AS v
 JOIN ledger_entries AS e ON e.event_id = v.event_id
 WHERE v.available_at IS NOT NULL
   AND e.available_at IS DISTINCT FROM
       CASE WHEN e.entry_type <> 'PROCESSOR_COST' THEN v.available_at END;
 
 -- check: fees_mature_with_their_charge
+-- scope: new
 -- The fee of a charge has the charge's available_at, so that what matures is always the net amount.
 SELECT 'fees_mature_with_their_charge' AS check_name, 'ERROR' AS severity,
        'event ' || c.event_id AS entity,
        format('the charge is available at %s, its fee at %s',
               COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once'))
                 AS detail
-FROM ledger_entries AS c
-JOIN ledger_entries AS f ON f.event_id = c.event_id
+FROM ledger_entries /* new */ AS c
+JOIN ledger_entries /* new */ AS f ON f.event_id = c.event_id
 WHERE c.entry_type = 'CHARGE' AND f.entry_type = 'FEE'
   AND f.available_at IS DISTINCT FROM c.available_at;
 
 -- check: payout_events_have_a_payout
+-- scope: new
 -- A payout event names a payout that exists, spelled as the database spells it, and has its
 -- restaurant, currency and amount.
 SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity,
@@ -231,14 +246,15 @@ SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity,
                   v.currency,
                   p.payout_id, p.amount_minor, a.restaurant_id, a.currency)
        END AS detail
-FROM processor_events AS v
-LEFT JOIN payouts AS p ON p.payout_id::text = v.payout_id
+FROM processor_events /* new */ AS v
+LEFT JOIN payouts /* touched */ AS p ON p.payout_id::text = v.payout_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE (starts_with(v.type, 'payout_') OR v.payout_id IS NOT NULL)
   AND (v.restaurant_id, v.currency, v.amount_minor)
     IS DISTINCT FROM (a.restaurant_id, a.currency, p.amount_minor);
 
 -- check: payout_entries_have_a_payout
+-- scope: new
 -- An entry of a payout names a payout that exists. If it has an event, the event names the same
 -- payout.
 SELECT 'payout_entries_have_a_payout' AS check_name, 'ERROR' AS severity,
@@ -251,7 +267,7 @@ SELECT 'payout_entries_have_a_payout' AS check_name, 'ERROR' AS severity,
                      v.event_id,
                      COALESCE(v.payout_id, '(none)'))
        END AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 LEFT JOIN payouts AS p ON p.payout_id = e.payout_id
 LEFT JOIN processor_events AS v ON v.event_id = e.event_id
 WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
@@ -259,6 +275,7 @@ WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
        OR (v.event_id IS NOT NULL AND v.payout_id IS NULL));
 
 -- check: payout_events_follow_posting_rules
+-- scope: new
 -- A payout event has exactly one entry. For a payment it is a release. For a failure it is a return
 -- if the payout had been paid before, and a reversal otherwise; for a cancellation it is a reversal.
 -- Three kinds of events have none: a submission, a reference of the bank and, after a reversal, a
@@ -266,7 +283,7 @@ WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
 -- and amounts of these entries.
 WITH reversed AS (
   SELECT payout_id::text AS payout_id
-  FROM ledger_entries
+  FROM ledger_entries /* of touched payouts */
   WHERE entry_type IN ('PAYOUT_RELEASE', 'PAYOUT_REVERSAL')
   GROUP BY payout_id HAVING bool_and(entry_type = 'PAYOUT_REVERSAL')
 ),
@@ -274,7 +291,7 @@ settled AS (
   SELECT v.event_id, v.type, v.occurred_at, r.payout_id IS NOT NULL AS is_reversed,
          bool_or(v.type = 'payout_paid') OVER of_payout AS is_paid,
          max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') OVER of_payout AS failed_at
-  FROM processor_events AS v
+  FROM processor_events /* of touched payouts */ AS v
   LEFT JOIN reversed AS r ON r.payout_id = v.payout_id
   WHERE v.type IN ('payout_paid', 'payout_failed', 'payout_submitted', 'payout_canceled',
                    'payout_referenced')
@@ -294,7 +311,7 @@ expected AS (
 ),
 posted AS (
   SELECT event_id, string_agg(entry_type, ', ' ORDER BY entry_type) AS entry_types
-  FROM ledger_entries
+  FROM ledger_entries /* of touched payouts */
   WHERE event_id IS NOT NULL AND entry_type LIKE 'PAYOUT\_%'
   GROUP BY event_id
 )
@@ -307,20 +324,21 @@ FULL JOIN posted AS p ON p.event_id = x.event_id
 WHERE p.entry_types IS DISTINCT FROM x.entry_types;
 
 -- check: payouts_are_where_their_events_lead
+-- scope: new
 -- Without an event a payout is CREATED. A submission makes it SUBMITTED, a payment PAID, a failure
 -- FAILED, and both, in either order, RETURNED. A cancellation makes it CANCELED; then there is no
 -- submission, payment or failure. No payout is submitted twice.
 SELECT 'payouts_are_where_their_events_lead' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('is %s; its events are %s', p.state, COALESCE(v.event_ids, 'none')) AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 LEFT JOIN (
   SELECT payout_id, bool_or(type = 'payout_paid') AS is_paid,
          bool_or(type = 'payout_failed') AS is_failed,
          bool_or(type = 'payout_canceled') AS is_canceled,
          count(*) FILTER (WHERE type = 'payout_submitted') AS submissions_count,
          string_agg(type || ' ' || event_id, ', ' ORDER BY type DESC, event_id) AS event_ids
-  FROM processor_events
+  FROM processor_events /* of touched payouts */
   WHERE type IN ('payout_paid', 'payout_failed', 'payout_submitted', 'payout_canceled')
   GROUP BY payout_id
 ) AS v ON v.payout_id = p.payout_id::text
@@ -337,6 +355,7 @@ WHERE p.state <> CASE
                  END;
 
 -- check: payouts_have_the_entries_of_their_state
+-- scope: new
 -- A payout has exactly one entry for each state it went through that posts one, of its amount, in its
 -- balance account, between the accounts of the rules. Its reserve has its transaction id and was recorded
 -- when it was created. A returned payout that failed first has the entries of a failed one: the
@@ -368,11 +387,12 @@ path (state, passed) AS (
 expected AS (
   SELECT p.payout_id, p.state, p.balance_account_id, p.amount_minor, p.transaction_id, p.created_at,
          r.entry_type, r.debit_account, r.credit_account
-  FROM payouts AS p
+  FROM payouts /* touched */ AS p
   LEFT JOIN (
     SELECT DISTINCT e.payout_id
-    FROM ledger_entries AS e
-    JOIN processor_events AS v ON v.payout_id = e.payout_id::text AND v.type = 'payout_paid'
+    FROM ledger_entries /* of touched payouts */ AS e
+    JOIN processor_events /* of touched payouts */ AS v ON v.payout_id = e.payout_id::text
+      AND v.type = 'payout_paid'
     WHERE e.entry_type = 'PAYOUT_REVERSAL'
   ) AS reversed ON reversed.payout_id = p.payout_id
   JOIN path AS s
@@ -384,7 +404,7 @@ posted AS (
   SELECT payout_id, balance_account_id, amount_minor, transaction_id, recorded_at, position,
          entry_type, debit_account, credit_account,
          count(*) OVER (PARTITION BY payout_id, entry_type) AS entries_count
-  FROM ledger_entries
+  FROM ledger_entries /* of touched payouts */
   WHERE payout_id IS NOT NULL
 )
 SELECT 'payouts_have_the_entries_of_their_state' AS check_name, 'ERROR' AS severity,
@@ -415,13 +435,14 @@ WHERE (e.balance_account_id, e.amount_minor, e.debit_account, e.credit_account, 
        AND (e.transaction_id, e.recorded_at) IS DISTINCT FROM (x.transaction_id, x.created_at));
 
 -- check: payouts_are_within_limits
+-- scope: new
 -- A payout pays at least one minor unit and no more than was available by its cut-off, which was
 -- past. Its state is known.
 SELECT 'payouts_are_within_limits' AS check_name, 'ERROR' AS severity,
        'payout ' || payout_id AS entity,
        format('%s of %s available, leaves %s, cut-off %s, created at %s, state %s', amount_minor,
               available_minor, retained_minor, cutoff_at, created_at, state) AS detail
-FROM payouts
+FROM payouts /* touched */
 WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= created_at
        AND COALESCE(retained_minor, 0) >= 0 AND COALESCE(retained_before_minor, 0) >= 0
        AND (retained_minor IS NULL) = (retained_before_minor IS NULL)
@@ -429,16 +450,18 @@ WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= cr
       IS NOT TRUE;
 
 -- check: payouts_have_a_balance_account
+-- scope: new
 -- A payout's balance account exists, and is a restaurant's.
 SELECT 'payouts_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('balance account %s %s', p.balance_account_id,
               COALESCE('is that of account ' || a.account_id, 'does not exist')) AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE a.restaurant_id IS NULL;
 
 -- check: payouts_are_numbered_without_gaps
+-- scope: new
 -- The payouts of a balance account are numbered 1, 2, 3 and so on. An item counts from the payout
 -- with the number before.
 SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
@@ -448,15 +471,25 @@ SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
          AS entity,
        format('has %s payouts, numbered %s', s.payouts_count, s.sequences) AS detail
 FROM (
-  SELECT balance_account_id, count(*) AS payouts_count,
+  SELECT DISTINCT p.balance_account_id
+  FROM payouts /* touched */ AS p
+  LEFT JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
+    AND before.sequence = p.sequence - 1
+  LEFT JOIN payouts AS same ON same.balance_account_id = p.balance_account_id
+    AND same.sequence = p.sequence AND same.payout_id <> p.payout_id
+  WHERE p.sequence < 1 OR (p.sequence > 1 AND before.payout_id IS NULL)
+     OR same.payout_id IS NOT NULL
+) AS broken
+CROSS JOIN LATERAL (
+  SELECT broken.balance_account_id, count(*) AS payouts_count,
          left(string_agg(sequence::text, ', ' ORDER BY sequence), 100) AS sequences
-  FROM payouts
-  GROUP BY balance_account_id
-  HAVING min(sequence) <> 1 OR max(sequence) <> count(*) OR count(DISTINCT sequence) <> count(*)
+  FROM payouts AS p
+  WHERE p.balance_account_id = broken.balance_account_id
 ) AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 
 -- check: payouts_are_live_once
+-- scope: new
 -- A balance account has at most one payout in flight, and at most one in flight or paid for each
 -- date.
 SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
@@ -469,13 +502,13 @@ SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
               AS detail
 FROM (
   SELECT balance_account_id, NULL AS as_of, count(*) AS payouts_count
-  FROM payouts
+  FROM payouts /* of touched accounts */
   WHERE state IN ('CREATED', 'SUBMITTED')
   GROUP BY balance_account_id
   HAVING count(*) > 1
   UNION ALL
   SELECT balance_account_id, as_of, count(*)
-  FROM payouts
+  FROM payouts /* beside touched ones */
   WHERE state IN ('CREATED', 'SUBMITTED', 'PAID')
   GROUP BY balance_account_id, as_of
   HAVING count(*) > 1
@@ -483,65 +516,74 @@ FROM (
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 
 -- check: payout_cutoffs_never_go_back
+-- scope: new
 -- A payout's cut-off is not before that of the previous payout, which otherwise could have counted
 -- more than this one.
 SELECT 'payout_cutoffs_never_go_back' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('its cut-off is %s, that of the payout before %s', p.cutoff_at, before.cutoff_at)
          AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
   AND before.sequence = p.sequence - 1
 WHERE p.cutoff_at < before.cutoff_at;
 
 -- check: payout_items_have_a_payout
+-- scope: new
 -- An item belongs to a payout that exists.
 SELECT 'payout_items_have_a_payout' AS check_name, 'ERROR' AS severity,
        'payout ' || i.payout_id AS entity,
        format('does not exist and has an item %s of %s', i.entry_type, i.amount_minor) AS detail
-FROM payout_items AS i
+FROM payout_items /* of touched payouts */ AS i
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
 WHERE p.payout_id IS NULL;
 
 -- check: payout_items_add_up
+-- scope: new
 -- The items of a payout add up to what it pays and leaves in the account, less what the payout
 -- before left there.
 SELECT 'payout_items_add_up' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
        format('the amount is %s, it leaves %s, the payout before left %s, the items are %s',
               p.amount_minor, COALESCE(p.retained_minor, 0), COALESCE(p.retained_before_minor, 0),
               COALESCE(i.amount_minor::text, 'missing')) AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 LEFT JOIN (
-  SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id) AS i
+  SELECT payout_id, sum(amount_minor) AS amount_minor
+  FROM payout_items /* of touched payouts */
+  GROUP BY payout_id) AS i
   ON i.payout_id = p.payout_id
 WHERE i.amount_minor IS DISTINCT FROM
   p.amount_minor::numeric + COALESCE(p.retained_minor, 0) - COALESCE(p.retained_before_minor, 0);
 
 -- check: payouts_count_what_was_left
+-- scope: new
 -- What a payout says that the payout before left in the account is what that one left.
 SELECT 'payouts_count_what_was_left' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('counts %s as left before, the payout before left %s',
               COALESCE(p.retained_before_minor, 0), COALESCE(before.retained_minor, 0)) AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 LEFT JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
   AND before.sequence = p.sequence - 1
 WHERE COALESCE(p.retained_before_minor, 0) <> COALESCE(before.retained_minor, 0);
 
 -- check: payout_items_telescope
+-- scope: new
 -- An item is what its payout counted of a type, less what the previous payout counted of it. A
 -- payout counts every type that the previous one counted. Entries are only added and cut-offs do
 -- not go back, so no item has a sign that its type cannot have.
 WITH item AS (
   SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor,
          i.amount_minor
-  FROM payouts AS p
+  FROM payouts /* touched */ AS p
   JOIN payout_items AS i ON i.payout_id = p.payout_id
 ),
 following AS (
-  SELECT p.payout_id, i.balance_account_id, p.sequence, i.entry_type, i.counted_minor
-  FROM item AS i
-  JOIN payouts AS p ON p.balance_account_id = i.balance_account_id AND p.sequence = i.sequence + 1
+  SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor
+  FROM payouts /* touched */ AS p
+  JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
+    AND before.sequence = p.sequence - 1
+  JOIN payout_items AS i ON i.payout_id = before.payout_id
 )
 SELECT 'payout_items_telescope' AS check_name, 'ERROR' AS severity,
        'payout ' || COALESCE(i.payout_id, f.payout_id) AS entity,
@@ -566,6 +608,7 @@ WHERE i.amount_minor::numeric
            ELSE i.amount_minor < 0 END;
 
 -- check: payouts_count_what_is_booked
+-- scope: new
 -- The latest payout of a balance account counted no more of a type than the books hold of it by the
 -- cut-off; with the check before, that holds for every payout. That it counted all of it cannot be
 -- proved: entries may have been booked since, and no column says which transactions had committed
@@ -573,13 +616,13 @@ WHERE i.amount_minor::numeric
 -- later, one with a higher recorded_txid before.)
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id, cutoff_at
-  FROM payouts
+  FROM payouts /* touched */
   ORDER BY balance_account_id, sequence DESC
 ),
 booked AS (
   SELECT l.payout_id, m.entry_type, sum(m.signed_minor) AS booked_minor
   FROM latest AS l
-  JOIN ledger_movements AS m ON m.balance_account_id = l.balance_account_id
+  JOIN ledger_movements /* of touched payouts */ AS m ON m.balance_account_id = l.balance_account_id
   WHERE m.ledger_account = 'restaurant_payable'
     AND (m.available_at IS NULL OR m.available_at <= l.cutoff_at)
   GROUP BY l.payout_id, m.entry_type
@@ -594,29 +637,35 @@ LEFT JOIN booked AS b ON b.payout_id = i.payout_id AND b.entry_type = i.entry_ty
 WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
 
 -- check: payouts_count_what_came_back
--- A payout counted as reversed exactly the amounts of the earlier payouts that had failed or were
--- canceled. That is known afterwards, because none of them was in flight when it was created, and a paid one can only
--- be returned.
+-- scope: new
+-- A payout counted as reversed what the payout before counted, and its amount if that had failed or
+-- was canceled. That is known afterwards, because none was in flight when it was created, and a paid
+-- one can only be returned.
 SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity,
        'payout ' || p.payout_id AS entity,
        format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0),
               p.failed_minor) AS detail
 FROM (
   SELECT p.payout_id,
-         COALESCE(
-           sum(p.amount_minor) FILTER (WHERE p.state IN ('FAILED', 'CANCELED')
-                                             OR reversed.payout_id IS NOT NULL)
-           OVER (PARTITION BY p.balance_account_id ORDER BY p.sequence
-                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS failed_minor
-  FROM payouts AS p
+         COALESCE(counted.counted_minor, 0)::numeric
+           + CASE WHEN before.state IN ('FAILED', 'CANCELED') OR reversed.payout_id IS NOT NULL
+                  THEN before.amount_minor ELSE 0 END AS failed_minor
+  FROM payouts /* touched */ AS p
+  LEFT JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
+    AND before.sequence = p.sequence - 1
+  LEFT JOIN payout_items AS counted ON counted.payout_id = before.payout_id
+    AND counted.entry_type = 'PAYOUT_REVERSAL'
   LEFT JOIN (
-    SELECT DISTINCT payout_id FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS reversed
-    ON reversed.payout_id = p.payout_id
+    SELECT DISTINCT payout_id
+    FROM ledger_entries /* of payouts before touched ones */
+    WHERE entry_type = 'PAYOUT_REVERSAL') AS reversed
+    ON reversed.payout_id = before.payout_id
 ) AS p
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAYOUT_REVERSAL'
 WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
 
 -- check: submissions_agree_with_their_payouts
+-- scope: new
 -- A submission counts its payouts and their amounts, and is of their currency and, if it names one,
 -- of their run. Each of its payouts has a submission event that names it, recorded with it. No such
 -- event lacks its place in the list. Events of callers, who submit in their own way, are recorded at
@@ -626,22 +675,23 @@ WITH listed AS (
          s.payout_run_id, s.created_at AS submitted_at,
          p.payout_id AS paid_id, p.amount_minor, p.payout_run_id AS run_of_payout,
          p.created_at AS payout_created_at, a.currency AS currency_of_payout
-  FROM payout_submission_items AS i
+  FROM payout_submission_items /* of touched submissions */ AS i
   LEFT JOIN payout_submissions AS s ON s.submission_id = i.submission_id
   LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
   LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 ),
 told AS (
   SELECT v.payout_id, v.reference AS submission_id, v.event_id
-  FROM processor_events AS v
-  JOIN payout_submissions AS s ON s.submission_id = v.reference AND s.created_at = v.recorded_at
+  FROM processor_events /* of touched submissions */ AS v
+  JOIN payout_submissions /* touched */ AS s ON s.submission_id = v.reference
+    AND s.created_at = v.recorded_at
   WHERE v.type = 'payout_submitted' AND v.payout_id IS NOT NULL
 )
 SELECT 'submissions_agree_with_their_payouts' AS check_name, 'ERROR' AS severity,
        'submission ' || s.submission_id AS entity,
        format('says %s payouts of %s; its list has %s of %s', s.payouts_count, s.total_minor,
               COALESCE(l.payouts_count, 0), COALESCE(l.total_minor, 0)) AS detail
-FROM payout_submissions AS s
+FROM payout_submissions /* touched */ AS s
 LEFT JOIN (
   SELECT submission_id, count(*) AS payouts_count, sum(amount_minor) AS total_minor
   FROM listed
@@ -676,6 +726,7 @@ LEFT JOIN listed AS l ON l.payout_id::text = t.payout_id AND l.submission_id = t
 WHERE l.payout_id IS NULL;
 
 -- check: payouts_agree_with_their_run
+-- scope: new
 -- A payout's run exists and has its date, cut-off and currency, and a minimum that the payout
 -- reaches. An item for its restaurant names the payout, unless the items of the run are archived.
 WITH archived AS (SELECT DISTINCT payout_run_id FROM archived_run_outcomes)
@@ -691,7 +742,7 @@ SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity,
            CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL
                 THEN 'the item of its restaurant' END))
        END AS detail
-FROM payouts AS p
+FROM payouts /* touched */ AS p
 LEFT JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 LEFT JOIN archived AS z ON z.payout_run_id = p.payout_run_id
@@ -702,6 +753,7 @@ WHERE (p.as_of, p.cutoff_at, a.currency) IS DISTINCT FROM (r.as_of, r.cutoff_at,
    OR p.amount_minor < r.min_amount_minor;
 
 -- check: run_items_agree_with_their_payout
+-- scope: new
 -- An item of a run belongs to a run that exists and to its restaurant's balance account in the
 -- run's currency. If it has a payout, the payout is of that run and account, and no other item has
 -- it.
@@ -717,7 +769,7 @@ SELECT 'run_items_agree_with_their_payout' AS check_name, 'ERROR' AS severity,
                      COALESCE('of run ' || p.payout_run_id || ', account ' || p.balance_account_id,
                               'not there'))
        END AS detail
-FROM payout_run_items AS i
+FROM payout_run_items /* of touched runs */ AS i
 LEFT JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = i.balance_account_id
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
@@ -729,6 +781,7 @@ WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currenc
          IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
 
 -- check: run_items_explain_their_outcome
+-- scope: new
 -- What a run saw of a restaurant explains its outcome: a payout is of what was available less what
 -- the restaurant's minimum kept of it; a restaurant without enough was skipped for that reason. An
 -- item that is open, or that a server of an earlier revision closed, says nothing.
@@ -738,7 +791,7 @@ SELECT 'run_items_explain_their_outcome' AS check_name, 'ERROR' AS severity,
               i.retained_minor, r.min_amount_minor,
               COALESCE(i.skip_reason, i.outcome || COALESCE(' of ' || p.amount_minor, '')))
          AS detail
-FROM payout_run_items AS i
+FROM payout_run_items /* of touched runs */ AS i
 JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
 WHERE (i.available_minor IS NULL) <> (i.retained_minor IS NULL)
@@ -759,25 +812,27 @@ WHERE (i.available_minor IS NULL) <> (i.retained_minor IS NULL)
       END IS FALSE;
 
 -- check: finished_runs_have_no_open_items
+-- scope: new
 -- A run that has succeeded has reached and judged every restaurant. A canceled run may have left
 -- some, which it reports as skipped.
 SELECT 'finished_runs_have_no_open_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
        format('is %s and has %s open items', r.state, count(*)) AS detail
-FROM payout_runs AS r
-JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
+FROM payout_runs /* touched */ AS r
+JOIN payout_run_items /* of touched runs */ AS i ON i.payout_run_id = r.payout_run_id
 WHERE r.state NOT IN ('RUNNING', 'CANCELED') AND i.outcome = 'OPEN'
 GROUP BY r.payout_run_id, r.state
 UNION ALL
 SELECT 'finished_runs_have_no_open_items', 'ERROR', 'run ' || r.payout_run_id,
        format('is %s and has reached balance account %s of %s', r.state,
               p.reached_balance_account_id, p.last_balance_account_id)
-FROM payout_runs AS r
+FROM payout_runs /* touched */ AS r
 JOIN payout_run_progress AS p ON p.payout_run_id = r.payout_run_id
 WHERE r.state NOT IN ('RUNNING', 'CANCELED')
   AND p.reached_balance_account_id < p.last_balance_account_id;
 
 -- check: runs_have_an_item_for_each_account_they_reached
+-- scope: new
 -- A run has reached the balance accounts up to an id. Of these, each restaurant's in the run's
 -- currency that existed when the run started has an item. No other one has. Runs with archived
 -- items are left out, and runs without progress: a server of an earlier revision wrote all items at
@@ -788,7 +843,7 @@ SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' 
               CASE WHEN i.payout_run_id IS NULL THEN 'no item' ELSE 'an item' END,
               p.reached_balance_account_id, p.last_balance_account_id) AS detail
 FROM payout_run_progress AS p
-JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
+JOIN payout_runs /* touched */ AS r ON r.payout_run_id = p.payout_run_id
 JOIN balance_accounts AS a ON a.currency = r.currency AND a.restaurant_id IS NOT NULL
 LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id
   AND i.restaurant_id = a.restaurant_id
@@ -800,13 +855,14 @@ WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id =
 UNION ALL
 SELECT 'runs_have_an_item_for_each_account_they_reached', 'ERROR', 'run ' || r.payout_run_id,
        format('names %s restaurants and has %s items', r.restaurants_named, i.items_count)
-FROM payout_runs AS r
+FROM payout_runs /* touched */ AS r
 CROSS JOIN LATERAL (
   SELECT count(*) AS items_count FROM payout_run_items AS i
   WHERE i.payout_run_id = r.payout_run_id) AS i
 WHERE r.restaurants_named > 0 AND i.items_count > r.restaurants_named;
 
 -- check: ended_runs_created_no_payout
+-- scope: new
 -- A run that has ended creates no further payout. Servers of a revision before 0018 continued
 -- canceled runs, and the database of that revision did not refuse it. Ten seconds are tolerated:
 -- workers see the end, and stop, once it is committed.
@@ -815,12 +871,13 @@ SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity,
        format('is %s since %s; %s payouts were created after that, the last at %s', r.state,
               r.finished_at, count(*),
               max(p.created_at)) AS detail
-FROM payout_runs AS r
+FROM payout_runs /* touched */ AS r
 JOIN payouts AS p ON p.payout_run_id = r.payout_run_id
   AND p.created_at > r.finished_at + interval '10 seconds'
 GROUP BY r.payout_run_id, r.state, r.finished_at;
 
 -- check: archives_agree_with_their_runs
+-- scope: new
 -- The items of a run were archived only after the run had ended. The archive counts as many items
 -- with a payout as the run has payouts, and as many items in all as its file has rows.
 SELECT 'archives_agree_with_their_runs' AS check_name, 'ERROR' AS severity,
@@ -830,7 +887,7 @@ SELECT 'archives_agree_with_their_runs' AS check_name, 'ERROR' AS severity,
 FROM (
   SELECT payout_run_id,
          COALESCE(sum(items_count) FILTER (WHERE outcome = 'PAYOUT_CREATED'), 0) AS payouts_count
-  FROM archived_run_outcomes
+  FROM archived_run_outcomes /* of touched runs */
   GROUP BY payout_run_id) AS z
 JOIN payout_runs AS r ON r.payout_run_id = z.payout_run_id
 CROSS JOIN LATERAL (
@@ -841,7 +898,7 @@ UNION ALL
 SELECT 'archives_agree_with_their_runs', 'ERROR', 'archive ' || a.archive_id,
        format('%s of %s rows, and its runs have %s items', a.kind, a.rows_count,
               COALESCE(z.items_count, 0))
-FROM archived_ranges AS a
+FROM archived_ranges /* new */ AS a
 LEFT JOIN (
   SELECT archive_id, sum(items_count) AS items_count FROM archived_run_outcomes
   GROUP BY archive_id) AS z
@@ -850,13 +907,14 @@ WHERE COALESCE(z.items_count, 0)
       <> CASE a.kind WHEN 'payout_run_items' THEN a.rows_count ELSE 0 END;
 
 -- check: ended_runs_have_their_items
+-- scope: new
 -- The items of a run that has succeeded are in the table or in an archive. A run without items is
 -- right only if there was no restaurant to judge; a minute is tolerated for accounts that were
 -- opened just before the run began. A run of named restaurants may have none to judge.
 SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity,
        'run ' || r.payout_run_id AS entity,
        'has no items, and no archive has them' AS detail
-FROM payout_runs AS r
+FROM payout_runs /* touched */ AS r
 WHERE r.state = 'SUCCEEDED' AND r.restaurants_named = 0
   AND NOT EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = r.payout_run_id)
   AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
@@ -865,6 +923,7 @@ WHERE r.state = 'SUCCEEDED' AND r.restaurants_named = 0
          WHERE a.currency = r.currency AND a.restaurant_id IS NOT NULL);
 
 -- check: payments_follow_posting_rules
+-- scope: new
 -- Every payment and every operation on one has exactly the entries of the posting rules, in the
 -- books of the payer and of the payee: types, accounts, amounts, and positions, which run through
 -- the steps of an operation and in each through the payer's entry and then the payee's. A declined
@@ -903,7 +962,7 @@ taken AS (
   SELECT p.payment_id, p.transaction_id, p.payer_balance_account_id, p.payee_balance_account_id,
          CASE p.capture WHEN 'MANUAL' THEN 'hold' ELSE 'transfer' END AS step, p.amount_minor,
          p.fee_minor::numeric AS fee_minor, 0 AS entries_before
-  FROM payments AS p
+  FROM payments /* new */ AS p
   WHERE p.decline_reason IS NULL
   UNION ALL
   SELECT o.payment_id, o.transaction_id, o.payer_balance_account_id, o.payee_balance_account_id,
@@ -918,7 +977,7 @@ taken AS (
            div(p.fee_minor::numeric * o.captured_minor, NULLIF(p.amount_minor, 0))
              - div(p.fee_minor::numeric * (o.captured_minor - o.amount_minor),
                    NULLIF(p.amount_minor, 0)) AS fee_minor
-    FROM payment_operations AS o
+    FROM payment_operations /* new */ AS o
     JOIN payments AS p ON p.payment_id = o.payment_id
     WHERE o.decline_reason IS NULL
   ) AS o
@@ -941,7 +1000,7 @@ expected AS (
 posted AS (
   SELECT payment_id, transaction_id, position, balance_account_id, entry_type, debit_account,
          credit_account, amount_minor
-  FROM ledger_entries
+  FROM ledger_entries /* new */
   WHERE payment_id IS NOT NULL
 )
 SELECT 'payments_follow_posting_rules' AS check_name, 'ERROR' AS severity,
@@ -970,12 +1029,13 @@ WHERE (p.balance_account_id, p.entry_type, p.debit_account, p.credit_account, p.
                         x.amount_minor);
 
 -- check: entries_of_payments_have_a_payment
+-- scope: new
 -- The payment of an entry is stored. The payment, or an operation on it, has the entry's
 -- transaction id, recorded_txid and recorded_at: one database transaction stored both.
 WITH cause AS (
-  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payments
+  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payments /* new */
   UNION ALL
-  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payment_operations
+  SELECT payment_id, transaction_id, recorded_txid, recorded_at FROM payment_operations /* new */
 )
 SELECT 'entries_of_payments_have_a_payment' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
@@ -985,23 +1045,25 @@ SELECT 'entries_of_payments_have_a_payment' AS check_name, 'ERROR' AS severity,
             ELSE format('differs from payment %s in %s', e.payment_id, concat_ws(', ',
               CASE WHEN e.recorded_txid <> c.recorded_txid THEN 'recorded_txid' END,
               CASE WHEN e.recorded_at <> c.recorded_at THEN 'recorded_at' END)) END AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 LEFT JOIN cause AS c ON c.payment_id = e.payment_id AND c.transaction_id = e.transaction_id
 WHERE e.payment_id IS NOT NULL
   AND (e.recorded_txid, e.recorded_at) IS DISTINCT FROM (c.recorded_txid, c.recorded_at);
 
 -- check: interaccount_nets_to_zero
+-- scope: new
 -- What the entries of a transaction id take out of one balance account's books, they put into
 -- another's: interaccount is zero over both.
 SELECT 'interaccount_nets_to_zero' AS check_name, 'ERROR' AS severity,
        'transaction ' || transaction_id AS entity,
        format('leaves %s on interaccount', sum(signed_minor)) AS detail
-FROM ledger_movements
+FROM ledger_movements /* new */
 WHERE ledger_account = 'interaccount'
 GROUP BY transaction_id
 HAVING sum(signed_minor) <> 0;
 
 -- check: operations_do_what_was_asked
+-- scope: new
 -- An operation on a payment that was applied moves what was asked of what was held or captured
 -- then, and leaves the payment accordingly; a declined one moves nothing and changes nothing. Only
 -- a payment with an expires_at expires, and not before it; a minute is tolerated, because
@@ -1018,7 +1080,7 @@ WITH before AS (
              CASE WHEN p.decline_reason IS NULL AND p.capture = 'IMMEDIATE' THEN p.amount_minor
                   ELSE 0 END) OVER of_payment::numeric AS captured_before_minor,
          lag(o.refunded_minor, 1, 0::bigint) OVER of_payment::numeric AS refunded_before_minor
-  FROM payment_operations AS o
+  FROM payment_operations /* of touched payments */ AS o
   JOIN payments AS p ON p.payment_id = o.payment_id
   WINDOW of_payment AS (PARTITION BY o.payment_id ORDER BY o.sequence)
 ),
@@ -1076,13 +1138,14 @@ WHERE CASE WHEN decline_reason IS NULL THEN
       END;
 
 -- check: payments_are_where_their_operations_lead
+-- scope: new
 -- The operations on a payment are numbered 1, 2, 3 and so on. The payment has the state and the
 -- sums of the last one; without operations, those of its authorisation.
 WITH counted AS (
   SELECT payment_id, count(*) AS operations_count, max(sequence) AS last_sequence,
          min(sequence) = 1 AND max(sequence) = count(*) AND count(DISTINCT sequence) = count(*)
            AS is_numbered
-  FROM payment_operations
+  FROM payment_operations /* of touched payments */
   GROUP BY payment_id
 ),
 last AS (
@@ -1101,7 +1164,7 @@ standing AS (
                   CASE WHEN p.decline_reason IS NULL AND p.capture = 'IMMEDIATE'
                        THEN p.amount_minor ELSE 0 END) AS last_captured_minor,
          COALESCE(l.refunded_minor, 0) AS last_refunded_minor
-  FROM payments AS p
+  FROM payments /* touched */ AS p
   FULL JOIN last AS l ON l.payment_id = p.payment_id
 )
 SELECT 'payments_are_where_their_operations_lead' AS check_name, 'ERROR' AS severity,
@@ -1119,6 +1182,7 @@ WHERE NOT is_numbered
       IS DISTINCT FROM (last_state, last_captured_minor, last_refunded_minor);
 
 -- check: payments_are_within_limits
+-- scope: new
 -- Ids, amounts, fees and words of payments and of operations on them are as the contract promises.
 -- CHECK constraints guard inserts; this check reads what is stored.
 WITH reason (name) AS (
@@ -1133,7 +1197,7 @@ SELECT 'payments_are_within_limits' AS check_name, 'ERROR' AS severity,
               ' declined for %s, reference "%s"', p.capture, p.state, p.amount_minor, p.fee_minor,
               p.captured_minor, p.refunded_minor, COALESCE(p.expires_at::text, 'no time'),
               COALESCE(p.decline_reason, 'no reason'), p.reference) AS detail
-FROM payments AS p
+FROM payments /* touched */ AS p
 LEFT JOIN reason AS r ON r.name = p.decline_reason
 WHERE (p.payment_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(p.payment_id) <= 128
        AND p.reference ~ '^[ -~]*$' AND octet_length(p.reference) <= 255
@@ -1152,7 +1216,7 @@ SELECT 'payments_are_within_limits', 'ERROR', 'payment ' || o.payment_id,
        format('operation %s, %s, is a %s of %s minor units, declined for %s', o.sequence,
               COALESCE(o.operation_id, '(no id)'), o.kind, o.requested_minor,
               COALESCE(o.decline_reason, 'no reason'))
-FROM payment_operations AS o
+FROM payment_operations /* new */ AS o
 LEFT JOIN reason AS r ON r.name = o.decline_reason
 WHERE (o.kind IN ('CAPTURE', 'VOID', 'REFUND', 'REVERSE', 'EXPIRE')
        AND (o.operation_id IS NULL) = (o.kind = 'EXPIRE')
@@ -1164,6 +1228,7 @@ WHERE (o.kind IN ('CAPTURE', 'VOID', 'REFUND', 'REVERSE', 'EXPIRE')
        AND (o.decline_reason IS NULL) = (r.name IS NULL)) IS NOT TRUE;
 
 -- check: payments_have_two_parties
+-- scope: new
 -- An account pays another account or a restaurant, in the currency of both; only a restaurant bears
 -- a fee. A payment in another currency was declined for that, or because another one of its chain
 -- was declined.
@@ -1178,7 +1243,7 @@ SELECT 'payments_have_two_parties' AS check_name, 'ERROR' AS severity,
               p.payee_balance_account_id,
               COALESCE(payee.restaurant_id || '/' || payee.currency,
                        payee.account_id || ' in ' || payee.currency, 'not there')) AS detail
-FROM payments AS p
+FROM payments /* touched */ AS p
 LEFT JOIN balance_accounts AS payer ON payer.balance_account_id = p.payer_balance_account_id
 LEFT JOIN balance_accounts AS payee ON payee.balance_account_id = p.payee_balance_account_id
 WHERE payer.account_id IS NULL OR payee.balance_account_id IS NULL
@@ -1189,13 +1254,14 @@ WHERE payer.account_id IS NULL OR payee.balance_account_id IS NULL
            <> COALESCE(p.decline_reason = 'CURRENCY_MISMATCH', false));
 
 -- check: payments_mature_after_whole_days
+-- scope: new
 -- Of the entries without an event, only those that pay a restaurant, and their fee, have
 -- available_at, and it is 1 to 365 times 24 hours after recorded_at. For 0 days it is NULL.
 SELECT 'payments_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('a %s of payment %s is available at %s, having been recorded at %s', e.entry_type,
               COALESCE(e.payment_id, '(none)'), e.available_at, e.recorded_at) AS detail
-FROM ledger_entries AS e
+FROM ledger_entries /* new */ AS e
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 CROSS JOIN LATERAL (
   SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.recorded_at)
@@ -1207,6 +1273,7 @@ WHERE e.available_at IS NOT NULL AND e.event_id IS NULL
        AND m.maturity_seconds BETWEEN 86400 AND 365 * 86400) IS NOT TRUE;
 
 -- check: fees_mature_with_their_payment
+-- scope: new
 -- The fee of a payment has the available_at of what it was taken of, so that what matures is always
 -- the net amount.
 SELECT 'fees_mature_with_their_payment' AS check_name, 'ERROR' AS severity,
@@ -1214,28 +1281,31 @@ SELECT 'fees_mature_with_their_payment' AS check_name, 'ERROR' AS severity,
        format('a %s is available at %s, its fee at %s', c.entry_type,
               COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once'))
          AS detail
-FROM ledger_entries AS c
-JOIN ledger_entries AS f ON f.payment_id = c.payment_id AND f.transaction_id = c.transaction_id
+FROM ledger_entries /* new */ AS c
+JOIN ledger_entries /* new */ AS f ON f.payment_id = c.payment_id
+  AND f.transaction_id = c.transaction_id
 WHERE c.entry_type IN ('PAYMENT', 'TRANSFER_IN') AND f.entry_type = 'FEE'
   AND f.available_at IS DISTINCT FROM c.available_at;
 
 -- check: payments_are_stored_once
+-- scope: new
 -- The payment id and the operation id are the idempotency keys. Keys guard inserts; this check
 -- reads what is stored.
 SELECT 'payments_are_stored_once' AS check_name, 'ERROR' AS severity,
        'payment ' || payment_id AS entity, format('is stored %s times', count(*)) AS detail
-FROM payments
+FROM payments /* touched */
 GROUP BY payment_id
 HAVING count(*) > 1
 UNION ALL
 SELECT 'payments_are_stored_once', 'ERROR', 'operation ' || operation_id,
        format('is stored %s times', count(*))
-FROM payment_operations
+FROM payment_operations /* with new ids */
 WHERE operation_id IS NOT NULL
 GROUP BY operation_id
 HAVING count(*) > 1;
 
 -- check: accounts_have_a_balance_account
+-- scope: small
 -- An account has exactly one balance account, in its currency.
 SELECT 'accounts_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'account ' || h.account_id AS entity,
@@ -1248,6 +1318,7 @@ GROUP BY h.account_id, h.currency
 HAVING count(a.balance_account_id) <> 1 OR min(a.currency) <> h.currency;
 
 -- check: accounts_are_within_limits
+-- scope: small
 -- Ids, overdrafts and states of accounts are as the contract promises. CHECK constraints guard
 -- writes; this check reads what is stored.
 SELECT 'accounts_are_within_limits' AS check_name, 'ERROR' AS severity,
@@ -1261,6 +1332,7 @@ WHERE (account_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(account_id) <= 128
        AND updated_at >= created_at) IS NOT TRUE;
 
 -- check: held_is_in_payments
+-- scope: all. The checks of payments prove it for what is new; no index has the open ones alone.
 -- What is held in an account is the sum of what its payments hold.
 SELECT 'held_is_in_payments' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -1287,6 +1359,7 @@ LEFT JOIN balance_accounts AS a
 WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.held_minor, 0);
 
 -- check: closed_accounts_are_empty
+-- scope: new
 -- A closed account has nothing available and nothing held: it was empty when it was closed, and
 -- nothing moves in it since.
 SELECT 'closed_accounts_are_empty' AS check_name, 'ERROR' AS severity,
@@ -1294,7 +1367,7 @@ SELECT 'closed_accounts_are_empty' AS check_name, 'ERROR' AS severity,
        format('is closed, and its %s is %s', s.ledger_account, s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account IN ('account_funds', 'account_held')
   GROUP BY balance_account_id, ledger_account
 ) AS s
@@ -1303,6 +1376,7 @@ JOIN accounts AS h ON h.account_id = a.account_id
 WHERE h.state = 'CLOSED' AND s.balance_minor <> 0;
 
 -- check: accounts_stay_within_their_overdraft
+-- scope: new
 -- What is available in an account is below zero by no more than its overdraft. A lower limit may
 -- have been set since: that is an error only in an account that was never changed.
 SELECT 'accounts_stay_within_their_overdraft' AS check_name,
@@ -1314,7 +1388,7 @@ SELECT 'accounts_stay_within_their_overdraft' AS check_name,
                      || ': if that lowered the limit, this is no defect' END) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'account_funds'
   GROUP BY balance_account_id
 ) AS s
@@ -1323,40 +1397,43 @@ JOIN accounts AS h ON h.account_id = a.account_id
 WHERE s.balance_minor < -h.overdraft_limit_minor;
 
 -- check: events_are_stored_once
+-- scope: new
 -- The event id is the idempotency key. The primary key guards inserts; this check reads what is
 -- stored.
 SELECT 'events_are_stored_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
        format('is stored %s times', count(*)) AS detail
-FROM processor_events
+FROM processor_events /* with new ids */
 GROUP BY event_id
 HAVING count(*) > 1;
 
 -- check: transaction_ids_belong_to_one_event
+-- scope: new
 -- No two of these share a transaction id: events, creations of payouts, payments and operations on
 -- payments.
 SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity,
        'transaction ' || transaction_id AS entity,
        format('is shared by %s, among them %s and %s', count(*), min(owner), max(owner)) AS detail
 FROM (
-  SELECT transaction_id, event_id AS owner FROM processor_events
+  SELECT transaction_id, event_id AS owner FROM processor_events /* new */
   UNION ALL
-  SELECT transaction_id, payout_id::text FROM payouts
+  SELECT transaction_id, payout_id::text FROM payouts /* touched */
   UNION ALL
-  SELECT transaction_id, payment_id FROM payments
+  SELECT transaction_id, payment_id FROM payments /* new */
   UNION ALL
-  SELECT transaction_id, payment_id || '/' || sequence FROM payment_operations
+  SELECT transaction_id, payment_id || '/' || sequence FROM payment_operations /* new */
 ) AS given
 GROUP BY transaction_id
 HAVING count(*) > 1;
 
 -- check: fingerprints_match_their_events
+-- scope: new
 -- The fingerprint is the SHA-256 of the stored fields, so no field was changed later. The text is
 -- that of ledger.domain.events.fingerprint, whose version 2 has the later fields. extract() is
 -- numeric, so the microseconds are exact.
 SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity,
        'event ' || event_id AS entity,
        'the stored fields do not give the fingerprint' AS detail
-FROM processor_events
+FROM processor_events /* new */
 WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
   concat_ws(E'\n',
             CASE WHEN num_nonnulls(available_at, processor_fee_minor) > 0 THEN 2 ELSE 1 END,
@@ -1369,6 +1446,7 @@ WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
                         COALESCE(processor_fee_minor, 0)) END), 'UTF8'));
 
 -- check: events_are_within_limits
+-- scope: new
 -- Ids, amounts, fees and instants are as the contract promises. CHECK constraints guard inserts.
 -- This check reads what is stored, for instance after a restore without constraints. A payout is a
 -- sum of events, so its amount may be above an event's limit.
@@ -1378,7 +1456,7 @@ SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity,
               ' %s, reference "%s"', type, COALESCE(NULLIF(restaurant_id, ''), '(platform)'),
               amount_minor, fee_minor, COALESCE(processor_fee_minor, 0), occurred_at,
               COALESCE(available_at::text, 'no time'), reference) AS detail
-FROM processor_events
+FROM processor_events /* new */
 WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND reference ~ '^[ -~]*$' AND octet_length(reference) <= 255
        AND amount_minor >= 1
@@ -1402,12 +1480,13 @@ WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND (payout_id IS NOT NULL) = starts_with(type, 'payout_')) IS NOT TRUE;
 
 -- check: event_types_are_known
+-- scope: new
 -- Every event has a type that the posting rules or payouts know. So the checks above leave out no
 -- event.
 SELECT 'event_types_are_known' AS check_name, 'ERROR' AS severity,
        'type ' || COALESCE(type, '(none)') AS entity,
        format('%s events, among them %s', count(*), min(event_id)) AS detail
-FROM processor_events
+FROM processor_events /* new */
 GROUP BY type
 HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed',
                  'adjustment_credited', 'adjustment_debited', 'dispute_opened',
@@ -1420,10 +1499,11 @@ HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed',
                  'payout_referenced')) IS NOT TRUE;
 
 -- check: currencies_are_known
+-- scope: new
 -- Every currency is one of ledger.domain.money, which knows its minor unit; a test compares the
 -- two.
 WITH used AS (
-  SELECT currency, 'events' AS place FROM processor_events GROUP BY currency
+  SELECT currency, 'events' AS place FROM processor_events /* new */ GROUP BY currency
   UNION ALL
   SELECT currency, 'balance accounts' FROM balance_accounts GROUP BY currency
   UNION ALL
@@ -1431,7 +1511,7 @@ WITH used AS (
   UNION ALL
   SELECT currency, 'accounts' FROM accounts GROUP BY currency
   UNION ALL
-  SELECT currency, 'payments' FROM payments GROUP BY currency
+  SELECT currency, 'payments' FROM payments /* new */ GROUP BY currency
 )
 SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity,
        'currency ' || COALESCE(currency, '(none)') AS entity,
@@ -1448,19 +1528,21 @@ WHERE (currency = ANY (string_to_array(
   'XAF XCD XCG XOF XPF YER ZAR ZMW ZWG ZWL', ' '))) IS NOT TRUE;
 
 -- check: events_have_a_balance_account
+-- scope: new
 -- The restaurant of an event is registered and has a balance account in the event's currency; the
 -- platform has one for events without a restaurant.
 SELECT 'events_have_a_balance_account' AS check_name, 'ERROR' AS severity,
        'event ' || v.event_id AS entity,
        format('there is no balance account %s/%s',
               COALESCE(NULLIF(v.restaurant_id, ''), '(platform)'), v.currency) AS detail
-FROM processor_events AS v
+FROM processor_events /* new */ AS v
 LEFT JOIN balance_accounts AS a
   ON CASE WHEN a.account_id IS NULL THEN COALESCE(a.restaurant_id, '') END = v.restaurant_id
     AND a.currency = v.currency
 WHERE a.balance_account_id IS NULL;
 
 -- check: balance_accounts_have_a_holder
+-- scope: small
 -- A balance account is of one registered restaurant, of one account that exists, or of neither: then
 -- it is the platform's.
 SELECT 'balance_accounts_have_a_holder' AS check_name, 'ERROR' AS severity,
@@ -1480,6 +1562,7 @@ WHERE num_nonnulls(a.restaurant_id, a.account_id) > 1
    OR num_nonnulls(r.restaurant_id, h.account_id) <> num_nonnulls(a.restaurant_id, a.account_id);
 
 -- check: balance_accounts_are_unique
+-- scope: small
 -- A restaurant has one balance account in each currency, and so has the platform: two would split
 -- its balance. So would two of an account.
 SELECT 'balance_accounts_are_unique' AS check_name, 'ERROR' AS severity,
@@ -1493,6 +1576,7 @@ GROUP BY restaurant_id, account_id, currency
 HAVING count(*) > 1;
 
 -- check: debits_equal_credits
+-- scope: new
 -- The debits of all accounts equal the credits, in every balance account and in every currency. An
 -- entry has both sides in one row and one amount, so this holds by construction. It is the first
 -- thing that an auditor asks for.
@@ -1506,7 +1590,7 @@ FROM (
   SELECT balance_account_id,
          COALESCE(-sum(signed_minor) FILTER (WHERE side = 'debit'), 0) AS debit_minor,
          COALESCE(sum(signed_minor) FILTER (WHERE side = 'credit'), 0) AS credit_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account IS NOT NULL
   GROUP BY balance_account_id
 ) AS s
@@ -1515,6 +1599,7 @@ GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.account_id, a.currency
 HAVING sum(s.debit_minor) <> sum(s.credit_minor);
 
 -- check: balance_sheets_close
+-- scope: new
 -- In every balance account, the accounts that grow by debits hold together as much as those that
 -- grow by credits, and every entry moves accounts of the chart only. The chart is that of
 -- ledger.domain.chart_of_accounts; a test compares the two.
@@ -1538,7 +1623,7 @@ WITH chart (account, normal_side) AS (
 ),
 balance AS (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   GROUP BY balance_account_id, ledger_account
 ),
 sheet AS (
@@ -1561,6 +1646,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
 
 -- check: balances_fit_int64
+-- scope: new
 -- The balance of every account fits the int64 in which the service returns it.
 SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -1568,13 +1654,14 @@ SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
        format('the balance of %s is %s', m.ledger_account, abs(m.balance_minor)) AS detail
 FROM (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   GROUP BY balance_account_id, ledger_account
 ) AS m
 JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
 WHERE abs(m.balance_minor) > 9223372036854775807;
 
 -- check: reserved_is_not_negative
+-- scope: new
 -- A restaurant's payouts release no more than was reserved for them.
 SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -1582,7 +1669,7 @@ SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
        format('payout_reserved is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'payout_reserved'
   GROUP BY balance_account_id
 ) AS s
@@ -1590,6 +1677,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: reserved_is_in_payouts
+-- scope: new
 -- The reserve of a balance account is the sum of its payouts in flight.
 SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -1601,13 +1689,13 @@ SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
          AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'payout_reserved'
   GROUP BY balance_account_id
 ) AS s
 FULL JOIN (
   SELECT balance_account_id, sum(amount_minor) AS amount_minor
-  FROM payouts
+  FROM payouts /* of touched accounts */
   WHERE state IN ('CREATED', 'SUBMITTED')
   GROUP BY balance_account_id
 ) AS p ON p.balance_account_id = s.balance_account_id
@@ -1616,26 +1704,27 @@ LEFT JOIN balance_accounts AS a
 WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.amount_minor, 0);
 
 -- check: payouts_leave_nothing_negative
+-- scope: new
 -- A payout never takes more than there is. So in an account with payouts, restaurant_payable is
 -- below zero by no more than the debits that the latest payout did not count: those that came
 -- later, and fees that mature with their charges.
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id
-  FROM payouts
+  FROM payouts /* latest of touched accounts */
   ORDER BY balance_account_id, sequence DESC
 ),
 booked AS (
   SELECT balance_account_id, sum(signed_minor) AS payable_minor,
          COALESCE(-sum(signed_minor) FILTER (
            WHERE side = 'debit' AND entry_type <> 'PAYOUT_RESERVE'), 0) AS debits_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'restaurant_payable'
   GROUP BY balance_account_id
 ),
 counted AS (
   SELECT payout_id, -COALESCE(sum(counted_minor) FILTER (WHERE counted_minor < 0), 0)
          AS debits_minor
-  FROM payout_items
+  FROM payout_items /* of those payouts */
   GROUP BY payout_id
 )
 SELECT 'payouts_leave_nothing_negative' AS check_name, 'ERROR' AS severity,
@@ -1652,18 +1741,29 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
 WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 
 -- check: snapshots_agree_with_the_entries
+-- scope: new
 -- A snapshot of the present stay agrees with the entries with a recorded_txid below its horizon: it
 -- has their sums by ledger account and type, in all and of those that had matured by taken_at, how
 -- many they are, and the latest of their instants. Snapshots of other stays, and those written
 -- elsewhere, are left out: no server reads them. The check adds up the differences from one
 -- snapshot to the next: it reads every entry once, and once more if it matured between two
--- snapshots, however many snapshots there are.
-WITH snapshot AS MATERIALIZED (
+-- snapshots, however many snapshots there are. If only new snapshots are checked, the differences
+-- begin at the verified one below them.
+WITH verified AS MATERIALIZED (
   SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
-         ledger_accounts, entry_types, total_minors, matured_minors,
-         lag(horizon) OVER step AS horizon_before, lag(taken_at) OVER step AS taken_before
-  FROM balance_snapshots
-  WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
+         ledger_accounts, entry_types, total_minors, matured_minors
+  FROM (SELECT * FROM balance_snapshots WHERE false) /* verified */ AS v
+),
+snapshot AS MATERIALIZED (
+  SELECT s.*, lag(horizon) OVER step AS horizon_before, lag(taken_at) OVER step AS taken_before
+  FROM (
+    SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
+           ledger_accounts, entry_types, total_minors, matured_minors, false AS is_verified
+    FROM balance_snapshots /* new */
+    WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
+    UNION ALL
+    SELECT verified.*, true FROM verified
+  ) AS s
   WINDOW step AS (PARTITION BY balance_account_id ORDER BY horizon)
 ),
 -- By how much each snapshot differs from the one before.
@@ -1680,6 +1780,7 @@ difference AS (
     WHERE e.balance_account_id = s.balance_account_id
       AND e.recorded_txid >= COALESCE(s.horizon_before, '0'::xid8) AND e.recorded_txid < s.horizon
   ) AS e
+  WHERE NOT s.is_verified
   GROUP BY s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account
   UNION ALL
   SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account, 0, 0,
@@ -1707,6 +1808,13 @@ step AS (
     SELECT balance_account_id, horizon, debit_account, entry_type,
            0, -total_minor, -matured_minor, NULL, NULL
     FROM difference
+    UNION ALL
+    SELECT v.balance_account_id, v.horizon, l.ledger_account, l.entry_type,
+           CASE l.number WHEN 1 THEN v.entries_count ELSE 0 END, l.total_minor, l.matured_minor,
+           v.last_recorded_at, v.last_event_at
+    FROM verified AS v
+    CROSS JOIN LATERAL unnest(v.ledger_accounts, v.entry_types, v.total_minors, v.matured_minors)
+      WITH ORDINALITY AS l (ledger_account, entry_type, total_minor, matured_minor, number)
   ) AS side
   GROUP BY balance_account_id, horizon, ledger_account, entry_type
 ),
@@ -1762,10 +1870,12 @@ CROSS JOIN LATERAL (
   FROM unnest(s.ledger_accounts, s.entry_types, s.total_minors, s.matured_minors)
     AS l (ledger_account, entry_type, total_minor, matured_minor)
 ) AS held
-WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
+WHERE NOT s.is_verified
+  AND (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
       IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at, held.lines);
 
 -- check: snapshots_are_settled
+-- scope: new
 -- A snapshot of the present stay was taken in the past, of transactions that have all ended, and
 -- belongs to a balance account that exists. A minute is tolerated for a clock that was set back. A
 -- horizon above the cluster's txids means that the row was inserted by hand, or that the cluster
@@ -1780,7 +1890,7 @@ SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
             ELSE format('taken at %s, it is %s now; all transactions below %s have ended',
                         s.taken_at, clock_timestamp(),
                         pg_snapshot_xmin(pg_current_snapshot())) END AS detail
-FROM balance_snapshots AS s
+FROM balance_snapshots /* new */ AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid::xid
   AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot())
@@ -1788,17 +1898,24 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid
        OR a.balance_account_id IS NULL);
 
 -- check: statement_marks_agree_with_the_entries
+-- scope: new
 -- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: it has
 -- how many they are, their latest recorded_at, the longest time by which the recorded_at of one
 -- lies before that of an entry with a lower txid, and their sums on restaurant_payable and on
 -- account_funds. Only a restaurant's mark may lack the last one, as servers of before 0027 make it.
 -- All those transactions have ended.
 -- The check goes through the entries of each account with marks once, in the order of the txids,
--- with the marks in between.
-WITH mark AS MATERIALIZED (
+-- with the marks in between. If only new marks are checked, it begins at the verified one below
+-- them.
+WITH verified AS MATERIALIZED (
   SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor,
          funds_minor
-  FROM statement_marks
+  FROM (SELECT * FROM statement_marks WHERE false) /* verified */ AS v
+),
+mark AS MATERIALIZED (
+  SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor,
+         funds_minor
+  FROM statement_marks /* new */
   WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
 ),
 -- A mark comes before the entries at its horizon, which it does not count.
@@ -1807,20 +1924,34 @@ place AS (
          NULL::timestamptz AS first_recorded_at, NULL::timestamptz AS last_recorded_at,
          0 AS payable_minor, 0 AS funds_minor, entries_count AS mark_entries_count,
          last_recorded_at AS mark_last_recorded_at, late_by_max AS mark_late_by_max,
-         payable_minor AS mark_payable_minor, funds_minor AS mark_funds_minor
+         payable_minor AS mark_payable_minor, funds_minor AS mark_funds_minor,
+         NULL::interval AS verified_late_by
   FROM mark
+  UNION ALL
+  SELECT balance_account_id, horizon, -1, entries_count, NULL, last_recorded_at, payable_minor,
+         COALESCE(funds_minor, 0), NULL, NULL, NULL, NULL, NULL, late_by_max
+  FROM verified
   UNION ALL
   SELECT m.balance_account_id, m.recorded_txid, 1, count(*) FILTER (WHERE m.side = 'credit'),
          min(m.recorded_at), max(m.recorded_at),
          COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable'), 0),
          COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'account_funds'), 0),
-         NULL, NULL, NULL, NULL, NULL
-  FROM ledger_movements AS m
-  WHERE m.balance_account_id IN (SELECT balance_account_id FROM mark)
+         NULL, NULL, NULL, NULL, NULL, NULL
+  FROM (
+    SELECT m.balance_account_id, COALESCE(max(v.horizon), '0'::xid8) AS begin_txid
+    FROM mark AS m
+    LEFT JOIN verified AS v ON v.balance_account_id = m.balance_account_id
+    GROUP BY m.balance_account_id
+  ) AS a
+  CROSS JOIN LATERAL (
+    SELECT m.* FROM ledger_movements AS m
+    WHERE m.balance_account_id = a.balance_account_id AND m.recorded_txid >= a.begin_txid
+  ) AS m
   GROUP BY m.balance_account_id, m.recorded_txid
 ),
 late AS (
-  SELECT p.*, max(p.last_recorded_at) OVER before - p.first_recorded_at AS late_by
+  SELECT p.*, COALESCE(p.verified_late_by,
+                       max(p.last_recorded_at) OVER before - p.first_recorded_at) AS late_by
   FROM place AS p
   WINDOW before AS (PARTITION BY p.balance_account_id ORDER BY p.txid, p.kind
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
@@ -1863,30 +1994,32 @@ WHERE r.kind = 0
        OR (r.mark_funds_minor IS NULL AND a.account_id IS NOT NULL));
 
 -- check: nothing_is_recorded_in_the_future
+-- scope: new
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is
 -- tolerated for a clock that was set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
        format('was recorded at %s; it is %s now', r.recorded_at, clock_timestamp()) AS detail
 FROM (
-  SELECT 'event ' || event_id AS entity, recorded_at FROM processor_events
+  SELECT 'event ' || event_id AS entity, recorded_at FROM processor_events /* new */
   UNION ALL
-  SELECT 'entry ' || transaction_id || '/' || position, recorded_at FROM ledger_entries
+  SELECT 'entry ' || transaction_id || '/' || position, recorded_at FROM ledger_entries /* new */
   UNION ALL
-  SELECT 'payout ' || payout_id, created_at FROM payouts
+  SELECT 'payout ' || payout_id, created_at FROM payouts /* touched */
   UNION ALL
-  SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs
+  SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs /* touched */
   UNION ALL
   SELECT 'submission ' || submission_id, created_at FROM payout_submissions
   UNION ALL
   SELECT 'account ' || account_id, GREATEST(created_at, updated_at) FROM accounts
   UNION ALL
-  SELECT 'payment ' || payment_id, recorded_at FROM payments
+  SELECT 'payment ' || payment_id, recorded_at FROM payments /* new */
   UNION ALL
-  SELECT 'payment ' || payment_id, recorded_at FROM payment_operations
+  SELECT 'payment ' || payment_id, recorded_at FROM payment_operations /* new */
 ) AS r
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
+-- scope: small
 -- The triggers that deny changes, and those that check a payment's moves and a payout's moves,
 -- items and run, are as the migrations made them: of the same type, in every session where the
 -- migrations said so (ENABLE ALWAYS), with the same condition or none. Their functions still raise
@@ -1921,6 +2054,7 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      '((new.events_version < 2))'),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_stays', 'ledger_stays_deny_change', 'deny_change', 58, 'A', ''),
+    ('ledger_verifications', 'ledger_verifications_deny_change', 'deny_change', 58, 'A', ''),
     ('payment_operations', 'payment_operations_deny_change', 'deny_change', 58, 'A', ''),
     ('payments', 'payments_check_move', 'check_payment_move', 19, 'A', ''),
     ('payments', 'payments_deny_change', 'deny_change', 42, 'A', ''),
@@ -1997,6 +2131,7 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
+-- scope: small
 -- Every constraint of a table or a domain exists, is validated and has the definition of the
 -- migrations, and domains have no others. Only the columns listed below may be NULL, every foreign
 -- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
@@ -2079,6 +2214,21 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('ledger_seals', 'ledger_seals_txids_check', 'bb3571c254868ba019825ff3f041f7ef'),
     ('ledger_stays', 'ledger_stays_number_check', 'aecc66474cc4737d098b3fdd80181bf7'),
     ('ledger_stays', 'ledger_stays_pkey', 'a607b2f5bd1f18a40a7244f905904940'),
+    ('ledger_verifications', 'ledger_verifications_checks_digest_check',
+     '0f8a5f65d7e5709453d6aa4f4a87e282'),
+    ('ledger_verifications', 'ledger_verifications_errors_count_check',
+     '2dc9132b21c657fcac3afdf0a46e856e'),
+    ('ledger_verifications', 'ledger_verifications_number_check',
+     'aecc66474cc4737d098b3fdd80181bf7'),
+    ('ledger_verifications', 'ledger_verifications_pkey', '11640574057e8df50d4a3636a6f38a8b'),
+    ('ledger_verifications', 'ledger_verifications_seal_hash_check',
+     '8a930f0802506186c28debe2da22c365'),
+    ('ledger_verifications', 'ledger_verifications_txids_check',
+     '16d4e24293ab9c8ce7e169ede2bbf4ce'),
+    ('ledger_verifications', 'ledger_verifications_warnings_count_check',
+     '38d20707efce7b56df3f30305bae2a8d'),
+    ('ledger_verifications', 'ledger_verifications_whole_number_check',
+     '684ec2e89afa083e063749aa1b026fb2'),
     ('page_token_keys', 'page_token_keys_pkey', 'e66263d7221598c90d3129d7fc4f8d40'),
     ('page_token_keys', 'page_token_keys_secret_check', '188fdd900cebaa0ee8fcec2bc0c079cd'),
     ('payment_operations', 'payment_operations_caller_check', '1164a33aa6166e27d0db905a2995001e'),
@@ -2327,6 +2477,7 @@ SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, entity, de
 FROM broken;
 
 -- check: views_are_as_they_were_made
+-- scope: small
 -- Every view exists and has the definition of the migrations, so that this audit and the reports
 -- read what is booked. A migration that adds or changes a view changes this list; a test compares
 -- the list with the schema.
@@ -2381,6 +2532,7 @@ LEFT JOIN LATERAL (
 WHERE v.definition IS DISTINCT FROM w.definition;
 
 -- check: functions_are_as_they_were_made
+-- scope: small
 -- Every function exists and has the body, the rights and the path of the migrations. A migration
 -- that adds or changes a function changes this list; a test compares the list with the schema.
 --
@@ -2431,6 +2583,7 @@ LEFT JOIN found AS f ON f.function_name = w.function_name
 WHERE f.digest IS DISTINCT FROM w.digest;
 
 -- check: roles_hold_no_more_than_they_need
+-- scope: small
 -- The application adds to the books, changes profiles and moves payments, payouts and runs, and no
 -- more; the reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or
 -- a membership. Nor do they own the domains and functions that refuse what is wrong. A migration
@@ -2473,6 +2626,7 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'statement_marks', 'INSERT', ''),
     ('ledger_app', 'ledger_seals', 'INSERT', ''),
     ('ledger_app', 'ledger_stays', 'INSERT', ''),
+    ('ledger_app', 'ledger_verifications', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'UPDATE', 'state'),
     ('ledger_app', 'payout_runs', 'UPDATE', 'finished_at'),
@@ -2558,6 +2712,7 @@ SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity,
 FROM broken;
 
 -- check: rows_are_sealed_in_time
+-- scope: small
 -- Rows that were recorded ten minutes ago are sealed. Servers seal every few seconds. If rows are
 -- not sealed, no server runs, none seals (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays
 -- open, or one wrote more under one id than a seal can hold. After a restore into another cluster
@@ -2594,7 +2749,20 @@ FROM (
 ) AS r
 HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
 
+-- check: verified_seals_are_in_the_chain
+-- scope: small
+-- The chain still has each seal that a verification saw. `ledger verify` builds on the rows that
+-- these seals cover.
+SELECT 'verified_seals_are_in_the_chain' AS check_name, 'ERROR' AS severity,
+       'verification ' || v.number AS entity,
+       format('saw seal %s with the hash %s, which is %s now', v.seal_sequence,
+              encode(v.seal_hash, 'hex'), COALESCE(encode(s.hash, 'hex'), 'not there')) AS detail
+FROM ledger_verifications AS v
+LEFT JOIN ledger_seals AS s ON s.sequence = v.seal_sequence
+WHERE v.seal_sequence > 0 AND s.hash IS DISTINCT FROM v.seal_hash;
+
 -- check: archives_are_finished
+-- scope: small
 -- No row is both in an archive and in its table. If one is, the removal was cut off, or calls were
 -- recorded after their archive was made. `ledger archive run` continues the removal, and archives
 -- the calls.
@@ -2612,6 +2780,7 @@ WHERE (a.kind = 'audit_log' AND EXISTS (
            AND EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = z.payout_run_id));
 
 -- check: clock_is_not_behind_the_books
+-- scope: small
 -- The database's clock is not behind the latest record. While it is, after it was set back,
 -- everything is recorded as just after the latest record, and nothing matures.
 SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
@@ -2620,6 +2789,7 @@ SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'cl
 WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
 -- check: clock_agrees_with_the_host
+-- scope: small
 -- The database's clock agrees with the clock of the auditing host. `ledger verify` sets
 -- ledger.host_during to two instants of the host's clock, between which this transaction began.
 -- While the database's clock is ahead, everything is recorded with too late an instant.
@@ -2631,6 +2801,7 @@ WHERE now() > upper(h.during) + interval '1 second'
   OR now() < lower(h.during) - interval '1 second';
 
 -- check: roles_hold_what_they_need
+-- scope: small
 -- The application may insert into every table of the books, in each column that has no default, and
 -- read all tables. The reader may read all tables but secrets. Both may use the schema and call the
 -- functions that they need; a test compares the functions with the grants of the migrations. A
@@ -2691,6 +2862,7 @@ SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity,
 FROM broken;
 
 -- check: sequences_are_ahead_of_their_tables
+-- scope: small
 -- The next value of the sequence is above every value in its table. While the sequence is behind,
 -- as after replication, no balance account can be opened; `ledger migrate` moves it past them.
 SELECT 'sequences_are_ahead_of_their_tables' AS check_name, 'ERROR' AS severity,
@@ -2702,6 +2874,7 @@ CROSS JOIN (SELECT max(balance_account_id) AS highest FROM balance_accounts) AS 
 WHERE s.last_value + s.is_called::integer <= a.highest;
 
 -- check: the_database_keeps_every_text
+-- scope: small
 -- The encoding is UTF8. With any other the database refuses some texts that callers may send, or
 -- keeps them as bytes without a meaning.
 SELECT 'the_database_keeps_every_text' AS check_name, 'ERROR' AS severity,
@@ -2711,6 +2884,7 @@ FROM pg_catalog.pg_database
 WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8';
 
 -- check: settings_of_roles_are_safe
+-- scope: small
 -- Neither the database nor a role has a setting that makes commits unsafe or turns triggers off,
 -- and no role has another path. Sessions of servers set synchronous_commit and the path themselves.
 -- Those of other programs may not. A path of the database is right: with it the books are in a
@@ -2734,6 +2908,7 @@ WHERE (s.setdatabase = 0 OR d.datname = current_database())
        OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
 
 -- check: only_owners_create_beside_the_books
+-- scope: small
 -- Only the owners of the books and of their schema may create objects in the schema. In the schema
 -- public of PostgreSQL 14 every role may. A role could create a function there with the name of one
 -- of PostgreSQL's. Where its types fit as well, PostgreSQL calls it instead, and the role's code
@@ -2750,6 +2925,7 @@ WHERE c.oid = to_regclass('ledger_entries') AND acl.privilege_type = 'CREATE'
   AND (r.oid IS NULL OR r.rolname <> 'ledger_owner' AND NOT r.rolsuper);
 
 -- check: recorded_txids_are_past
+-- scope: new
 -- Every recorded_txid is below the next txid of this database cluster. After a restore into another
 -- cluster they may be above it: balances stay right, but read all entries until the cluster's txids
 -- have caught up.
@@ -2760,27 +2936,29 @@ SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity,
               ' next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
               count(*), max(r.recorded_txid), pg_snapshot_xmax(pg_current_snapshot())) AS detail
 FROM (
-  SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events
+  SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events /* new */
   UNION ALL
-  SELECT 'ledger_entries', recorded_txid FROM ledger_entries
+  SELECT 'ledger_entries', recorded_txid FROM ledger_entries /* new */
   UNION ALL
-  SELECT 'payments', recorded_txid FROM payments
+  SELECT 'payments', recorded_txid FROM payments /* new */
   UNION ALL
-  SELECT 'payment_operations', recorded_txid FROM payment_operations
+  SELECT 'payment_operations', recorded_txid FROM payment_operations /* new */
 ) AS r
 WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
 GROUP BY r.table_name;
 
 -- check: events_occurred_before_they_were_recorded
+-- scope: new
 -- A server accepts events that are at most five minutes ahead of its clock; one minute more is
 -- tolerated for the database's clock. An event further ahead means that a clock was wrong.
 SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity,
        'event ' || event_id AS entity,
        format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
-FROM processor_events
+FROM processor_events /* new */
 WHERE occurred_at > recorded_at + interval '6 minutes';
 
 -- check: answers_of_the_bank_are_in_order
+-- scope: new
 -- A returned payout was paid no later than it failed. Otherwise only the bank knows whether the
 -- restaurant has its money: see "The bank's answers contradict each other" in
 -- docs/operations/settlement.md. Servers refuse such answers; earlier versions booked them.
@@ -2789,13 +2967,14 @@ SELECT 'answers_of_the_bank_are_in_order' AS check_name, 'WARNING' AS severity,
        format('was paid at %s by event %s and failed before, at %s, by event %s', paid.occurred_at,
               paid.event_id,
               failed.occurred_at, failed.event_id) AS detail
-FROM processor_events AS paid
-JOIN processor_events AS failed ON failed.payout_id = paid.payout_id
+FROM processor_events /* of touched payouts */ AS paid
+JOIN processor_events /* of touched payouts */ AS failed ON failed.payout_id = paid.payout_id
   AND failed.type = 'payout_failed'
 WHERE paid.type = 'payout_paid' AND paid.payout_id IS NOT NULL
   AND paid.occurred_at > failed.occurred_at;
 
 -- check: payouts_are_answered
+-- scope: small
 -- The bank has answered for every payout within some days (LEDGER_PAYOUT_ANSWER_DAYS; 5 with psql).
 -- Until it has, no run pays the restaurant again.
 SELECT 'payouts_are_answered' AS check_name, 'WARNING' AS severity,
@@ -2813,6 +2992,7 @@ WHERE p.state IN ('CREATED', 'SUBMITTED')
 GROUP BY a.currency;
 
 -- check: expired_holds_are_released
+-- scope: small
 -- What a payment held was released when it expired. Servers release it within seconds; ten minutes
 -- later, none of them runs or none can.
 SELECT 'expired_holds_are_released' AS check_name, 'WARNING' AS severity,
@@ -2825,6 +3005,7 @@ WHERE state IN ('AUTHORIZED', 'PARTIALLY_CAPTURED') AND expires_at < now() - int
 GROUP BY currency;
 
 -- check: facts_are_booked_once
+-- scope: all. No index finds the earlier events of a reference.
 -- No two events of one type, restaurant, currency and amount have the same reference within seven
 -- days. Two may be right, as two refunds of one payment are. Or one fact was sent under two ids:
 -- see "One fact, one id" in docs/api.md.
@@ -2838,6 +3019,7 @@ GROUP BY type, restaurant_id, currency, reference, amount_minor
 HAVING count(*) > 1 AND max(occurred_at) - min(occurred_at) <= interval '7 days' * (count(*) - 1);
 
 -- check: refunds_stay_within_their_charge
+-- scope: all. No index finds the earlier events of a reference.
 -- The refunds of a payment without those that failed, and its reversed charges, are no more than its
 -- charges. Events without a reference are left out.
 SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,
@@ -2856,6 +3038,7 @@ FROM (
 WHERE refunded_minor > charged_minor;
 
 -- check: refunds_name_a_known_charge
+-- scope: all. No index finds the earlier events of a reference.
 -- A refund's reference is that of a charge of the same restaurant and currency.
 WITH payment AS (
   SELECT reference, restaurant_id, currency,
@@ -2878,6 +3061,7 @@ WHERE p.is_refunded AND NOT p.is_charged
 GROUP BY p.restaurant_id, p.currency, p.reference;
 
 -- check: refunds_fail_only_if_they_were_booked
+-- scope: all. No index finds the earlier events of a reference.
 -- The failed refunds of a payment are no more than its refunds. Events without a reference are left
 -- out.
 SELECT 'refunds_fail_only_if_they_were_booked' AS check_name, 'WARNING' AS severity,
@@ -2895,6 +3079,7 @@ FROM (
 WHERE failed_minor > COALESCE(refunded_minor, 0);
 
 -- check: disputes_end_as_they_opened
+-- scope: all. No index finds the earlier events of a reference.
 -- The disputes of a reference that were won or lost are no more than those that were opened.
 SELECT 'disputes_end_as_they_opened' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
@@ -2911,6 +3096,7 @@ FROM (
 WHERE ended_minor > COALESCE(opened_minor, 0);
 
 -- check: payable_is_not_negative
+-- scope: new
 -- The restaurant does not owe the platform: available and pending together are not below zero.
 SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -2918,7 +3104,7 @@ SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
        format('available and pending are %s together', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'restaurant_payable'
   GROUP BY balance_account_id
 ) AS s
@@ -2926,6 +3112,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: dispute_hold_is_not_negative
+-- scope: new
 -- No more is taken out of a restaurant's disputed money than was put in.
 SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -2933,7 +3120,7 @@ SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
        format('dispute_hold is %s', s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account = 'dispute_hold'
   GROUP BY balance_account_id
 ) AS s
@@ -2941,6 +3128,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: reserves_and_taxes_are_not_negative
+-- scope: new
 -- No more of a restaurant's reserve and of its withheld taxes is given back than was taken.
 SELECT 'reserves_and_taxes_are_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, a.account_id,
@@ -2948,7 +3136,7 @@ SELECT 'reserves_and_taxes_are_not_negative' AS check_name, 'WARNING' AS severit
        format('%s is %s', s.ledger_account, s.balance_minor) AS detail
 FROM (
   SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
-  FROM ledger_movements
+  FROM ledger_movements /* of touched accounts */
   WHERE ledger_account IN ('reserve_hold', 'tax_withheld')
   GROUP BY balance_account_id, ledger_account
 ) AS s
@@ -2956,6 +3144,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: processor_has_settled
+-- scope: all. It adds up whole books by day.
 -- In a currency in which the processor's settlements are booked, it has settled what it owed some
 -- days ago (LEDGER_SETTLEMENT_DAYS; 7 with psql): processor_clearing over all books up to that day,
 -- less all settlements booked since, is not above zero. Each day of the open rest has its row. Days

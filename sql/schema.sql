@@ -1090,6 +1090,57 @@ COMMENT ON COLUMN ledger_seals.events_version IS
   'The newest set of fields of events that the server that made it knew; no event of its range '
   'has a newer one. No part of the hash.';
 
+CREATE TABLE ledger_verifications (
+    number bigint NOT NULL,
+    stay_id uuid NOT NULL,
+    whole_number bigint NOT NULL,
+    since_txid bigint NOT NULL,
+    position_txid bigint NOT NULL,
+    seal_sequence bigint NOT NULL,
+    seal_hash bytea NOT NULL,
+    checks_digest bytea NOT NULL,
+    errors_count bigint NOT NULL,
+    warnings_count bigint NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ledger_verifications_checks_digest_check CHECK ((octet_length(checks_digest) = 32)),
+    CONSTRAINT ledger_verifications_errors_count_check CHECK ((errors_count >= 0)),
+    CONSTRAINT ledger_verifications_number_check CHECK ((number >= 1)),
+    CONSTRAINT ledger_verifications_seal_hash_check CHECK ((octet_length(seal_hash) = 32)),
+    CONSTRAINT ledger_verifications_txids_check
+        CHECK (((since_txid >= 0) AND (position_txid >= 0)
+        AND ((since_txid = 0) = (whole_number = number)))),
+    CONSTRAINT ledger_verifications_warnings_count_check CHECK ((warnings_count >= 0)),
+    CONSTRAINT ledger_verifications_whole_number_check
+        CHECK (((whole_number >= 1) AND (whole_number <= number)))
+);
+
+COMMENT ON TABLE ledger_verifications IS
+  'A row for each verification of the books: what it checked and how many findings it had. '
+  'Append-only.';
+COMMENT ON COLUMN ledger_verifications.number IS 'Counts up from 1.';
+COMMENT ON COLUMN ledger_verifications.stay_id IS
+  'The stay that the positions are numbers of; no other stay builds on the row. Zeros: none had '
+  'begun.';
+COMMENT ON COLUMN ledger_verifications.whole_number IS
+  'The number of the latest verification that checked whole books; its own if it did so itself.';
+COMMENT ON COLUMN ledger_verifications.since_txid IS
+  'The recorded_txid from which on it checked what is new; 0: it checked whole books.';
+COMMENT ON COLUMN ledger_verifications.position_txid IS
+  'All rows with a lower recorded_txid were sealed and verified, by it or before it; 0: none can '
+  'be built upon.';
+COMMENT ON COLUMN ledger_verifications.seal_sequence IS
+  'The latest seal that it saw; 0: nothing was sealed.';
+COMMENT ON COLUMN ledger_verifications.seal_hash IS 'The hash of that seal; zeros: none.';
+COMMENT ON COLUMN ledger_verifications.checks_digest IS
+  'The SHA-256 of the checks. Other checks build on no verification that these made.';
+COMMENT ON COLUMN ledger_verifications.errors_count IS
+  'How many errors it found. The next one checks whole books if it is not 0.';
+COMMENT ON COLUMN ledger_verifications.warnings_count IS 'How many warnings it found.';
+COMMENT ON COLUMN ledger_verifications.started_at IS 'When it began, by the database''s clock.';
+COMMENT ON COLUMN ledger_verifications.finished_at IS
+  'When it was stored, by the database''s clock.';
+
 CREATE TABLE page_token_keys (
     page_token_key_id uuid DEFAULT gen_random_uuid() NOT NULL,
     secret bytea NOT NULL,
@@ -1757,6 +1808,9 @@ ALTER TABLE ONLY ledger_seals
 ALTER TABLE ONLY ledger_stays
     ADD CONSTRAINT ledger_stays_pkey PRIMARY KEY (number, stay_id);
 
+ALTER TABLE ONLY ledger_verifications
+    ADD CONSTRAINT ledger_verifications_pkey PRIMARY KEY (number);
+
 ALTER TABLE ONLY page_token_keys
     ADD CONSTRAINT page_token_keys_pkey PRIMARY KEY (page_token_key_id);
 
@@ -1970,6 +2024,11 @@ CREATE TRIGGER ledger_stays_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON l
     FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change;
+
+CREATE TRIGGER ledger_verifications_deny_change BEFORE DELETE OR UPDATE
+    OR TRUNCATE ON ledger_verifications FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE ledger_verifications ENABLE ALWAYS TRIGGER ledger_verifications_deny_change;
 
 CREATE TRIGGER payment_operations_deny_change BEFORE DELETE OR UPDATE
     OR TRUNCATE ON payment_operations FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
@@ -2245,6 +2304,8 @@ GRANT SELECT ON TABLE ledger_movements TO ledger_app;
 GRANT SELECT ON TABLE ledger_movements TO ledger_read;
 GRANT SELECT,INSERT ON TABLE ledger_seals TO ledger_app;
 GRANT SELECT ON TABLE ledger_seals TO ledger_read;
+GRANT SELECT,INSERT ON TABLE ledger_verifications TO ledger_app;
+GRANT SELECT ON TABLE ledger_verifications TO ledger_read;
 GRANT SELECT ON TABLE page_token_keys TO ledger_app;
 GRANT SELECT ON TABLE payment_operations TO ledger_app;
 GRANT SELECT ON TABLE payment_operations TO ledger_read;

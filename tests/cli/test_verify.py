@@ -15,14 +15,18 @@ from ledger.v1 import ledger_pb2
 
 
 async def test_books_in_order_pass(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says how many checks there were; status 0."""
+    """Lines say how many checks there were, and what they read; status 0."""
     await ledger.ingest(event_message())
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     outcome = await run_command("verify")
     assert (outcome.status, outcome.stderr) == (0, "")
     count, rest = outcome.stdout.split(" ", 1)
     assert int(count) > 20
-    assert rest == "checks, no errors, no warnings\n"
+    assert rest.splitlines() == [
+        "checks, no errors, no warnings",
+        "checked: whole books, as no verification is stored",
+        "stored as verification 1; nothing is sealed yet",
+    ]
 
 
 async def test_warnings_are_shown_and_pass(
@@ -56,6 +60,39 @@ async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyP
         > 0
     )
     assert "append_only_triggers_are_on" in report["checks"]
+
+
+async def test_new_rows_and_status(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later only what is new is checked; warnings before are counted; --status lists it all."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    outcome = await run_command("verify", "--status")
+    assert (outcome.status, outcome.stdout) == (1, "no verification is stored\n")
+    refund = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
+    await ledger.ingest(event_message(refund, restaurant_id="res_red", reference="pay_1"))
+    await seal_everything(ledger.database.url)
+    assert (await run_command("verify")).stdout.endswith("stored as verification 1, up to seal 1\n")
+    outcome = await run_command("verify")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    _, since, warnings, stored = outcome.stdout.splitlines()
+    assert since.startswith("checked: what is new since verification 1 of 20")
+    assert warnings.startswith("not shown: 2 warnings of verification 1 of 20")
+    assert stored == "stored as verification 2, up to seal 1"
+    report = json.loads((await run_command("verify", "--all", "--json")).stdout)
+    assert (report["since"], report["whole_because"]) == (None, "--all was given")
+    assert (report["stored"]["number"], report["stored"]["is_whole"]) == (3, True)
+    outcome = await run_command("verify", "--status")
+    assert outcome.status == 0
+    assert outcome.stdout.splitlines()[-1].startswith(
+        "the books are whole up to seal 1: verification 3, begun at 20"
+    )
+    listed = json.loads((await run_command("verify", "--status", "--json")).stdout)
+    assert [each["number"] for each in listed["verifications"]] == [3, 2, 1]
+    trigger = "TRIGGER processor_events_deny_change"
+    await query(ledger.database.migration_url, f"ALTER TABLE processor_events DISABLE {trigger}")
+    assert (await run_command("verify")).status == ExitStatus.REFUSED
+    outcome = await run_command("verify", "--status")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stdout.splitlines()[-1].startswith("the books are broken: verification 4")
 
 
 async def test_chain_prints_its_head(
@@ -96,9 +133,15 @@ async def test_tampering_fails_the_chain(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--expect", "0" * 64), ("--chain", "--expect", "12ab"), ("--chain", "--expect", "z" * 64)],
+    [
+        ("--all", "--status"),
+        ("--chain", "--all"),
+        ("--expect", "0" * 64),
+        ("--chain", "--expect", "12ab"),
+        ("--chain", "--expect", "z" * 64),
+    ],
 )
-async def test_bad_heads_are_usage_errors(arguments: tuple[str, ...]) -> None:
+async def test_bad_options_are_usage_errors(arguments: tuple[str, ...]) -> None:
     """Status 2, before any query."""
     assert (await run_command("verify", *arguments)).status == ExitStatus.USAGE
 

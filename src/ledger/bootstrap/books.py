@@ -8,7 +8,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.bootstrap.database import Database, open_database
-from ledger.domain.audit import AuditReport
+from ledger.domain.audit import AuditReport, Verification, VerificationReport
 from ledger.domain.seals import ChainReport
 from ledger.infrastructure.postgres.embedded import (
     EmbeddedPostgresError,
@@ -30,6 +30,10 @@ from ledger.infrastructure.postgres.verification.doctor import (
 )
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 from ledger.infrastructure.postgres.verification.start_checks import check_schema
+from ledger.infrastructure.postgres.verification.verifications import (
+    newest_verifications,
+    verify_books,
+)
 from ledger.settings import Settings
 
 T = TypeVar("T")
@@ -66,6 +70,22 @@ def audit_books(settings: Settings) -> AuditReport:
     EmbeddedPostgresError, DatabaseUnavailable, DatabaseTimeout.
     """
     return on_books(settings, partial(audit, payout_answer_days=settings.payout_answer_days))
+
+
+def verify_configured_books(settings: Settings, *, whole: bool) -> VerificationReport:
+    """Checks what is new since the latest verification, or whole books, and stores that it did.
+
+    The rest is as for `audit_books`.
+    """
+    return on_books(
+        settings,
+        partial(verify_books, whole=whole, payout_answer_days=settings.payout_answer_days),
+    )
+
+
+def stored_verifications(settings: Settings, count: int) -> list[Verification]:
+    """The latest verifications that were stored, newest first. The rest is as for `audit_books`."""
+    return on_books(settings, lambda engine: newest_verifications(engine, count))
 
 
 def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:

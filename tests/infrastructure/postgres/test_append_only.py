@@ -23,6 +23,7 @@ from ledger.bootstrap.database import Database
 from ledger.domain.payments import PaymentState
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.infrastructure.postgres.sessions.engine import autocommit
+from ledger.infrastructure.postgres.verification.verifications import verify_books
 from ledger.v1 import payment_pb2
 
 # Statements, each with the table that it would change.
@@ -72,6 +73,9 @@ CHANGES = (
     ("ledger_stays", "UPDATE ledger_stays SET system_identifier = system_identifier"),
     ("ledger_stays", "DELETE FROM ledger_stays"),
     ("ledger_stays", "TRUNCATE ledger_stays"),
+    ("ledger_verifications", "UPDATE ledger_verifications SET errors_count = errors_count"),
+    ("ledger_verifications", "DELETE FROM ledger_verifications"),
+    ("ledger_verifications", "TRUNCATE ledger_verifications"),
     ("audit_log", "UPDATE audit_log SET identity = 'another', credential = 'token'"),
     ("audit_log", "UPDATE audit_log SET outcome = outcome WHERE false"),
     ("audit_log", "DELETE FROM audit_log"),
@@ -294,6 +298,7 @@ TABLES = (
     "statement_marks",
     "ledger_seals",
     "ledger_stays",
+    "ledger_verifications",
     "audit_log",
     "archived_ranges",
     "alembic_version",
@@ -419,6 +424,7 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         assert await take_snapshots(ledger.engine) == 1
         assert await make_marks(ledger.engine) == 1
         await seal_everything(database.url)
+        assert (await verify_books(ledger.engine)).audit.errors == ()
     # It covers calls long before these, so that no row may be removed.
     await query(
         database.migration_url,

@@ -97,6 +97,7 @@ DAMAGE_TO_GUARDS = (
             "table ledger_entries",
             "table ledger_seals",
             "table ledger_stays",
+            "table ledger_verifications",
             "table payment_operations",
             "table payments",
             "table payout_items",
@@ -412,6 +413,12 @@ DAMAGE_TO_SEALING = (
         "event_id = 'evt_p'",
         ("table ledger_seals",),
         Severity.WARNING,
+    ),
+    Damage(
+        "verified_seals_are_in_the_chain",
+        "INSERT INTO ledger_verifications VALUES (1, gen_random_uuid(), 1, 0, 0, 1, sha256(''),"
+        " sha256(''), 0, 0, now())",
+        ("verification 1",),
     ),
 )
 DAMAGE_TO_CLOCK = (

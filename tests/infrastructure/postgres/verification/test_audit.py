@@ -1,7 +1,6 @@
 """The audit: silent on books in order, and each check finds the damage that it is there for."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,21 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audited_books import book_everything
 from support.damage.case import ARCHIVED, CHECKS, ERROR, UNGUARD, Damage
-from support.damage.events import AGREE, DAMAGE_TO_DATA
-from support.damage.guards import (
-    DAMAGE_TO_CLOCK,
-    DAMAGE_TO_GUARDS,
-    DAMAGE_TO_ROLES,
-    DAMAGE_TO_SEALING,
-    ROLES,
-)
-from support.damage.payments import (
-    DAMAGE_TO_ACCOUNTS,
-    DAMAGE_TO_ENTRIES,
-    DAMAGE_TO_PAYMENTS,
-)
-from support.damage.payouts import AGREED, DAMAGE_TO_PAYOUTS, OF_RUN, RUN_ITEMS
-from support.damage.snapshots import DAMAGE_TO_MARKS, DAMAGE_TO_SNAPSHOTS
+from support.damage.events import AGREE
+from support.damage.every import DAMAGE, filled_in, findings_after
+from support.damage.guards import DAMAGE_TO_GUARDS, DAMAGE_TO_ROLES, ROLES
+from support.damage.payouts import AGREED, OF_RUN, RUN_ITEMS
 from support.events import event_message
 from support.psql import run_file
 from support.running import RunningLedger
@@ -31,30 +19,11 @@ from support.running import RunningLedger
 from ledger.bootstrap.database import Database
 from ledger.domain.audit import AuditReport
 from ledger.errors import DatabaseUnavailable
-from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification.audit import (
     FINDINGS_PER_CHECK_MAX,
     audit,
 )
-
-DAMAGE = (
-    DAMAGE_TO_CLOCK
-    + DAMAGE_TO_SEALING
-    + DAMAGE_TO_DATA
-    + DAMAGE_TO_PAYOUTS
-    + DAMAGE_TO_ENTRIES
-    + DAMAGE_TO_PAYMENTS
-    + DAMAGE_TO_ACCOUNTS
-    + DAMAGE_TO_SNAPSHOTS
-    + DAMAGE_TO_MARKS
-    + DAMAGE_TO_GUARDS
-)
-
-
-def filled_in(text: str, names: dict[str, str]) -> str:
-    """`text` with its braces replaced."""
-    return re.sub(r"\{([a-z_.0-9]+)\}", lambda found: names[found[1]], text)
 
 
 async def run_script(url: str, script: str) -> None:
@@ -63,22 +32,6 @@ async def run_script(url: str, script: str) -> None:
     try:
         async with autocommit(engine) as connection:
             await connection.execute(script)
-    finally:
-        await engine.dispose()
-
-
-async def findings_after(database: Database, damage: str, check: str) -> list[Row]:
-    """What a check returns once the damage is done, which is then taken back."""
-    engine = create_async_engine(database.migration_url, poolclass=NullPool)
-    try:
-        async with autocommit(engine) as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                await connection.execute(damage)
-                return list(await connection.fetch(CHECKS[check]))
-            finally:
-                await transaction.rollback()
     finally:
         await engine.dispose()
 
@@ -114,7 +67,10 @@ async def test_audit_is_silent_on_archived_runs(booked: Database, names: dict[st
     ):
         older = "UPDATE balance_accounts SET created_at = created_at - interval '1 hour';"
         assert (
-            await findings_after(booked, UNGUARD + older + filled_in(ARCHIVED, names), check) == []
+            await findings_after(
+                booked, UNGUARD + older + filled_in(ARCHIVED, names), CHECKS[check]
+            )
+            == []
         )
 
 
@@ -128,7 +84,7 @@ async def test_check_finds_damage(booked: Database, names: dict[str, str], damag
     """The check names exactly what was damaged, with its severity, and says something about it."""
     sql = filled_in(damage.sql, names)
     found = await findings_after(
-        booked, sql if damage in DAMAGE_TO_GUARDS else UNGUARD + sql, damage.check
+        booked, sql if damage in DAMAGE_TO_GUARDS else UNGUARD + sql, CHECKS[damage.check]
     )
     assert {row["entity"] for row in found} == {
         filled_in(entity, names) for entity in damage.entities
@@ -142,7 +98,7 @@ async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> 
     """A role that became mighty, or is gone, is named once, and not once for every privilege that
     follows from it.
     """
-    rows = await findings_after(booked, damage.sql, damage.check)
+    rows = await findings_after(booked, damage.sql, CHECKS[damage.check])
     assert [(row["entity"], row["severity"]) for row in rows] == [(damage.entities[0], "ERROR")]
 
 

@@ -27,7 +27,9 @@ from ledger.domain.posting_rules import (
 )
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.schema.newest_schema import privileges
-from ledger.infrastructure.postgres.verification.audit import load_checks
+from ledger.infrastructure.postgres.verification.audit import Scope, load_checks
+from ledger.infrastructure.postgres.verification.new_rows import narrowed, narrowed_names
+from ledger.resources import resource
 
 
 def test_statement_names_its_check() -> None:
@@ -42,12 +44,63 @@ def test_semicolon_of_a_comment_ends_no_statement(
 ) -> None:
     """The comment of a check may be several sentences joined by semicolons."""
     script = tmp_path / "invariants.sql"
-    script.write_text("-- check: one\n-- It proves this;\n-- and that.\nSELECT 1\n  -- here;\n;\n")
+    script.write_text(
+        "-- check: one\n-- scope: small\n-- It proves this;\n-- and that.\nSELECT 1\n"
+        "  -- here;\n;\n"
+    )
     monkeypatch.setattr(
         "ledger.infrastructure.postgres.verification.audit.resource", lambda *_: script
     )
     (check,) = load_checks()
     assert check.statement == "-- It proves this;\n-- and that.\nSELECT 1\n  -- here;"
+
+
+# Each holds a row for each event, entry, payment or payout, or more.
+LARGE_TABLES = (
+    "balance_snapshots|ledger_entries|ledger_movements|payment_operations|payments|payout_items"
+    "|payout_run_items|payout_submission_items|payouts|processor_events|statement_marks"
+)
+
+
+# Where a check reads a range of a key for each of the rows that it was given.
+LOOKED_UP: dict[str, list[str]] = {
+    "archives_agree_with_their_runs": ["payouts"],
+    "payouts_are_numbered_without_gaps": ["payouts"],
+    "runs_have_an_item_for_each_account_they_reached": ["payout_run_items"],
+    "snapshots_agree_with_the_entries": ["ledger_entries", "ledger_entries"],
+    "statement_marks_agree_with_the_entries": ["ledger_movements"],
+}
+
+
+def test_check_says_what_it_reads_of_what_is_new() -> None:
+    """A check of the scope new says of each large table after FROM which rows it reads, unless it
+    looks one row up; one of the scope all says why.
+    """
+    script = resource("sql", "invariants.sql").read_text()
+    for check in load_checks():
+        if check.scope is Scope.NEW:
+            _, statement = narrowed(check.statement, 1)
+            unmarked = re.findall(rf"(?<!SELECT )FROM ({LARGE_TABLES})\b", statement)
+            assert unmarked == LOOKED_UP.get(check.name, []), check.name
+            assert narrowed_names(check.statement), check.name
+        elif check.scope is Scope.ALL:
+            assert re.search(rf"-- check: {check.name}\n-- scope: all\. [A-Z].*\.\n", script)
+
+
+def test_scope_that_is_missing_or_unknown_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No check goes without a scope, and no comment without rows."""
+    script = tmp_path / "invariants.sql"
+    monkeypatch.setattr(
+        "ledger.infrastructure.postgres.verification.audit.resource", lambda *_: script
+    )
+    for text in ("-- check: one\nSELECT 1;\n", "-- check: one\n-- scope: some\nSELECT 1;\n"):
+        script.write_text(text)
+        with pytest.raises(ValueError, match=r"scope|some"):
+            load_checks()
+    with pytest.raises(ValueError, match="payouts lost"):
+        narrowed("SELECT 1 FROM payouts /* lost */", 1)
 
 
 def values_of(check: str, name: str) -> str:

@@ -18,6 +18,7 @@ APPEND_ONLY_TABLES = (
     "payout_items",
     "archived_ranges",
     "archived_run_outcomes",
+    "ledger_verifications",
 )
 
 # $1: the append-only tables. Two roles are examined: the one that the session runs as, and the one

@@ -592,3 +592,21 @@ ledger_seals = Table(
     PrimaryKeyConstraint("sequence", name="ledger_seals_pkey"),
     UniqueConstraint("previous_hash", name="ledger_seals_previous_hash_key"),
 )
+
+ledger_verifications = Table(
+    "ledger_verifications",
+    metadata,
+    Column("number", BigInteger, nullable=False),
+    Column("stay_id", Uuid, nullable=False),
+    Column("whole_number", BigInteger, nullable=False),
+    Column("since_txid", BigInteger, nullable=False),
+    Column("position_txid", BigInteger, nullable=False),
+    Column("seal_sequence", BigInteger, nullable=False),
+    Column("seal_hash", LargeBinary, nullable=False),
+    Column("checks_digest", LargeBinary, nullable=False),
+    Column("errors_count", BigInteger, nullable=False),
+    Column("warnings_count", BigInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("number", name="ledger_verifications_pkey"),
+)

@@ -1,10 +1,11 @@
 """The audit on PostgreSQL: runs the checks of sql/invariants.sql."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,6 +17,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     allow_seconds,
     autocommit,
 )
+from ledger.infrastructure.postgres.verification.new_rows import narrowed
 from ledger.resources import resource
 
 FINDINGS_PER_CHECK_MAX = 100
@@ -26,14 +28,17 @@ PAYOUT_ANSWER_DAYS = 5
 # Enough for PostgreSQL to join a million entries without spilling to disk.
 WORK_MEM = "64MB"
 
-_CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
+_CHECK_HEADER = re.compile(
+    r"^-- check: (?P<name>[a-z0-9_]+)\n-- scope: (?P<scope>[a-z]+)\b", re.MULTILINE
+)
+_CHECK_NAME = re.compile(r"^-- check: ", re.MULTILINE)
 # A semicolon at the end of a comment ends no statement.
 _STATEMENT_END = re.compile(r"^(?!\s*--).*(?P<semicolon>;)$", re.MULTILINE)
 
 # Errors first, so that warnings never displace one. MATERIALIZED, so that PostgreSQL plans the
 # check for all its rows and not for the first ones.
 _SELECT_FINDINGS = """
-WITH finding AS MATERIALIZED (
+WITH {rows}finding AS MATERIALIZED (
 {statement}
 )
 SELECT check_name, severity, COALESCE(entity, '(nameless)') AS entity,
@@ -44,11 +49,20 @@ LIMIT {limit}
 """
 
 
+class Scope(StrEnum):
+    """What a check reads if only what is new is checked. The value is the word of the file."""
+
+    NEW = "new"  # new and touched rows, as the comments in the statement say
+    SMALL = "small"  # the same as always: it reads little
+    ALL = "all"  # nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """A check of the file: its name, and the statement that returns a row for each fault."""
 
     name: str
+    scope: Scope
     statement: str
 
 
@@ -57,17 +71,33 @@ async def audit(
     *,
     payout_answer_days: int = PAYOUT_ANSWER_DAYS,
     host_clock: Callable[[], datetime] = host_now,
+    position: int | None = None,
 ) -> AuditReport:
     """Makes every check and writes nothing.
 
     All checks read one database snapshot, so events that are booked at the same time do not
     disturb them. A payout that the bank has not answered for `payout_answer_days` is a warning.
     Reports the first FINDINGS_PER_CHECK_MAX findings of a check and, in one more, how many it
-    leaves out. `engine` may log in as any role that reads the tables. Raises DatabaseUnavailable,
-    DatabaseTimeout.
+    leaves out. `engine` may log in as any role that reads the tables.
+
+    With `position`, a txid below which everything was verified, checks what is new since: each
+    check reads what its scope says, and those of the scope `all` are left out. Raises
+    DatabaseUnavailable, DatabaseTimeout.
     """
-    checks = load_checks()
-    findings: list[Finding] = []
+    async with auditing(
+        engine, payout_answer_days=payout_answer_days, host_clock=host_clock
+    ) as connection:
+        return await make_checks(connection, position)
+
+
+@asynccontextmanager
+async def auditing(
+    engine: AsyncEngine,
+    *,
+    payout_answer_days: int = PAYOUT_ANSWER_DAYS,
+    host_clock: Callable[[], datetime] = host_now,
+) -> AsyncIterator[Connection]:
+    """A read-only transaction for the checks. Everything in it reads one database snapshot."""
     async with AsyncExitStack() as exits:
         connection = await exits.enter_async_context(autocommit(engine))
         began_at = host_clock()
@@ -81,8 +111,17 @@ async def audit(
         await connection.execute(READ_WHOLE_TABLES)
         await connection.execute(f"SET LOCAL ledger.payout_answer_days = '{payout_answer_days:d}'")
         await connection.execute(f"SET LOCAL ledger.host_during = '{host_during}'")
-        for check in checks:
-            findings += await _findings(connection, check)
+        yield connection
+
+
+async def make_checks(connection: Connection, position: int | None) -> AuditReport:
+    """Makes the checks in a transaction of `auditing`: all, or those of what is new."""
+    checks = tuple(
+        check for check in load_checks() if position is None or check.scope is not Scope.ALL
+    )
+    findings: list[Finding] = []
+    for check in checks:
+        findings += await _findings(connection, check, position)
     return AuditReport(tuple(check.name for check in checks), tuple(findings))
 
 
@@ -100,21 +139,34 @@ def load_checks() -> tuple[Check, ...]:
 
 def _parse(script: str) -> Iterator[Check]:
     headers = list(_CHECK_HEADER.finditer(script))
+    if len(headers) != len(_CHECK_NAME.findall(script)):
+        raise ValueError("sql/invariants.sql: a check does not say its scope")
     ends = [following.start() for following in headers[1:]] + [len(script)]
     for header, end in zip(headers, ends, strict=True):
         statement_end = _STATEMENT_END.search(script, header.end(), end)
         if statement_end is None:
             raise ValueError(f"sql/invariants.sql: no semicolon ends the check {header['name']}")
-        yield Check(header["name"], script[header.end() : statement_end.start("semicolon")].strip())
+        body = script.index("\n", header.end()) + 1
+        yield Check(
+            header["name"],
+            Scope(header["scope"]),
+            script[body : statement_end.start("semicolon")].strip(),
+        )
 
 
-async def _findings(connection: Connection, check: Check) -> list[Finding]:
+def finding_query(check: Check, position: int | None) -> str:
+    """SQL for the first findings of a check, each with how many there are."""
+    rows, statement = "", check.statement
+    if position is not None and check.scope is Scope.NEW:
+        rows, statement = narrowed(statement, position)
+    return _SELECT_FINDINGS.format(rows=rows, statement=statement, limit=FINDINGS_PER_CHECK_MAX)
+
+
+async def _findings(connection: Connection, check: Check, position: int | None) -> list[Finding]:
     # Prepared each time: otherwise the driver would keep the statement, and PostgreSQL would keep
     # the plan that it made when the tables were small. The timeout replaces the driver's, which is
     # for servers.
-    statement = await connection.prepare(
-        _SELECT_FINDINGS.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
-    )
+    statement = await connection.prepare(finding_query(check, position))
     rows = await statement.fetch(timeout=CHECK_TIMEOUT_SECONDS + 5)
     findings = [
         Finding(row["check_name"], Severity(row["severity"]), row["entity"], row["detail"])

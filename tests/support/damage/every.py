@@ -1,0 +1,49 @@
+"""Every damage, and what a check finds once it is done."""
+
+import re
+
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from support.damage.events import DAMAGE_TO_DATA
+from support.damage.guards import DAMAGE_TO_CLOCK, DAMAGE_TO_GUARDS, DAMAGE_TO_SEALING
+from support.damage.payments import DAMAGE_TO_ACCOUNTS, DAMAGE_TO_ENTRIES, DAMAGE_TO_PAYMENTS
+from support.damage.payouts import DAMAGE_TO_PAYOUTS
+from support.damage.snapshots import DAMAGE_TO_MARKS, DAMAGE_TO_SNAPSHOTS
+
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.driver import Row
+from ledger.infrastructure.postgres.sessions.engine import autocommit
+
+DAMAGE = (
+    DAMAGE_TO_CLOCK
+    + DAMAGE_TO_SEALING
+    + DAMAGE_TO_DATA
+    + DAMAGE_TO_PAYOUTS
+    + DAMAGE_TO_ENTRIES
+    + DAMAGE_TO_PAYMENTS
+    + DAMAGE_TO_ACCOUNTS
+    + DAMAGE_TO_SNAPSHOTS
+    + DAMAGE_TO_MARKS
+    + DAMAGE_TO_GUARDS
+)
+
+
+def filled_in(text: str, names: dict[str, str]) -> str:
+    """`text` with its braces replaced."""
+    return re.sub(r"\{([a-z_.0-9]+)\}", lambda found: names[found[1]], text)
+
+
+async def findings_after(database: Database, damage: str, statement: str) -> list[Row]:
+    """What a statement returns once the damage is done, which is then taken back."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with autocommit(engine) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute(damage)
+                return list(await connection.fetch(statement))
+            finally:
+                await transaction.rollback()
+    finally:
+        await engine.dispose()
