@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 
 class OutputLost(OSError):
@@ -71,6 +72,11 @@ def _as(kind: type[io.TextIOWrapper], stream: io.TextIOWrapper) -> io.TextIOWrap
         line_buffering=is_by_line,
         write_through=is_at_once,
     )
+
+
+def text_file(path: Path) -> TextIO:
+    """A new file for text in UTF-8, whose writing raises OutputLost. Raises OSError."""
+    return _Output(path.open("wb"), "utf-8")
 
 
 def drop_unwritten_text() -> None:

@@ -1,6 +1,8 @@
 """`ledger report trial-balance`."""
 
+import asyncio
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.books_reports import report_rows, report_text
-from support.commands import run_command
+from support.commands import TIMEOUT_SECONDS, run_command
 from support.dates import today
 from support.folders import names_in
 from support.histories import Place, WrittenEntry, balances_before, utc
@@ -273,9 +275,39 @@ async def test_output_that_cannot_be_written_is_reported(
         "report", "trial-balance", "--output", str(tmp_path / "missing" / "lines")
     )
     assert outcome.status == ExitStatus.REFUSED
-    assert "could not be written: No such file or directory" in outcome.stderr
+    assert "cannot be written: No such file or directory" in outcome.stderr
     there = tmp_path / "there"
     there.mkdir()
     outcome = await run_command("report", "trial-balance", "--output", str(there))
     assert outcome.status == ExitStatus.REFUSED
     assert names_in(tmp_path) == ["there"]
+
+
+@pytest.mark.parametrize("format_", ["csv", "parquet", "table"])
+async def test_lost_output_is_no_fault_of_the_database(
+    written: list[WrittenEntry], format_: str
+) -> None:
+    """A full disk is named, and a reader that has closed the pipe is not; status 1 for both."""
+    arguments = ("report", "journal", "--format", format_)
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123
+        status, stderr = await run_into(full.fileno(), *arguments)
+    assert status == ExitStatus.REFUSED
+    assert stderr == "error: the output could not be written: No space left on device\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        status, stderr = await run_into(writing, *arguments)
+    finally:
+        os.close(writing)
+    assert (status, stderr) == (ExitStatus.REFUSED, "")
+
+
+async def run_into(output: int, *arguments: str) -> tuple[int, str]:
+    """Runs a command as a process that writes to `output`. Returns status and standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ledger", *arguments),
+        stdout=output,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    return process.returncode or 0, stderr.decode()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ledger.cli.accounting.output_file import Unwritten
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.output import instant_text
 from ledger.cli.parameters import (
@@ -174,8 +175,11 @@ def read(
         except (AccountNotFound, RestaurantNotFound) as error:
             raise CommandFailure(str(error)) from None
 
-    with database_failures(settings.database_url):
-        on_books(settings, work)
+    try:
+        with database_failures(settings.database_url):
+            on_books(settings, work)
+    except Unwritten as lost:
+        raise lost.error from None
 
 
 def _warn_unless_final(reading: "BooksReading") -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, BinaryIO, Self
+from io import RawIOBase
+from typing import Any, Self
 
 from ledger.cli.accounting.rows import HOLDER_COLUMNS, LINE_COLUMNS
 from ledger.cli.failures import CommandFailure
@@ -32,7 +33,7 @@ def require_pyarrow() -> Any:
 class ParquetRows:
     """Writes rows of one schema to a file, in row groups."""
 
-    def __init__(self, stream: BinaryIO, fields: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, stream: RawIOBase, fields: Sequence[tuple[str, str]]) -> None:
         """`fields` are the names and kinds of the columns."""
         arrow = require_pyarrow()
         kinds = {
