@@ -7,7 +7,14 @@ from support.events import event_message
 from faults.catalogue import fault
 from faults.journal import Reply
 from faults.load import load_on
-from faults.paying import CURRENCY, charge_restaurants, finished, paid_once, start_run
+from faults.paying import (
+    CURRENCY,
+    change_profile,
+    charge_restaurants,
+    finished,
+    paid_once,
+    start_run,
+)
 from faults.stage import Stage
 from ledger.v1 import ledger_pb2
 
@@ -138,3 +145,59 @@ async def answers_race(stage: Stage) -> None:
     stage.note(
         f"{states.count('failed first')} failed first, {states.count('paid first')} were paid first"
     )
+
+
+@fault("F85", "runs of named restaurants, holds and minimums, while a server is killed")
+async def terms_change_while_paying(stage: Stage) -> None:
+    """Profiles change and a server dies during overlapping runs: each payout is explained, and no
+    restaurant is paid twice.
+    """
+    restaurants = stage.size(1_000, 100)
+    names = [f"paid_{number:05d}" for number in range(restaurants)]
+    servers = await stage.servers(2)
+    callers = [stage.caller(server) for server in servers]
+    await charge_restaurants(callers[1], restaurants)
+    kept = {name: stage.chance.choice([1, 500, 5_000]) for name in names[::2]}
+    for name, minimum in kept.items():
+        await change_profile(callers[1], name, min_balance_minor=minimum)
+    lists = [stage.chance.sample(names, restaurants // 2) for _ in range(stage.size(8, 3))]
+    ids = [await start_run(callers[0], restaurants=each) for each in lists]
+    held = stage.chance.sample(names, restaurants // 10)
+    await asyncio.gather(
+        servers[0].kill(), *(change_profile(callers[1], name, hold="killed") for name in held)
+    )
+    for payout_run_id in ids:
+        await finished(callers[1], payout_run_id)
+    await finished(callers[1], await start_run(callers[1]))
+    again = [await start_run(callers[1], restaurants=each[::-1]) for each in lists]
+    assert again == ids, "another order of the same restaurants is the same run"
+    wrong = await stage.query(
+        """
+        SELECT a.restaurant_id, count(*), sum(p.amount_minor), max(p.retained_minor)
+        FROM payouts AS p
+        JOIN balance_accounts AS a USING (balance_account_id)
+        JOIN restaurants AS r USING (restaurant_id)
+        JOIN LATERAL (
+          SELECT sum(v.amount_minor - v.fee_minor) AS owed FROM processor_events AS v
+          WHERE v.restaurant_id = a.restaurant_id AND v.currency = a.currency) AS v ON true
+        WHERE a.currency = :currency
+        GROUP BY a.restaurant_id, v.owed, r.min_balance_minor
+        HAVING count(*) <> 1
+          OR max(p.retained_minor) <> COALESCE((r.min_balance_minor ->> :currency)::bigint, 0)
+          OR sum(p.amount_minor) <> v.owed - max(p.retained_minor)
+        """,
+        currency=CURRENCY,
+    )
+    assert wrong == [], wrong[:5]
+    unpaid = await stage.query(
+        """
+        SELECT i.restaurant_id, i.skip_reason FROM payout_run_items AS i
+        WHERE i.skip_reason NOT IN ('ON_HOLD', 'MIN_BALANCE', 'PAYOUT_IN_FLIGHT')
+        """
+    )
+    assert unpaid == [], unpaid[:5]
+    skipped = await stage.query(
+        "SELECT skip_reason, count(*) FROM payout_run_items"
+        " WHERE skip_reason IS NOT NULL GROUP BY skip_reason"
+    )
+    stage.note(", ".join(f"{count} {reason}" for reason, count in sorted(skipped)))

@@ -1,6 +1,7 @@
 """Payouts in a currency that no load uses, so that they do not change the load's balances."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from support.dates import date_message
@@ -32,13 +33,31 @@ async def charge_restaurants(caller: Caller, restaurants: int, *, round_: int = 
         assert {call.reply for call in calls} == {Reply.CREATED}
 
 
-async def start_run(caller: Caller, *, days_ago: int = 0, request_id: str = "") -> str:
+async def change_profile(
+    caller: Caller, restaurant_id: str, *, min_balance_minor: int = 0, hold: str = ""
+) -> None:
+    """Sets a restaurant's minimum, or puts it on hold for a reason."""
+    request = ledger_pb2.UpdateRestaurantRequest()
+    request.restaurant.restaurant_id = restaurant_id
+    if min_balance_minor:
+        request.restaurant.min_balance_minor[CURRENCY] = min_balance_minor
+        request.update_mask.paths.append(f"min_balance_minor.{CURRENCY}")
+    if hold:
+        request.restaurant.payout_hold.reason = hold
+        request.update_mask.paths.append("payout_hold")
+    await caller.stub.UpdateRestaurant(request, timeout=30)
+
+
+async def start_run(
+    caller: Caller, *, days_ago: int = 0, request_id: str = "", restaurants: Sequence[str] = ()
+) -> str:
     """Starts a run and returns its id; the same arguments name the same run."""
     day = datetime.now(UTC).date() - timedelta(days=days_ago)
     request = ledger_pb2.RunPayoutsRequest(
         currency=CURRENCY,
         as_of=date_message(day),
         request_id=request_id,
+        restaurant_ids=restaurants,
     )
     return (await caller.stub.RunPayouts(request, timeout=30)).payout_run.payout_run_id
 

@@ -6,11 +6,12 @@ import pytest
 from google.protobuf.message import Message
 
 from ledger.api.access.call_records import CONTENT_BY_METHOD
-from ledger.v1 import account_pb2, payment_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 # Untyped: in the tables a mapping stands for a message.
 accounts: Any = account_pb2
 payments: Any = payment_pb2
+ledgers: Any = ledger_pb2
 SECRET = {"secret": "secret"}
 ORDER = {
     "payment_id": "pay_1",
@@ -38,6 +39,33 @@ def described(method: str, request: Message, response: Message | None) -> Any:
 @pytest.mark.parametrize(
     ("request_", "response", "content"),
     [
+        (
+            ledgers.UpdateRestaurantRequest(
+                restaurant={"restaurant_id": "res_1", "payout_hold": {"reason": "secret"}},
+                update_mask={"paths": ["payout_hold", "min_balance_minor.PEN"]},
+            ),
+            None,
+            {"restaurant_id": "res_1", "changed": "min_balance_minor,payout_hold", "on_hold": True},
+        ),
+        (
+            ledgers.UpdateRestaurantRequest(
+                restaurant={"restaurant_id": "res_1"}, update_mask={"paths": ["payout_hold"]}
+            ),
+            None,
+            {"restaurant_id": "res_1", "changed": "payout_hold", "on_hold": False},
+        ),
+        (
+            ledgers.RunPayoutsRequest(currency="PEN", restaurant_ids=["res_1", "res_2"]),
+            None,
+            {
+                "currency": "PEN",
+                "as_of": "0000-00-00",
+                "min_amount_minor": 0,
+                "request_id": "",
+                "dry_run": False,
+                "restaurants_named": 2,
+            },
+        ),
         (
             accounts.CreateAccountRequest(
                 account_id="acc_1", currency="PEN", name="secret", metadata=SECRET

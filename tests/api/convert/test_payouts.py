@@ -20,6 +20,7 @@ from ledger.api.convert.payouts import (
     encode_payout_details,
     encode_payout_run,
     encode_payout_run_item,
+    encode_run_payouts,
 )
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import UNIX_EPOCH
@@ -39,6 +40,7 @@ from ledger.domain.payouts import (
     SkipReason,
 )
 from ledger.domain.posting_rules import EntryType
+from ledger.limits import RUN_RESTAURANTS_MAX
 from ledger.v1 import ledger_pb2
 
 UUID_TEXT = "0190a1b2-0000-7000-8000-00000000000a"
@@ -87,6 +89,46 @@ def test_key_of_a_run_is_decoded_and_encoded() -> None:
     assert (message.min_amount_minor, message.request_id) == (5, "req")
     bare = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=DAY)
     assert decode_payout_run_key(bare) == PayoutRunKey("PEN", date(2026, 1, 31), 0, "")
+
+
+def test_named_restaurants_are_sorted_and_each_once() -> None:
+    """So that calls with the same ones name the same run."""
+    request = ledger_pb2.RunPayoutsRequest(
+        currency="PEN", as_of=DAY, restaurant_ids=["res_b", "res_a", "res_b", "RES"]
+    )
+    assert decode_payout_run_key(request).restaurant_ids == ("RES", "res_a", "res_b")
+    request.restaurant_ids.extend(["res_a"] * (RUN_RESTAURANTS_MAX - 4))
+    assert len(decode_payout_run_key(request).restaurant_ids) == 3
+    request.restaurant_ids.append("res_a")
+    assert violations_of(decode_payout_run_key, request) == [
+        ("restaurant_ids", f"must be at most {RUN_RESTAURANTS_MAX}")
+    ]
+
+
+def test_bad_names_of_restaurants_are_reported_by_their_places() -> None:
+    request = ledger_pb2.RunPayoutsRequest(
+        currency="PEN", as_of=DAY, restaurant_ids=["", "res_1", "res 2"]
+    )
+    assert violations_of(decode_payout_run_key, request) == [
+        ("restaurant_ids[0]", ID_RULE),
+        ("restaurant_ids[2]", ID_RULE),
+    ]
+
+
+def test_plan_of_named_restaurants_is_encoded_with_its_items() -> None:
+    """An item that was not looked at has no amounts."""
+    outcome = PayoutRunItemOutcome.SKIPPED
+    items = [
+        PayoutRunItem("res_1", outcome, SkipReason.NOTHING_AVAILABLE, None, 0, -5, 0),
+        PayoutRunItem("res_2", PayoutRunItemOutcome.OPEN, None, None, 0),
+    ]
+    response = encode_run_payouts(run_of(items=items, restaurants_named=2))
+    assert response.payout_run.restaurants_named == 2
+    debt, unseen = response.items
+    assert (debt.available_minor, debt.retained_minor) == (-5, 0)
+    assert debt.HasField("retained_minor")
+    assert not unseen.HasField("available_minor")
+    assert not unseen.HasField("retained_minor")
 
 
 @pytest.mark.parametrize(

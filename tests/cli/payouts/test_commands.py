@@ -6,7 +6,9 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +21,7 @@ from support.events import event_message
 from support.running import RunningLedger
 from support.waiting import DEADLINE_SECONDS, until
 
+from ledger.api.convert.payouts import encode_payout_run
 from ledger.application import run_payouts
 from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
@@ -137,6 +140,66 @@ async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
     assert (plan["payout_run_id"], plan["created_at"]) == (None, None)
     assert await ledger.query("SELECT payout_run_id FROM payout_runs") == []
     assert "planned" in (await command(ledger, "run", "PEN", *AS_OF, "--dry-run")).stdout
+
+
+async def test_named_restaurants_are_planned_and_paid(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
+    """From options and a file, which may begin with a byte-order mark."""
+    await charge(ledger, res_1=10_000, res_2=300, res_3=500)
+    await run_command(
+        *("restaurants", "put", "res_1", "--min-balance", "PEN=25.00"),
+        *("--address", ledger.address),
+    )
+    await run_command(
+        *("restaurants", "hold", "res_2", "--reason", "review", "--address", ledger.address)
+    )
+    file = tmp_path / "restaurants.txt"
+    file.write_text("res_2\r\n\nres_1\n", encoding="utf-8-sig")
+    named = ("--restaurant", "res_1", "--restaurants-file", str(file))
+    plan = await command(ledger, "run", "PEN", *AS_OF, *named, "--dry-run")
+    assert (plan.status, plan.stderr) == (0, "")
+    assert ["res_1", "payout_created", "", "", "100.00", "25.00", "75.00"] in table_cells(
+        plan.stdout
+    )
+    assert ["res_2", "skipped", "on_hold", "", "3.00", "", ""] in table_cells(plan.stdout)
+    planned = await parsed(ledger, "run", "PEN", *AS_OF, *named, "--dry-run")
+    assert [item["amount_minor"] for item in planned["items"]] == ["7500", "0"]
+    run = await parsed(ledger, "run", "PEN", *AS_OF, *named)
+    assert (run["restaurants_named"], run["payouts_created"]) == (2, "1")
+    (payout,) = await parsed_lines(ledger, "list")
+    assert (payout["restaurant_id"], payout["amount_minor"]) == ("res_1", "7500")
+    shown = await command(ledger, "show", payout["payout_id"])
+    assert ["left in the account", "-25.00"] in table_cells(shown.stdout)
+    assert ["total", "75.00"] in table_cells(shown.stdout)
+
+
+async def test_list_that_an_earlier_server_would_ignore_is_not_sent(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would pay all restaurants: its plan says that it read no names."""
+    await charge(ledger, res_1=10_000)
+    monkeypatch.setattr(
+        "ledger.api.convert.payouts.encode_payout_run",
+        lambda run, encode=encode_payout_run: encode(replace(run, restaurants_named=0)),
+    )
+    outcome = await command(ledger, "run", "PEN", *AS_OF, "--restaurant", "res_1")
+    assert outcome.status == ExitStatus.REFUSED
+    assert "does not know runs of named restaurants" in outcome.stderr
+    assert await parsed_lines(ledger, "runs") == []
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "\ufeff", "x" * 200_000])
+async def test_file_without_restaurants_pays_nobody(tmp_path: Path, text: str | None) -> None:
+    """A file that is missing, empty or too long is a usage error: no ids would mean all."""
+    file = tmp_path / "restaurants.txt"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    outcome = await run_command(
+        "payouts", "run", "PEN", *AS_OF, "--restaurants-file", str(file), "--address", "127.0.0.1:1"
+    )
+    assert outcome.status == ExitStatus.USAGE
+    assert str(file) in outcome.stderr
 
 
 async def test_wait_for_a_run_ends_at_its_timeout(ledger: RunningLedger) -> None:
@@ -259,8 +322,8 @@ async def test_run_is_shown_with_all_its_restaurants(
     ]
     outcome = await command(ledger, "show", run["payout_run_id"])
     rows = table_cells(outcome.stdout)
-    assert ["res_1", "skipped", "below_minimum", "", ""] in rows
-    assert ["res_5", "payout_created", "", items[-1]["payout_id"], "5.00"] in rows
+    assert ["res_1", "skipped", "below_minimum", "", "1.00", "", ""] in rows
+    assert ["res_5", "payout_created", "", items[-1]["payout_id"], "5.00", "", "5.00"] in rows
 
 
 async def test_show_of_an_unknown_id_is_refused(ledger: RunningLedger) -> None:
