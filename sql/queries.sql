@@ -449,10 +449,10 @@ ORDER BY a.currency, p.sequence DESC, i.entry_type;
 -- query: restaurants_in_red
 -- The restaurants of a currency whose available balance is below zero, the longest in the red
 -- first. `since` is the instant from which it has been below zero without a break. An entry counts
--- from its recording, or from its maturity if that is later. `entry_type` and the ids name the entry
--- that took most at that instant; `taken_minor` is what the entries of its type have taken since,
--- less what they gave. Of an account in the red all entries are read, of others none but for the
--- balance.
+-- from its recording, or from its maturity if that is later. `entry_type` and `cause_id`, an event, a
+-- payout or a payment, name the entry that took most at that instant; `taken_minor` is what the
+-- entries of its type have taken since, less what they gave. Of an account in the red all entries
+-- are read, of others none but for the balance.
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 -- For all accounts at once, for the reason given at q1_balances.
 red AS MATERIALIZED (
@@ -508,8 +508,8 @@ cause AS (
 )
 SELECT a.restaurant_id, r.name, red.available_minor, red.pending_minor, debt.since,
        floor(date_part('epoch', moment.now_at - debt.since) / 86400)::bigint AS days_count,
-       cause.entry_type, -taken.signed_minor AS taken_minor, cause.event_id, cause.payout_id,
-       cause.payment_id
+       cause.entry_type, -taken.signed_minor AS taken_minor,
+       COALESCE(cause.event_id, cause.payout_id::text, cause.payment_id) AS cause_id
 FROM moment
 CROSS JOIN red
 JOIN debt ON debt.balance_account_id = red.balance_account_id

@@ -139,7 +139,7 @@ async def test_debts_are_reported(ledger: RunningLedger, monkeypatch: pytest.Mon
         "-200",
         "0",
     )
-    assert (row["entry_type"], row["taken_minor"], row["event_id"]) == (
+    assert (row["entry_type"], row["taken_minor"], row["cause_id"]) == (
         "refund",
         "700",
         refund.event_id,

@@ -390,7 +390,7 @@ def debt_of(rows: list[tuple[Any, ...]], now_at: datetime) -> dict[str, Any] | N
         "available_minor": balance_minor,
         "since": since,
         "entry_type": entry_type,
-        "event_id": event_id,
+        "cause_id": event_id,
         "taken_minor": -taken,
     }
 
