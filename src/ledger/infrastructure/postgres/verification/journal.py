@@ -94,7 +94,8 @@ SELECT_LINES_OF_HOLDERS = (
     f"{_OF_HOLDERS} ORDER BY currency, restaurant_id, account_id, {_CHART_ORDER}"
 )
 SELECT_HOLDERS = f"""
-SELECT s.*, COALESCE(r.name, h.name, '') AS holder_name
+SELECT s.restaurant_id, s.account_id, s.currency, s.ledger_account, s.opening_minor,
+       s.debits_minor, s.credits_minor, s.first_at, COALESCE(r.name, h.name, '') AS holder_name
 FROM ({_OF_HOLDERS}) AS s
 LEFT JOIN restaurants AS r ON r.restaurant_id = s.restaurant_id
 LEFT JOIN accounts AS h ON h.account_id = s.account_id
