@@ -2384,6 +2384,7 @@ nullable (table_name, column_name) AS (
     ('payout_runs', 'finished_at'),
     ('payout_runs', 'zone_table_version'),
     ('payout_submissions', 'payout_run_id'),
+    ('payouts', 'counted_snapshot'),
     ('payouts', 'retained_before_minor'),
     ('payouts', 'retained_minor'),
     ('processor_events', 'available_at'),
@@ -2559,7 +2560,7 @@ WITH wanted (function_name, digest) AS (
     ('recorded_now()', 'fd3e46f0957dc19b73d2b3fedb5bc7e1'),
     ('seal_without_payments()', '8f5229c33f64b5fe7709c98424100731'),
     ('skip_mark_without_funds()', '7414b36fcb895f1909f4238bceb9b3b9'),
-    ('summarize_recorded_txids()', '5c86862bd1f294e87612b5e73ecb6408'),
+    ('summarize_recorded_txids()', '6c9987f2ef81cf9422348efb74043f98'),
     ('write_payout_run_items(uuid, integer)', 'bbb003ea49a8cb29bafeeb47f0d5df83')
 ),
 found AS (

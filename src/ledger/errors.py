@@ -137,6 +137,17 @@ class PayoutRunEnded(LedgerError):
         self.payout_run_id = payout_run_id
 
 
+class PayoutEntriesUnknown(LedgerError):
+    """The payout was created before the ledger kept which entries payouts count."""
+
+    def __init__(self, payout_id: str) -> None:
+        super().__init__(
+            f"what payout {payout_id} counted is not known: it was created before that was kept;"
+            " its items are, and the statement shows the entries by time"
+        )
+        self.payout_id = payout_id
+
+
 class PayoutRunArchived(LedgerError):
     """The items of the payout run are in an archive, and no longer in the database.
 

@@ -248,7 +248,8 @@ OF_PAYMENTS = ("GetPayment", "ListPayments")
 # The tables whose lock each method waits for.
 TABLES = {
     **dict.fromkeys(
-        ("GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS), "processor_events, restaurants"
+        ("GetEvent", "ListEvents", "PreviewEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS),
+        "processor_events, restaurants",
     ),
     **dict.fromkeys(OF_ACCOUNTS, "accounts, balance_accounts"),
     **dict.fromkeys(OF_PAYMENTS, "payments"),
@@ -274,6 +275,8 @@ def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
     """
     return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
+        "ListEvents": ledger_pb2.ListEventsRequest(restaurant_id=event.restaurant_id),
+        "PreviewEvent": ledger_pb2.PreviewEventRequest(event=event),
         "GetBalance": ledger_pb2.GetBalanceRequest(
             restaurant_id=event.restaurant_id, currency="PEN"
         ),

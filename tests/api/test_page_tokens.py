@@ -57,6 +57,13 @@ async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
             [instant, "800", "", "999999", "5", "0", "0", UUID_TEXT, "1"],
         ),
         "ListPayoutRunItems": ({"payout_run_id": UUID_TEXT}, [UUID_TEXT, ""], ["a"]),
+        "ListEvents": ({}, [""] * 7, [instant, "evt_1"]),
+        "ListBalances": ({"currency": "PEN"}, ["PEN", "", "", "", ""], ["a"]),
+        "ListPayoutEntries": (
+            {"payout_id": UUID_TEXT},
+            [UUID_TEXT, ""],
+            [instant, "800", UUID_TEXT, "1"],
+        ),
         "ListPayoutRuns": ({}, ["", ""], [instant, UUID_TEXT]),
         "ListPayouts": ({}, ["", "", ""], [instant, UUID_TEXT]),
         "ListRestaurants": ({}, [], ["a"]),

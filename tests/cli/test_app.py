@@ -141,6 +141,7 @@ METAVARS = {
     "--at": "INSTANT",
     "--batch-size": "NUMBER",
     "--currency": "CURRENCY",
+    "--days": "NUMBER",
     "--errors": "NUMBER|all",
     "--etag": "ETAG",
     "--expect": "HASH",
@@ -254,7 +255,7 @@ async def test_url_is_no_address() -> None:
         (
             "ledger payouts ",
             2,
-            ["run", "show", "list", "runs", "cancel", "paid", "failed", "export"],
+            ["run", "show", "list", "runs", "cancel", "paid", "failed", "export", "explain"],
         ),
         ("ledger payouts list --state r", 4, ["returned"]),
         ("ledger balance res_1 PEN --a", 4, ["--at", "--address"]),

@@ -50,6 +50,44 @@ PROMISED_FIELDS = {
     "BatchIngestEventsRequest": "events:*ProcessorEvent",
     "BatchIngestEventsResponse": "results:*IngestResult",
     "IngestResult": f"status:IngestStatus transaction_id:string error:{STATUS}",
+    "ListEventsRequest": (
+        "restaurant_id:string reference:string types:*EventType currency:string "
+        f"start_at:{TIMESTAMP} end_at:{TIMESTAMP} event_id_prefix:string with_entries:bool "
+        "page_size:int32 page_token:string"
+    ),
+    "ListEventsResponse": "events:*ListedEvent payouts:*Payout next_page_token:string",
+    "ListedEvent": (
+        f"event:ProcessorEvent transaction_id:string recorded_at:{TIMESTAMP} entries:*EventEntry"
+    ),
+    "EventEntry": "entry:LedgerEntry counted_by_payout_id:string is_payout_unknown:bool",
+    "PreviewEventRequest": "event:ProcessorEvent",
+    "PreviewEventResponse": (
+        "status:IngestStatus entries:*LedgerEntry payout_state:PayoutState "
+        "registers_restaurant:bool transaction_id:string"
+    ),
+    "ListBalancesRequest": (
+        "currency:string restaurant_id_prefix:string in_the_red:bool held:bool "
+        "min_available_minor:int64 with_sums:bool page_size:int32 page_token:string"
+    ),
+    "ListBalancesResponse": (
+        "balances:*RestaurantBalance totals:BalanceTotals next_page_token:string"
+    ),
+    "RestaurantBalance": (
+        "restaurant_id:string available_minor:int64 pending_minor:int64 reserved_minor:int64 "
+        f"disputed_minor:int64 reserve_held_minor:int64 last_event_at:{TIMESTAMP} "
+        f"as_of:{TIMESTAMP}"
+    ),
+    "BalanceTotals": (
+        "restaurants_count:int64 available_minor:int64 pending_minor:int64 reserved_minor:int64 "
+        "disputed_minor:int64 reserve_held_minor:int64"
+    ),
+    "ListMaturitiesRequest": "restaurant_id:string currency:string days:int32",
+    "ListMaturitiesResponse": f"maturities:*Maturity later_minor:int64 as_of:{TIMESTAMP}",
+    "Maturity": f"as_of:{DATE} amount_minor:int64 entries_count:int64",
+    "ListPayoutEntriesRequest": (
+        "payout_id:string entry_types:*EntryType page_size:int32 page_token:string"
+    ),
+    "ListPayoutEntriesResponse": "entries:*LedgerEntry next_page_token:string",
     "GetBalanceRequest": f"restaurant_id:string currency:string as_of:{TIMESTAMP}",
     "GetBalanceResponse": (
         "restaurant_id:string currency:string "
@@ -229,6 +267,7 @@ PROMISED_VALUES = {
 }
 PROMISED_LEDGER_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
+    *("ListEvents", "PreviewEvent", "ListBalances", "ListMaturities", "ListPayoutEntries"),
     *(
         "RunPayouts",
         "GetPayoutRun",
@@ -450,8 +489,12 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
                 "payouts_count",
                 "restaurants_considered",
                 "restaurants_total",
+                "restaurants_count",
+                "entries_count",
             }
             assert field.name.endswith("_minor") or is_count, f"{message}.{field.name}"
+        if field.type == field.TYPE_MESSAGE:
+            continue
         assert not re.search(r"amount|balance|total|fee(_|$)", field.name) or field.name.endswith(
             ("_minor", "_total")
         ), field.name

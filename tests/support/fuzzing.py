@@ -201,6 +201,24 @@ def valid_requests(
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
         "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1"),
+        "PreviewEvent": ledger_pb2.PreviewEventRequest(event=_EVENT),
+        "ListBalances": ledger_pb2.ListBalancesRequest(
+            currency="PEN", restaurant_id_prefix="k", min_available_minor=-1, with_sums=True
+        ),
+        "ListMaturities": ledger_pb2.ListMaturitiesRequest(
+            restaurant_id="known", currency="PEN", days=7
+        ),
+        "ListPayoutEntries": ledger_pb2.ListPayoutEntriesRequest(
+            payout_id=payout_id, entry_types=[ledger_pb2.ENTRY_TYPE_CHARGE]
+        ),
+        "ListEvents": ledger_pb2.ListEventsRequest(
+            restaurant_id="known",
+            reference="ref",
+            types=[ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED],
+            currency="PEN",
+            start_at=_EVENT.occurred_at,
+            with_entries=True,
+        ),
         "GetBalance": ledger_pb2.GetBalanceRequest(
             restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at
         ),

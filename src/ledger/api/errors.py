@@ -42,6 +42,7 @@ from ledger.errors import (
     PaymentNotFound,
     PaymentRejected,
     PayoutAnswersContradict,
+    PayoutEntriesUnknown,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
@@ -165,6 +166,9 @@ _TABLE: dict[type[LedgerError], _Row] = {
     PayoutRunEnded: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ENDED,
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    PayoutEntriesUnknown: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_ENTRIES_UNKNOWN,
+        metadata=lambda error: {"payout_id": error.payout_id}),
     PayoutRunArchived: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ARCHIVED,
         metadata=lambda error: {

@@ -7,7 +7,16 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api.convert import balances, events, payouts, restaurants, statements
+from ledger.api.convert import (
+    balance_lists,
+    balances,
+    event_lists,
+    events,
+    payout_entries,
+    payouts,
+    restaurants,
+    statements,
+)
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.api.pages import Pages
 from ledger.api.transport.writing import Together
@@ -15,7 +24,10 @@ from ledger.application.cancel_payout import cancel_payout
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest.ingest_events import IngestEvents
+from ledger.application.list_balances import list_balances, list_maturities
 from ledger.application.list_entries import list_entries
+from ledger.application.list_events import list_events
+from ledger.application.list_payout_entries import list_payout_entries
 from ledger.application.payouts import (
     cancel_payout_run,
     get_payout,
@@ -24,10 +36,14 @@ from ledger.application.payouts import (
     list_payout_runs,
     list_payouts,
 )
+from ledger.application.ports.balance_lists import BalanceLists
+from ledger.application.ports.event_lists import EventLists
 from ledger.application.ports.events import EventLedger
+from ledger.application.ports.payout_entries import PayoutEntries
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import StatementQuery, Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.application.preview_event import PreviewEvent
 from ledger.application.restaurants import (
     get_restaurant,
     list_restaurants,
@@ -49,10 +65,14 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         *,
         ingest_events: IngestEvents,
         ledger: EventLedger,
+        event_lists: EventLists,
+        preview_event: PreviewEvent,
+        balance_lists: BalanceLists,
         get_balance: GetBalance,
         statements: Statements[StatementQuery],
         payout_runs: PayoutRuns,
         payouts: Payouts,
+        payout_entries: PayoutEntries,
         wake_payout_worker: Callable[[], None],
         pages: Pages,
         begin: UnitOfWorkFactory,
@@ -61,10 +81,14 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._ingest_events = ingest_events
         self._held = HeldRequests()
         self._ledger = ledger
+        self._event_lists = event_lists
+        self._preview_event = preview_event
+        self._balance_lists = balance_lists
         self._get_balance = get_balance
         self._statements = statements
         self._payout_runs = payout_runs
         self._payouts = payouts
+        self._payout_entries = payout_entries
         self._wake_payout_worker = wake_payout_worker
         self._pages = pages
         self._begin = begin
@@ -104,17 +128,61 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             async for group in groups:
                 yield group
 
+    async def PreviewEvent(
+        self, request: ledger_pb2.PreviewEventRequest, context: Context
+    ) -> ledger_pb2.PreviewEventResponse:
+        event = events.decode_preview(request, self._clock())
+        return events.encode_preview(event, await self._preview_event(event))
+
     async def GetEvent(
         self, request: ledger_pb2.GetEventRequest, context: Context
     ) -> ledger_pb2.GetEventResponse:
         event_id = events.decode_event_id(request)
         return events.encode_event(*await get_event(self._ledger, event_id))
 
+    async def ListEvents(
+        self, request: ledger_pb2.ListEventsRequest, context: Context
+    ) -> ledger_pb2.ListEventsResponse:
+        query = event_lists.decode_event_query(request)
+        paging = await self._pages.paging(request, event_lists.event_listing(query))
+        page = await list_events(
+            self._event_lists,
+            self._begin,
+            query,
+            paging.after,
+            paging.page_size,
+            with_entries=request.with_entries,
+        )
+        return event_lists.encode_events_page(paging, page)
+
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context
     ) -> ledger_pb2.GetBalanceResponse:
         query = balances.decode_balance_query(request)
         return balances.encode_balance(await self._get_balance(query))
+
+    async def ListBalances(
+        self, request: ledger_pb2.ListBalancesRequest, context: Context
+    ) -> ledger_pb2.ListBalancesResponse:
+        query = balance_lists.decode_balances_query(request)
+        paging = await self._pages.paging(request, balance_lists.balance_listing(query))
+        page = await list_balances(
+            self._balance_lists,
+            query,
+            paging.after,
+            paging.page_size,
+            with_totals=request.with_sums,
+        )
+        return balance_lists.encode_balances_page(paging, page)
+
+    async def ListMaturities(
+        self, request: ledger_pb2.ListMaturitiesRequest, context: Context
+    ) -> ledger_pb2.ListMaturitiesResponse:
+        currency, restaurant_id, days = balance_lists.decode_maturities(request)
+        found = await list_maturities(
+            self._balance_lists, self._begin, currency, restaurant_id, days
+        )
+        return balance_lists.encode_maturities(found)
 
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: Context
@@ -172,6 +240,17 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_id = payouts.decode_payout_id(request)
         details = await get_payout(self._payouts, payout_id)
         return ledger_pb2.GetPayoutResponse(payout=payouts.encode_payout_details(details))
+
+    async def ListPayoutEntries(
+        self, request: ledger_pb2.ListPayoutEntriesRequest, context: Context
+    ) -> ledger_pb2.ListPayoutEntriesResponse:
+        payout_id, entry_types = payout_entries.decode_payout_entries(request)
+        listing = payout_entries.payout_entry_listing(payout_id, entry_types)
+        paging = await self._pages.paging(request, listing)
+        page = await list_payout_entries(
+            self._payout_entries, payout_id, entry_types, paging.after, paging.page_size
+        )
+        return payout_entries.encode_payout_entries_page(paging, page)
 
     async def ListPayouts(
         self, request: ledger_pb2.ListPayoutsRequest, context: Context

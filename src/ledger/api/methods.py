@@ -106,8 +106,8 @@ class Method:
         return self.scope is Scope.READ
 
 
-def _read(name: str) -> Method:
-    return Method(name, Scope.READ, responses=Responses.READS)
+def _read(name: str, *, timeout_seconds: int = 10) -> Method:
+    return Method(name, Scope.READ, responses=Responses.READS, timeout_seconds=timeout_seconds)
 
 
 def _balance(name: str) -> Method:
@@ -161,7 +161,11 @@ METHODS: Mapping[str, Method] = _by_name(
             is_large=True,
         ),
         _read("GetEvent"),
+        _read("ListEvents"),
+        Method("PreviewEvent", Scope.INGEST),
         _balance("GetBalance"),
+        _read("ListBalances", timeout_seconds=150),
+        _read("ListMaturities", timeout_seconds=150),
         _read("ListEntries"),
         Method("RunPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),
         _read("GetPayoutRun"),
@@ -169,6 +173,7 @@ METHODS: Mapping[str, Method] = _by_name(
         Method("CancelPayoutRun", Scope.PAYOUT, Recorded.BEFORE_RESPONSE),
         _read("ListPayoutRunItems"),
         _read("GetPayout"),
+        _read("ListPayoutEntries"),
         _read("ListPayouts"),
         Method("SubmitPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),
         Method("CancelPayout", Scope.PAYOUT, Recorded.BEFORE_RESPONSE),

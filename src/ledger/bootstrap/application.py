@@ -24,6 +24,7 @@ from ledger.application.payments.decide_payments import DecidePayments
 from ledger.application.payments.expire_payments import ExpiryWorker
 from ledger.application.payments.pay import Pay
 from ledger.application.ports.seals import SealLag
+from ledger.application.preview_event import PreviewEvent
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker, past_tail_entries
@@ -36,13 +37,16 @@ from ledger.infrastructure.postgres.account_statements import (
     PostgresStatements,
 )
 from ledger.infrastructure.postgres.accounts import PostgresAccountReader
+from ledger.infrastructure.postgres.balance_lists import PostgresBalanceLists
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.event_lists import PostgresEventLists
 from ledger.infrastructure.postgres.long_accounts import PostgresLongAccounts
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.payments import PostgresPayments
+from ledger.infrastructure.postgres.payout_entries import PostgresPayoutEntries
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
@@ -223,13 +227,28 @@ class Application:
             pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),
         )
+        stored_payouts = PostgresPayouts(engine, self._fence)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=ledger,
+            event_lists=PostgresEventLists(engine, self._fence),
+            preview_event=PreviewEvent(
+                ledger,
+                stored_payouts,
+                lambda: PostgresUnitOfWork(engine),
+                unknown_restaurants=settings.unknown_restaurants,
+                maturity_days=settings.maturity_days,
+            ),
+            balance_lists=PostgresBalanceLists(
+                long_reads.autocommit,
+                self._balance_snapshot_worker,
+                settlement_timezone=settings.settlement_timezone,
+            ),
             get_balance=self._get_balance,
             statements=PostgresStatements(long_reads.autocommit, self._statement_mark_worker),
             payout_runs=runs,
-            payouts=PostgresPayouts(engine, self._fence),
+            payouts=stored_payouts,
+            payout_entries=PostgresPayoutEntries(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
             pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),

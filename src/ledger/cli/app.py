@@ -34,6 +34,9 @@ PAYOUTS = Branch(
         "export": Leaf(
             "payouts.export:export", "Write the payouts that the bank has not answered, as CSV."
         ),
+        "explain": Leaf(
+            "payouts.explain:explain", "Show the entries that add up to a payout's items."
+        ),
     },
     "Pay out restaurants, show payouts, book what the bank answers.",
 )
@@ -90,6 +93,17 @@ PAYMENTS = Branch(
     },
     "Pay from accounts, hold, capture, release and refund, show payments.",
 )
+EVENTS = Branch(
+    {
+        "list": Leaf("events.event_list:list_events", "List events, the latest first."),
+        "show": Leaf("events.event_list:show", "Show an event with the entries that it posted."),
+        "find": Leaf(
+            "events.event_list:find", "Show what happened to a payment, and who was paid for it."
+        ),
+        "preview": Leaf("events.preview:preview", "Show what the events of a file would post."),
+    },
+    "Show what is booked, what it posted or would post, and which payout took it.",
+)
 REPORT = Branch(
     {
         "q1": Leaf("report:q1", "The balances of every restaurant in a currency."),
@@ -138,7 +152,10 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "reconcile": Leaf(
         "reconcile.command:reconcile_report", "Compare a processor's report with the books."
     ),
+    "events": EVENTS,
     "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
+    "balances": Leaf("balances:balances", "List what the restaurants have in a currency."),
+    "maturities": Leaf("balances:maturities", "List what becomes available on which day."),
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,
     "payouts": PAYOUTS,

@@ -309,6 +309,14 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "PAYOUT_RUN_UNDER_WAY", "domain": "ledger.v1",
           "metadata": { "payout_run_id": "…" } }
     """
+    ERROR_REASON_PAYOUT_ENTRIES_UNKNOWN: _ErrorReason.ValueType  # 44
+    """The entries of the payout are not known: it, or the payout of the restaurant before it, was
+    created before the ledger kept what payouts count. Status FAILED_PRECONDITION. `payout_id` is
+    the payout of which that is not known.
+
+        { "reason": "PAYOUT_ENTRIES_UNKNOWN", "domain": "ledger.v1",
+          "metadata": { "payout_id": "01976f6e-0000-7000-8000-000000000000" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
@@ -604,4 +612,12 @@ FAILED_PRECONDITION. Nothing was submitted; wait for the run's end, or cancel it
 
     { "reason": "PAYOUT_RUN_UNDER_WAY", "domain": "ledger.v1",
       "metadata": { "payout_run_id": "…" } }
+"""
+ERROR_REASON_PAYOUT_ENTRIES_UNKNOWN: ErrorReason.ValueType  # 44
+"""The entries of the payout are not known: it, or the payout of the restaurant before it, was
+created before the ledger kept what payouts count. Status FAILED_PRECONDITION. `payout_id` is
+the payout of which that is not known.
+
+    { "reason": "PAYOUT_ENTRIES_UNKNOWN", "domain": "ledger.v1",
+      "metadata": { "payout_id": "01976f6e-0000-7000-8000-000000000000" } }
 """

@@ -1209,6 +1209,68 @@ class StreamEventsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class PreviewEventRequest(message.Message):
+    """The request of PreviewEvent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def event(self) -> ProcessorEvent:
+        """The event as IngestEvent takes it. Required."""
+
+    def __init__(
+        self,
+        *,
+        event: ProcessorEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PreviewEventResponse(message.Message):
+    """The response of PreviewEvent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    PAYOUT_STATE_FIELD_NUMBER: builtins.int
+    REGISTERS_RESTAURANT_FIELD_NUMBER: builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    status: IngestStatus.ValueType
+    """CREATED if IngestEvent would book the event, DUPLICATE if it is booked."""
+    payout_state: PayoutState.ValueType
+    """The state to which the event would move its payout. Unspecified for other events and
+    duplicates.
+    """
+    registers_restaurant: builtins.bool
+    """Whether the event would register its restaurant."""
+    transaction_id: builtins.str
+    """The transaction id of a duplicate's entries. Empty for a new event."""
+    @builtins.property
+    def entries(self) -> containers.RepeatedCompositeFieldContainer[LedgerEntry]:
+        """The entries that it would post, without transaction id and `recorded_at`, or has posted."""
+
+    def __init__(
+        self,
+        *,
+        status: IngestStatus.ValueType = ...,
+        entries: abc.Iterable[LedgerEntry] | None = ...,
+        payout_state: PayoutState.ValueType = ...,
+        registers_restaurant: builtins.bool = ...,
+        transaction_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "payout_state", b"payout_state", "registers_restaurant", b"registers_restaurant", "status", b"status", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class GetEventRequest(message.Message):
     """The request of GetEvent."""
 
@@ -1263,6 +1325,174 @@ class GetEventResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "event", b"event", "recorded_at", b"recorded_at", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEventsRequest(message.Message):
+    """The request of ListEvents. Without filters it lists all events."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANT_ID_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    TYPES_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    START_AT_FIELD_NUMBER: builtins.int
+    END_AT_FIELD_NUMBER: builtins.int
+    EVENT_ID_PREFIX_FIELD_NUMBER: builtins.int
+    WITH_ENTRIES_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    restaurant_id: builtins.str
+    """Only events of this restaurant. Empty: all."""
+    reference: builtins.str
+    """Only events with this `reference`, byte by byte: a payment's id, a dispute's. Empty: all."""
+    currency: builtins.str
+    """Only events of this currency, an ISO 4217 code. Empty: all."""
+    event_id_prefix: builtins.str
+    """Only events whose id begins with this: 1 to 128 characters of [A-Za-z0-9._:-]. Empty: all."""
+    with_entries: builtins.bool
+    """Return the entries of each event as well."""
+    page_size: builtins.int
+    """At most this many events; 0 means 100, above 1,000 means 1,000."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    @builtins.property
+    def types(self) -> containers.RepeatedScalarFieldContainer[EventType.ValueType]:
+        """Only events of these types. Empty: all."""
+
+    @builtins.property
+    def start_at(self) -> timestamp_pb2.Timestamp:
+        """Only events recorded at or after it. Unset: from the first."""
+
+    @builtins.property
+    def end_at(self) -> timestamp_pb2.Timestamp:
+        """Only events recorded before it. Unset: up to the last."""
+
+    def __init__(
+        self,
+        *,
+        restaurant_id: builtins.str = ...,
+        reference: builtins.str = ...,
+        types: abc.Iterable[EventType.ValueType] | None = ...,
+        currency: builtins.str = ...,
+        start_at: timestamp_pb2.Timestamp | None = ...,
+        end_at: timestamp_pb2.Timestamp | None = ...,
+        event_id_prefix: builtins.str = ...,
+        with_entries: builtins.bool = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_at", b"end_at", "start_at", b"start_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "end_at", b"end_at", "event_id_prefix", b"event_id_prefix", "page_size", b"page_size", "page_token", b"page_token", "reference", b"reference", "restaurant_id", b"restaurant_id", "start_at", b"start_at", "types", b"types", "with_entries", b"with_entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEventsResponse(message.Message):
+    """The response of ListEvents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    PAYOUTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty on the last one."""
+    @builtins.property
+    def events(self) -> containers.RepeatedCompositeFieldContainer[ListedEvent]:
+        """The events."""
+
+    @builtins.property
+    def payouts(self) -> containers.RepeatedCompositeFieldContainer[Payout]:
+        """The payouts that `counted_by_payout_id` names, without items and history, in the order of their
+        ids. Empty without `with_entries`.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: abc.Iterable[ListedEvent] | None = ...,
+        payouts: abc.Iterable[Payout] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["events", b"events", "next_page_token", b"next_page_token", "payouts", b"payouts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListedEvent(message.Message):
+    """An event of a list. Set by the server."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    RECORDED_AT_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    transaction_id: builtins.str
+    """The transaction id of its entries."""
+    @builtins.property
+    def event(self) -> ProcessorEvent:
+        """The event as it was booked: `occurred_at` in microseconds, metadata as it came the first time."""
+
+    @builtins.property
+    def recorded_at(self) -> timestamp_pb2.Timestamp:
+        """When it was recorded, by the database's clock."""
+
+    @builtins.property
+    def entries(self) -> containers.RepeatedCompositeFieldContainer[EventEntry]:
+        """The entries that it posted, in the order of their positions. Empty without `with_entries`."""
+
+    def __init__(
+        self,
+        *,
+        event: ProcessorEvent | None = ...,
+        transaction_id: builtins.str = ...,
+        recorded_at: timestamp_pb2.Timestamp | None = ...,
+        entries: abc.Iterable[EventEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event", "recorded_at", b"recorded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "event", b"event", "recorded_at", b"recorded_at", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EventEntry(message.Message):
+    """An entry of an event, and the payout that took it. Set by the server."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: builtins.int
+    COUNTED_BY_PAYOUT_ID_FIELD_NUMBER: builtins.int
+    IS_PAYOUT_UNKNOWN_FIELD_NUMBER: builtins.int
+    counted_by_payout_id: builtins.str
+    """The first payout whose amount counted the entry, whatever became of that payout. Empty: no
+    payout has counted it, or it is not on restaurant_payable, or `is_payout_unknown`.
+    """
+    is_payout_unknown: builtins.bool
+    """Whether the ledger cannot tell, because a payout may have counted the entry that was created
+    before the ledger kept what payouts count. See ListPayoutEntries.
+    """
+    @builtins.property
+    def entry(self) -> LedgerEntry:
+        """The entry."""
+
+    def __init__(
+        self,
+        *,
+        entry: LedgerEntry | None = ...,
+        counted_by_payout_id: builtins.str = ...,
+        is_payout_unknown: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counted_by_payout_id", b"counted_by_payout_id", "entry", b"entry", "is_payout_unknown", b"is_payout_unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1354,6 +1584,274 @@ class GetBalanceResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "last_event_at", b"last_event_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "available_minor", b"available_minor", "currency", b"currency", "disputed_minor", b"disputed_minor", "last_event_at", b"last_event_at", "pending_minor", b"pending_minor", "reserve_held_minor", b"reserve_held_minor", "reserved_minor", b"reserved_minor", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListBalancesRequest(message.Message):
+    """The request of ListBalances."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: builtins.int
+    RESTAURANT_ID_PREFIX_FIELD_NUMBER: builtins.int
+    IN_THE_RED_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    MIN_AVAILABLE_MINOR_FIELD_NUMBER: builtins.int
+    WITH_SUMS_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    currency: builtins.str
+    """ISO 4217 code in upper case. Required."""
+    restaurant_id_prefix: builtins.str
+    """Only restaurants whose id begins with this: 1 to 128 characters of [A-Za-z0-9._:-]. Empty: all."""
+    in_the_red: builtins.bool
+    """Only restaurants that owe the platform: available and pending together are below 0."""
+    held: builtins.bool
+    """Only restaurants of which something is held back: disputed or held as a reserve is not 0."""
+    min_available_minor: builtins.int
+    """Only restaurants with at least this much available, in minor units. Unset: all."""
+    with_sums: builtins.bool
+    """Return the totals over all restaurants that pass the filters, not of the page alone. Takes some
+    seconds for 100,000 restaurants.
+    """
+    page_size: builtins.int
+    """At most this many restaurants; 0 means 100, above 1,000 means 1,000."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        currency: builtins.str = ...,
+        restaurant_id_prefix: builtins.str = ...,
+        in_the_red: builtins.bool = ...,
+        held: builtins.bool = ...,
+        min_available_minor: builtins.int | None = ...,
+        with_sums: builtins.bool = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_min_available_minor", b"_min_available_minor", "min_available_minor", b"min_available_minor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_min_available_minor", b"_min_available_minor", "currency", b"currency", "held", b"held", "in_the_red", b"in_the_red", "min_available_minor", b"min_available_minor", "page_size", b"page_size", "page_token", b"page_token", "restaurant_id_prefix", b"restaurant_id_prefix", "with_sums", b"with_sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_available_minor: _TypeAlias = typing.Literal["min_available_minor"]  # noqa: Y015
+    _WhichOneofArgType__min_available_minor: _TypeAlias = typing.Literal["_min_available_minor", b"_min_available_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_available_minor) -> _WhichOneofReturnType__min_available_minor | None: ...
+
+@typing.final
+class ListBalancesResponse(message.Message):
+    """The response of ListBalances."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BALANCES_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty on the last one."""
+    @builtins.property
+    def balances(self) -> containers.RepeatedCompositeFieldContainer[RestaurantBalance]:
+        """The balances, in the byte order of restaurant ids."""
+
+    @builtins.property
+    def totals(self) -> BalanceTotals:
+        """Their totals, of the moment of this page. Unset without `with_sums`."""
+
+    def __init__(
+        self,
+        *,
+        balances: abc.Iterable[RestaurantBalance] | None = ...,
+        totals: BalanceTotals | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["balances", b"balances", "next_page_token", b"next_page_token", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RestaurantBalance(message.Message):
+    """What a restaurant has in the currency of the list. All amounts in minor units, as in GetBalance."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANT_ID_FIELD_NUMBER: builtins.int
+    AVAILABLE_MINOR_FIELD_NUMBER: builtins.int
+    PENDING_MINOR_FIELD_NUMBER: builtins.int
+    RESERVED_MINOR_FIELD_NUMBER: builtins.int
+    DISPUTED_MINOR_FIELD_NUMBER: builtins.int
+    RESERVE_HELD_MINOR_FIELD_NUMBER: builtins.int
+    LAST_EVENT_AT_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    restaurant_id: builtins.str
+    """The restaurant."""
+    available_minor: builtins.int
+    """What the restaurant may be paid."""
+    pending_minor: builtins.int
+    """What it was credited and has not matured."""
+    reserved_minor: builtins.int
+    """What is inside payouts that are neither paid nor failed."""
+    disputed_minor: builtins.int
+    """What is held back for open disputes."""
+    reserve_held_minor: builtins.int
+    """What is held back as a reserve."""
+    @builtins.property
+    def last_event_at(self) -> timestamp_pb2.Timestamp:
+        """The latest `occurred_at` of the events counted. Unset if there are none."""
+
+    @builtins.property
+    def as_of(self) -> timestamp_pb2.Timestamp:
+        """The instant of the balance, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        restaurant_id: builtins.str = ...,
+        available_minor: builtins.int = ...,
+        pending_minor: builtins.int = ...,
+        reserved_minor: builtins.int = ...,
+        disputed_minor: builtins.int = ...,
+        reserve_held_minor: builtins.int = ...,
+        last_event_at: timestamp_pb2.Timestamp | None = ...,
+        as_of: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "last_event_at", b"last_event_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "available_minor", b"available_minor", "disputed_minor", b"disputed_minor", "last_event_at", b"last_event_at", "pending_minor", b"pending_minor", "reserve_held_minor", b"reserve_held_minor", "reserved_minor", b"reserved_minor", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BalanceTotals(message.Message):
+    """Sums over restaurants, in minor units."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANTS_COUNT_FIELD_NUMBER: builtins.int
+    AVAILABLE_MINOR_FIELD_NUMBER: builtins.int
+    PENDING_MINOR_FIELD_NUMBER: builtins.int
+    RESERVED_MINOR_FIELD_NUMBER: builtins.int
+    DISPUTED_MINOR_FIELD_NUMBER: builtins.int
+    RESERVE_HELD_MINOR_FIELD_NUMBER: builtins.int
+    restaurants_count: builtins.int
+    """How many restaurants."""
+    available_minor: builtins.int
+    """What they may be paid, less what others among them owe."""
+    pending_minor: builtins.int
+    """What they were credited and has not matured."""
+    reserved_minor: builtins.int
+    """What is inside payouts that are neither paid nor failed."""
+    disputed_minor: builtins.int
+    """What is held back for open disputes."""
+    reserve_held_minor: builtins.int
+    """What is held back as reserves."""
+    def __init__(
+        self,
+        *,
+        restaurants_count: builtins.int = ...,
+        available_minor: builtins.int = ...,
+        pending_minor: builtins.int = ...,
+        reserved_minor: builtins.int = ...,
+        disputed_minor: builtins.int = ...,
+        reserve_held_minor: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["available_minor", b"available_minor", "disputed_minor", b"disputed_minor", "pending_minor", b"pending_minor", "reserve_held_minor", b"reserve_held_minor", "reserved_minor", b"reserved_minor", "restaurants_count", b"restaurants_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListMaturitiesRequest(message.Message):
+    """The request of ListMaturities."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANT_ID_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    DAYS_FIELD_NUMBER: builtins.int
+    restaurant_id: builtins.str
+    """Only what is pending for this restaurant. Empty: for all."""
+    currency: builtins.str
+    """ISO 4217 code in upper case. Required."""
+    days: builtins.int
+    """How many days to list, today included, 1 to 400; 0 means 14."""
+    def __init__(
+        self,
+        *,
+        restaurant_id: builtins.str = ...,
+        currency: builtins.str = ...,
+        days: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "days", b"days", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListMaturitiesResponse(message.Message):
+    """The response of ListMaturities. The amounts of all days and `later_minor` add up to what is
+    pending, as in GetBalance.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MATURITIES_FIELD_NUMBER: builtins.int
+    LATER_MINOR_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    later_minor: builtins.int
+    """What matures after those days, in minor units, fees taken off."""
+    @builtins.property
+    def maturities(self) -> containers.RepeatedCompositeFieldContainer[Maturity]:
+        """The days on which something matures, in their order."""
+
+    @builtins.property
+    def as_of(self) -> timestamp_pb2.Timestamp:
+        """The instant of the list, by the database's clock: what had matured by it is not in it."""
+
+    def __init__(
+        self,
+        *,
+        maturities: abc.Iterable[Maturity] | None = ...,
+        later_minor: builtins.int = ...,
+        as_of: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "later_minor", b"later_minor", "maturities", b"maturities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Maturity(message.Message):
+    """What matures on a day. Set by the server."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: builtins.int
+    ENTRIES_COUNT_FIELD_NUMBER: builtins.int
+    amount_minor: builtins.int
+    """What becomes available, in minor units, fees taken off."""
+    entries_count: builtins.int
+    """How many entries that is."""
+    @builtins.property
+    def as_of(self) -> date_pb2.Date:
+        """The day, in the settlement time zone."""
+
+    def __init__(
+        self,
+        *,
+        as_of: date_pb2.Date | None = ...,
+        amount_minor: builtins.int = ...,
+        entries_count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "as_of", b"as_of", "entries_count", b"entries_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2116,6 +2614,66 @@ class PayoutMove(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["event_id", b"event_id", "recorded_at", b"recorded_at", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPayoutEntriesRequest(message.Message):
+    """The request of ListPayoutEntries."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
+    ENTRY_TYPES_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    payout_id: builtins.str
+    """The id of the payout. Required."""
+    page_size: builtins.int
+    """At most this many entries; 0 means 100, above 1,000 means 1,000."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    @builtins.property
+    def entry_types(self) -> containers.RepeatedScalarFieldContainer[EntryType.ValueType]:
+        """Only entries of these types. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        payout_id: builtins.str = ...,
+        entry_types: abc.Iterable[EntryType.ValueType] | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entry_types", b"entry_types", "page_size", b"page_size", "page_token", b"page_token", "payout_id", b"payout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPayoutEntriesResponse(message.Message):
+    """The response of ListPayoutEntries."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty on the last one."""
+    @builtins.property
+    def entries(self) -> containers.RepeatedCompositeFieldContainer[LedgerEntry]:
+        """The entries, on restaurant_payable: a credit adds to the payout, a debit takes away from it."""
+
+    def __init__(
+        self,
+        *,
+        entries: abc.Iterable[LedgerEntry] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,15 +51,35 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.StreamEventsRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.StreamEventsResponse.FromString,
                 _registered_method=True)
+        self.PreviewEvent = channel.unary_unary(
+                '/ledger.v1.LedgerService/PreviewEvent',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.PreviewEventRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.PreviewEventResponse.FromString,
+                _registered_method=True)
         self.GetEvent = channel.unary_unary(
                 '/ledger.v1.LedgerService/GetEvent',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetEventRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetEventResponse.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListEvents',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
         self.GetBalance = channel.unary_unary(
                 '/ledger.v1.LedgerService/GetBalance',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetBalanceResponse.FromString,
+                _registered_method=True)
+        self.ListBalances = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListBalances',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListBalancesRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListBalancesResponse.FromString,
+                _registered_method=True)
+        self.ListMaturities = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListMaturities',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListMaturitiesRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListMaturitiesResponse.FromString,
                 _registered_method=True)
         self.ListEntries = channel.unary_unary(
                 '/ledger.v1.LedgerService/ListEntries',
@@ -95,6 +115,11 @@ class LedgerServiceStub:
                 '/ledger.v1.LedgerService/GetPayout',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutResponse.FromString,
+                _registered_method=True)
+        self.ListPayoutEntries = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListPayoutEntries',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesResponse.FromString,
                 _registered_method=True)
         self.ListPayouts = channel.unary_unary(
                 '/ledger.v1.LedgerService/ListPayouts',
@@ -186,9 +211,40 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewEvent(self, request, context):
+        """Returns what IngestEvent would do with the event now, and writes nothing: whether it would be
+        CREATED or is a DUPLICATE, the entries that it would post, or has posted, and for a payout event
+        the state to which the payout would move.
+
+        On repeat: the same, while the books do not change. Another call may book in between, so the
+        response is no promise. It fails with the status with which IngestEvent would fail.
+        INVALID_ARGUMENT, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, FAILED_PRECONDITION: as
+        IngestEvent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEvent(self, request, context):
         """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
         INVALID_ARGUMENT: not an event id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
+        database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
+        order of event ids. With `with_entries` each event has the entries that it posted, and each of
+        these the payout that counted it.
+
+        A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
+        through a bounded number of events, and filters may leave most of them out. With `reference` it
+        looks through all events of that reference.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
+        together with `reference`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,6 +257,29 @@ class LedgerServiceServicer:
         A balance read after an event was acknowledged includes it. A known restaurant without entries
         has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
         the future. OUT_OF_RANGE: a sum does not fit int64.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBalances(self, request, context):
+        """Lists what the restaurants have in one currency now, in the byte order of their ids: those with
+        an event in the currency that pass the filters. All balances of a page are of one moment.
+
+        A page may hold fewer restaurants than asked for, or none, and a `next_page_token`: it looks at
+        a bounded number of them. INVALID_ARGUMENT: a bad field or page token. OUT_OF_RANGE: a sum does
+        not fit int64.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMaturities(self, request, context):
+        """Lists what is pending in one currency by the day on which it becomes available, in the
+        settlement time zone: of one restaurant or of all. Not paged: at most a row for each day.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field. OUT_OF_RANGE: a sum does not fit
+        int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +361,19 @@ class LedgerServiceServicer:
     def GetPayout(self, request, context):
         """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
         not a payout's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPayoutEntries(self, request, context):
+        """Lists the entries that a payout counted and none before it did: those of each type add up
+        exactly to the payout's item of that type. First the entries that matured between the cut-offs
+        of the payout before and of this one, in the order in which they matured, then all others, as
+        they were recorded.
+
+        NOT_FOUND: no such payout. FAILED_PRECONDITION: the payout, or the one before it, was created
+        before the ledger kept what payouts count. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -382,15 +474,35 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.StreamEventsRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.StreamEventsResponse.SerializeToString,
             ),
+            'PreviewEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewEvent,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.PreviewEventRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.PreviewEventResponse.SerializeToString,
+            ),
             'GetEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEvent,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetEventRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.GetEventResponse.SerializeToString,
             ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.SerializeToString,
+            ),
             'GetBalance': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBalance,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.GetBalanceResponse.SerializeToString,
+            ),
+            'ListBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBalances,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListBalancesRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListBalancesResponse.SerializeToString,
+            ),
+            'ListMaturities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMaturities,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListMaturitiesRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListMaturitiesResponse.SerializeToString,
             ),
             'ListEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntries,
@@ -426,6 +538,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetPayout,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutResponse.SerializeToString,
+            ),
+            'ListPayoutEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayoutEntries,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesResponse.SerializeToString,
             ),
             'ListPayouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPayouts,
@@ -557,6 +674,33 @@ class LedgerService:
             _registered_method=True)
 
     @staticmethod
+    def PreviewEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/PreviewEvent',
+            ledger_dot_v1_dot_ledger__pb2.PreviewEventRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.PreviewEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetEvent(request,
             target,
             options=(),
@@ -584,6 +728,33 @@ class LedgerService:
             _registered_method=True)
 
     @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListEvents',
+            ledger_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetBalance(request,
             target,
             options=(),
@@ -600,6 +771,60 @@ class LedgerService:
             '/ledger.v1.LedgerService/GetBalance',
             ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.GetBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListBalances',
+            ledger_dot_v1_dot_ledger__pb2.ListBalancesRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMaturities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListMaturities',
+            ledger_dot_v1_dot_ledger__pb2.ListMaturitiesRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListMaturitiesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -789,6 +1014,33 @@ class LedgerService:
             '/ledger.v1.LedgerService/GetPayout',
             ledger_dot_v1_dot_ledger__pb2.GetPayoutRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.GetPayoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayoutEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListPayoutEntries',
+            ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListPayoutEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

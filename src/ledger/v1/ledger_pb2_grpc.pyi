@@ -96,9 +96,32 @@ class LedgerServiceStub:
     than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
     stream breaks off, requests without response may be sent again.
     """
+    PreviewEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PreviewEventRequest, _ledger_pb2.PreviewEventResponse]
+    """Returns what IngestEvent would do with the event now, and writes nothing: whether it would be
+    CREATED or is a DUPLICATE, the entries that it would post, or has posted, and for a payout event
+    the state to which the payout would move.
+
+    On repeat: the same, while the books do not change. Another call may book in between, so the
+    response is no promise. It fails with the status with which IngestEvent would fail.
+    INVALID_ARGUMENT, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, FAILED_PRECONDITION: as
+    IngestEvent.
+    """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
     INVALID_ARGUMENT: not an event id.
+    """
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]
+    """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
+    database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
+    order of event ids. With `with_entries` each event has the entries that it posted, and each of
+    these the payout that counted it.
+
+    A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
+    through a bounded number of events, and filters may leave most of them out. With `reference` it
+    looks through all events of that reference.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
+    together with `reference`.
     """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]
     """Returns what a restaurant has in one currency, now or at a past instant, from all entries
@@ -107,6 +130,21 @@ class LedgerServiceStub:
     A balance read after an event was acknowledged includes it. A known restaurant without entries
     has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
     the future. OUT_OF_RANGE: a sum does not fit int64.
+    """
+    ListBalances: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListBalancesRequest, _ledger_pb2.ListBalancesResponse]
+    """Lists what the restaurants have in one currency now, in the byte order of their ids: those with
+    an event in the currency that pass the filters. All balances of a page are of one moment.
+
+    A page may hold fewer restaurants than asked for, or none, and a `next_page_token`: it looks at
+    a bounded number of them. INVALID_ARGUMENT: a bad field or page token. OUT_OF_RANGE: a sum does
+    not fit int64.
+    """
+    ListMaturities: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListMaturitiesRequest, _ledger_pb2.ListMaturitiesResponse]
+    """Lists what is pending in one currency by the day on which it becomes available, in the
+    settlement time zone: of one restaurant or of all. Not paged: at most a row for each day.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field. OUT_OF_RANGE: a sum does not fit
+    int64.
     """
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEntriesRequest, _ledger_pb2.ListEntriesResponse]
     """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
@@ -160,6 +198,15 @@ class LedgerServiceStub:
     GetPayout: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
     not a payout's id.
+    """
+    ListPayoutEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutEntriesRequest, _ledger_pb2.ListPayoutEntriesResponse]
+    """Lists the entries that a payout counted and none before it did: those of each type add up
+    exactly to the payout's item of that type. First the entries that matured between the cut-offs
+    of the payout before and of this one, in the order in which they matured, then all others, as
+    they were recorded.
+
+    NOT_FOUND: no such payout. FAILED_PRECONDITION: the payout, or the one before it, was created
+    before the ledger kept what payouts count. INVALID_ARGUMENT: a bad field or page token.
     """
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
     """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
@@ -253,9 +300,32 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     than 1,000 ends it with INVALID_ARGUMENT, after the responses to the requests before it. If the
     stream breaks off, requests without response may be sent again.
     """
+    PreviewEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PreviewEventRequest, _ledger_pb2.PreviewEventResponse]  # type: ignore[assignment]
+    """Returns what IngestEvent would do with the event now, and writes nothing: whether it would be
+    CREATED or is a DUPLICATE, the entries that it would post, or has posted, and for a payout event
+    the state to which the payout would move.
+
+    On repeat: the same, while the books do not change. Another call may book in between, so the
+    response is no promise. It fails with the status with which IngestEvent would fail.
+    INVALID_ARGUMENT, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, FAILED_PRECONDITION: as
+    IngestEvent.
+    """
     GetEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
     INVALID_ARGUMENT: not an event id.
+    """
+    ListEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
+    database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
+    order of event ids. With `with_entries` each event has the entries that it posted, and each of
+    these the payout that counted it.
+
+    A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
+    through a bounded number of events, and filters may leave most of them out. With `reference` it
+    looks through all events of that reference.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
+    together with `reference`.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """Returns what a restaurant has in one currency, now or at a past instant, from all entries
@@ -264,6 +334,21 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     A balance read after an event was acknowledged includes it. A known restaurant without entries
     has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
     the future. OUT_OF_RANGE: a sum does not fit int64.
+    """
+    ListBalances: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListBalancesRequest, _ledger_pb2.ListBalancesResponse]  # type: ignore[assignment]
+    """Lists what the restaurants have in one currency now, in the byte order of their ids: those with
+    an event in the currency that pass the filters. All balances of a page are of one moment.
+
+    A page may hold fewer restaurants than asked for, or none, and a `next_page_token`: it looks at
+    a bounded number of them. INVALID_ARGUMENT: a bad field or page token. OUT_OF_RANGE: a sum does
+    not fit int64.
+    """
+    ListMaturities: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListMaturitiesRequest, _ledger_pb2.ListMaturitiesResponse]  # type: ignore[assignment]
+    """Lists what is pending in one currency by the day on which it becomes available, in the
+    settlement time zone: of one restaurant or of all. Not paged: at most a row for each day.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field. OUT_OF_RANGE: a sum does not fit
+    int64.
     """
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEntriesRequest, _ledger_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
@@ -317,6 +402,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetPayout: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]  # type: ignore[assignment]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
     not a payout's id.
+    """
+    ListPayoutEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutEntriesRequest, _ledger_pb2.ListPayoutEntriesResponse]  # type: ignore[assignment]
+    """Lists the entries that a payout counted and none before it did: those of each type add up
+    exactly to the payout's item of that type. First the entries that matured between the cut-offs
+    of the payout before and of this one, in the order in which they matured, then all others, as
+    they were recorded.
+
+    NOT_FOUND: no such payout. FAILED_PRECONDITION: the payout, or the one before it, was created
+    before the ledger kept what payouts count. INVALID_ARGUMENT: a bad field or page token.
     """
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
     """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant,
@@ -427,6 +521,22 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PreviewEvent(
+        self,
+        request: _ledger_pb2.PreviewEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.PreviewEventResponse, _abc.Awaitable[_ledger_pb2.PreviewEventResponse]]:
+        """Returns what IngestEvent would do with the event now, and writes nothing: whether it would be
+        CREATED or is a DUPLICATE, the entries that it would post, or has posted, and for a payout event
+        the state to which the payout would move.
+
+        On repeat: the same, while the books do not change. Another call may book in between, so the
+        response is no promise. It fails with the status with which IngestEvent would fail.
+        INVALID_ARGUMENT, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, FAILED_PRECONDITION: as
+        IngestEvent.
+        """
+
+    @_abc_1.abstractmethod
     def GetEvent(
         self,
         request: _ledger_pb2.GetEventRequest,
@@ -434,6 +544,25 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.GetEventResponse, _abc.Awaitable[_ledger_pb2.GetEventResponse]]:
         """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
         INVALID_ARGUMENT: not an event id.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _ledger_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListEventsResponse, _abc.Awaitable[_ledger_pb2.ListEventsResponse]]:
+        """Lists stored events, latest first by `recorded_at`; those of a restaurant in the order of the
+        database's transactions, which may differ from it by seconds; with `event_id_prefix` in the byte
+        order of event ids. With `with_entries` each event has the entries that it posted, and each of
+        these the payout that counted it.
+
+        A page may hold fewer events than asked for, or none, and a `next_page_token`: a page looks
+        through a bounded number of events, and filters may leave most of them out. With `reference` it
+        looks through all events of that reference.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or `event_id_prefix`
+        together with `reference`.
         """
 
     @_abc_1.abstractmethod
@@ -448,6 +577,33 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         A balance read after an event was acknowledged includes it. A known restaurant without entries
         has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
         the future. OUT_OF_RANGE: a sum does not fit int64.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBalances(
+        self,
+        request: _ledger_pb2.ListBalancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListBalancesResponse, _abc.Awaitable[_ledger_pb2.ListBalancesResponse]]:
+        """Lists what the restaurants have in one currency now, in the byte order of their ids: those with
+        an event in the currency that pass the filters. All balances of a page are of one moment.
+
+        A page may hold fewer restaurants than asked for, or none, and a `next_page_token`: it looks at
+        a bounded number of them. INVALID_ARGUMENT: a bad field or page token. OUT_OF_RANGE: a sum does
+        not fit int64.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMaturities(
+        self,
+        request: _ledger_pb2.ListMaturitiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListMaturitiesResponse, _abc.Awaitable[_ledger_pb2.ListMaturitiesResponse]]:
+        """Lists what is pending in one currency by the day on which it becomes available, in the
+        settlement time zone: of one restaurant or of all. Not paged: at most a row for each day.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field. OUT_OF_RANGE: a sum does not fit
+        int64.
         """
 
     @_abc_1.abstractmethod
@@ -543,6 +699,21 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.GetPayoutResponse, _abc.Awaitable[_ledger_pb2.GetPayoutResponse]]:
         """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
         not a payout's id.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPayoutEntries(
+        self,
+        request: _ledger_pb2.ListPayoutEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListPayoutEntriesResponse, _abc.Awaitable[_ledger_pb2.ListPayoutEntriesResponse]]:
+        """Lists the entries that a payout counted and none before it did: those of each type add up
+        exactly to the payout's item of that type. First the entries that matured between the cut-offs
+        of the payout before and of this one, in the order in which they matured, then all others, as
+        they were recorded.
+
+        NOT_FOUND: no such payout. FAILED_PRECONDITION: the payout, or the one before it, was created
+        before the ledger kept what payouts count. INVALID_ARGUMENT: a bad field or page token.
         """
 
     @_abc_1.abstractmethod

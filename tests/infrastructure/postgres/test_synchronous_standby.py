@@ -163,6 +163,13 @@ class Read:
         self._ledger = ledger
         self._requests: dict[str, Message] = {
             "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
+            "PreviewEvent": ledger_pb2.PreviewEventRequest(event=event),
+            "ListPayoutEntries": ledger_pb2.ListPayoutEntriesRequest(payout_id=payout_id),
+            "ListBalances": ledger_pb2.ListBalancesRequest(currency=event.currency),
+            "ListMaturities": ledger_pb2.ListMaturitiesRequest(currency=event.currency),
+            "ListEvents": ledger_pb2.ListEventsRequest(
+                restaurant_id=event.restaurant_id, with_entries=True
+            ),
             "RunPayouts": run_request(),
             "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id),
             "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
@@ -239,6 +246,9 @@ async def read(ledger: RunningLedger) -> Read:
 
 FENCED = [
     "GetEvent",
+    "ListEvents",
+    "PreviewEvent",
+    "ListPayoutEntries",
     "RunPayouts",
     "GetPayoutRun",
     "ListPayoutRunItems",
@@ -253,6 +263,8 @@ FENCED = [
 REPEATED = ["CreateAccount", "UpdateAccount"]
 UNFENCED = [
     "GetBalance",
+    "ListBalances",
+    "ListMaturities",
     "ListEntries",
     "GetRestaurant",
     "ListRestaurants",

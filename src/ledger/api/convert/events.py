@@ -11,10 +11,16 @@ from ledger.api.access.authorization import REFUSED_EVENT_TYPES
 from ledger.api.convert.batches import EVENTS
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.identifiers import require_ids
-from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
+from ledger.api.convert.instants import (
+    decode_instant,
+    encode_instant,
+    encode_optional_instant,
+    write_microseconds,
+)
 from ledger.api.errors import status_of
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ports.events import StoredEntry, StoredEvent
+from ledger.application.preview_event import EventPreview
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, event_violations
 from ledger.domain.posting_rules import EntryType
@@ -29,7 +35,7 @@ from ledger.v1 import ledger_pb2
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
-_EVENT_TYPES = by_number(
+EVENT_TYPES = by_number(
     ledger_pb2.EventType, "EVENT_TYPE_", EventType, "src/ledger/domain/events.py"
 )
 # An event to book, or the error of one that is rejected.
@@ -94,7 +100,7 @@ def decode_event(
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
     processor_fee_minor = message.processor_fee_minor
-    event_type = _EVENT_TYPES.get(type_number)
+    event_type = EVENT_TYPES.get(type_number)
     if event_type is None:
         if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
             raise EventTypeUnknown(_path(place, "type"), type_number)
@@ -284,21 +290,61 @@ def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
     return request.event_id
 
 
+def encode_processor_event(event: ProcessorEvent) -> ledger_pb2.ProcessorEvent:
+    """A stored event."""
+    return ledger_pb2.ProcessorEvent(
+        type=_EVENT_TYPE_NUMBERS[event.type],
+        occurred_at=encode_instant(event.occurred_at),
+        available_at=encode_optional_instant(event.available_at),
+        **{field: getattr(event, field) for field in _FIELDS_ALIKE},
+    )
+
+
 def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.GetEventResponse:
     """A stored event with its entries."""
-    event = stored.event
     response = ledger_pb2.GetEventResponse(
-        event=ledger_pb2.ProcessorEvent(
-            type=_EVENT_TYPE_NUMBERS[event.type],
-            occurred_at=encode_instant(event.occurred_at),
-            available_at=None if event.available_at is None else encode_instant(event.available_at),
-            **{field: getattr(event, field) for field in _FIELDS_ALIKE},
-        ),
+        event=encode_processor_event(stored.event),
         transaction_id=stored.transaction_id,
         recorded_at=encode_instant(stored.recorded_at),
     )
     for entry in entries:
         write_entry(response.entries.add(), entry)
+    return response
+
+
+def decode_preview(request: ledger_pb2.PreviewEventRequest, now: datetime) -> ProcessorEvent:
+    """The event to preview. Raises as decode_event."""
+    if not request.HasField("event"):
+        raise InvalidRequest([FieldViolation("event", "must be set")])
+    return decode_event(request.event, now)
+
+
+def encode_preview(event: ProcessorEvent, preview: EventPreview) -> ledger_pb2.PreviewEventResponse:
+    """What the event would do."""
+    response = ledger_pb2.PreviewEventResponse(
+        status=_STATUS_NUMBERS[preview.status],
+        registers_restaurant=preview.registers_restaurant,
+        transaction_id=preview.transaction_id,
+        payout_state=ledger_pb2.PAYOUT_STATE_UNSPECIFIED
+        if preview.payout_state is None
+        else ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{preview.payout_state.name}"),
+    )
+    for stored in preview.stored_entries:
+        write_entry(response.entries.add(), stored)
+    for position, entry in enumerate(preview.entries, start=1):
+        response.entries.add(
+            position=position,
+            type=ENTRY_TYPE_NUMBERS[entry.rule.entry_type],
+            debit_account=_LEDGER_ACCOUNT_NUMBERS[entry.rule.debit],
+            credit_account=_LEDGER_ACCOUNT_NUMBERS[entry.rule.credit],
+            amount_minor=entry.amount_minor,
+            restaurant_id=event.restaurant_id,
+            currency=event.currency,
+            available_at=encode_optional_instant(entry.available_at),
+            occurred_at=encode_instant(event.occurred_at),
+            event_id=event.event_id,
+            payout_id=event.payout_id,
+        )
     return response
 
 

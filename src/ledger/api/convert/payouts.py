@@ -121,7 +121,7 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
     return ledger_pb2.PayoutRun(
         payout_run_id="" if run.payout_run_id is None else str(run.payout_run_id),
         currency=run.key.currency,
-        as_of=_encode_date(run.key.as_of),
+        as_of=encode_date(run.key.as_of),
         cutoff_at=encode_instant(run.cutoff_at),
         min_amount_minor=run.key.min_amount_minor,
         request_id=run.key.request_id,
@@ -229,7 +229,7 @@ def encode_payout(payout: Payout) -> ledger_pb2.Payout:
         restaurant_id=payout.restaurant_id,
         currency=payout.currency,
         amount_minor=payout.amount_minor,
-        as_of=_encode_date(payout.as_of),
+        as_of=encode_date(payout.as_of),
         cutoff_at=encode_instant(payout.cutoff_at),
         state=_PAYOUT_STATE_NUMBERS[payout.state],
         created_at=encode_instant(payout.created_at),
@@ -390,5 +390,6 @@ def _decode_date(message: date_pb2.Date) -> date | None:
     return found if _DATE_MIN <= found <= _DATE_MAX else None
 
 
-def _encode_date(day: date) -> date_pb2.Date:
+def encode_date(day: date) -> date_pb2.Date:
+    """The date as a message."""
     return date_pb2.Date(year=day.year, month=day.month, day=day.day)

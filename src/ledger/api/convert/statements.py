@@ -40,6 +40,8 @@ _ENTRY_TYPES = by_number(
     ledger_pb2.EntryType, "ENTRY_TYPE_", EntryType, "src/ledger/domain/posting_rules.py"
 )
 StatementRequest = ledger_pb2.ListEntriesRequest | account_pb2.ListAccountEntriesRequest
+PeriodRequest = StatementRequest | ledger_pb2.ListEventsRequest
+TypesRequest = StatementRequest | ledger_pb2.ListPayoutEntriesRequest
 
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
@@ -108,9 +110,9 @@ def encode_statement_page(
 
 
 def decode_period(
-    request: StatementRequest, violations: list[FieldViolation]
+    request: PeriodRequest, violations: list[FieldViolation]
 ) -> tuple[datetime | None, datetime | None]:
-    """The beginning and the end of the requested statement. Adds what is wrong to `violations`."""
+    """The beginning and the end of the requested period. Adds what is wrong to `violations`."""
     start_at = decode_instant_of(request, "start_at", violations)
     end_at = decode_instant_of(request, "end_at", violations)
     if start_at is not None and end_at is not None and start_at > end_at:
@@ -119,7 +121,7 @@ def decode_period(
 
 
 def decode_entry_types(
-    request: StatementRequest, violations: list[FieldViolation]
+    request: TypesRequest, violations: list[FieldViolation]
 ) -> frozenset[EntryType]:
     """The types of entries that are requested. Adds what is wrong to `violations`."""
     numbers = set(request.entry_types)
@@ -128,7 +130,9 @@ def decode_entry_types(
     return frozenset(_ENTRY_TYPES[number] for number in numbers & _ENTRY_TYPES.keys())
 
 
-def check_page_size(request: StatementRequest, violations: list[FieldViolation]) -> None:
+def check_page_size(
+    request: PeriodRequest | TypesRequest, violations: list[FieldViolation]
+) -> None:
     """Adds a negative page size to `violations`."""
     try:
         decode_page_size(request.page_size)
@@ -139,9 +143,16 @@ def check_page_size(request: StatementRequest, violations: list[FieldViolation])
 def described_period(query: AsksForStatement) -> tuple[str, str, str]:
     """The period and the types of entries, as page tokens are bound to them."""
     return (
-        "" if query.start_at is None else str(microseconds(query.start_at)),
-        "" if query.end_at is None else str(microseconds(query.end_at)),
+        *described_instants(query.start_at, query.end_at),
         ",".join(sorted(query.entry_types)),
+    )
+
+
+def described_instants(start_at: datetime | None, end_at: datetime | None) -> tuple[str, str]:
+    """A period, as page tokens are bound to it."""
+    return (
+        "" if start_at is None else str(microseconds(start_at)),
+        "" if end_at is None else str(microseconds(end_at)),
     )
 
 

@@ -187,6 +187,12 @@ class Payouts(Protocol):
         """A payout with its items and its history, or None."""
         ...
 
+    async def with_answers(self, event: ProcessorEvent) -> tuple[Payout, list[PayoutAnswer]] | None:
+        """The payout that a payout event names, and the bank's other answers for it; or None. Locks
+        nothing.
+        """
+        ...
+
     async def page(
         self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:

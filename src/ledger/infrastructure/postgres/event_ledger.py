@@ -189,14 +189,8 @@ LEFT JOIN fence ON true
 # The events for readers, which wait at the Fence that they share.
 SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
 
-# The entries of one event, in the books of its restaurant or of the platform. The event's txid
-# leads into their primary key.
-SELECT_ENTRIES_OF_EVENT = """
-SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-       e.amount_minor, a.restaurant_id, a.account_id, a.currency, e.available_at, e.occurred_at,
-       e.recorded_at, e.event_id, e.payout_id, e.payment_id
-FROM processor_events AS v
-CROSS JOIN LATERAL (
+# SQL, for FROM: the books of the event "v", of its restaurant or of the platform. One row.
+BOOKS_OF_EVENT = """(
   SELECT b.balance_account_id, b.restaurant_id, b.account_id, b.currency
   FROM balance_accounts AS b
   WHERE b.restaurant_id = v.restaurant_id AND b.currency = v.currency
@@ -205,7 +199,15 @@ CROSS JOIN LATERAL (
   FROM balance_accounts AS b
   WHERE v.restaurant_id = '' AND b.restaurant_id IS NULL AND b.account_id IS NULL
     AND b.currency = v.currency
-) AS a
+)"""
+
+# The entries of one event. The event's txid leads into their primary key.
+SELECT_ENTRIES_OF_EVENT = f"""
+SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
+       e.amount_minor, a.restaurant_id, a.account_id, a.currency, e.available_at, e.occurred_at,
+       e.recorded_at, e.event_id, e.payout_id, e.payment_id
+FROM processor_events AS v
+CROSS JOIN LATERAL {BOOKS_OF_EVENT} AS a
 JOIN ledger_entries AS e
   ON e.balance_account_id = a.balance_account_id
  AND e.recorded_txid = v.recorded_txid
@@ -361,16 +363,7 @@ class PostgresEventLedger:
                 rows = await connection.fetch(statement, list(event_ids))
         if once_safe and self._fence is not None:
             await self._fence.wait(rows)
-        return {
-            row["event_id"]: StoredEvent(
-                event=event_of(row),
-                fingerprint=row["fingerprint"],
-                transaction_id=str(row["transaction_id"]),
-                batch_id=row["batch_id"],
-                recorded_at=row["recorded_at"],
-            )
-            for row in rows
-        }
+        return {row["event_id"]: stored_event(row) for row in rows}
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
         async with self._autocommit() as connection:
@@ -410,6 +403,17 @@ class PostgresEventLedger:
 
 def _optional_microseconds(instant: datetime | None) -> int | None:
     return None if instant is None else microseconds(instant)
+
+
+def stored_event(row: Row) -> StoredEvent:
+    """The event of a row of SELECT_EVENTS."""
+    return StoredEvent(
+        event=event_of(row),
+        fingerprint=row["fingerprint"],
+        transaction_id=str(row["transaction_id"]),
+        batch_id=row["batch_id"],
+        recorded_at=row["recorded_at"],
+    )
 
 
 def stored_entry(row: Row) -> StoredEntry:

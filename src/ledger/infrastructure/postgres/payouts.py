@@ -1,5 +1,6 @@
 """Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from uuid import UUID
 
@@ -60,6 +61,15 @@ FROM payouts AS p
 JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.payout_id = $1
 FOR NO KEY UPDATE OF p
+"""
+
+SELECT_PAYOUTS = f"""
+SELECT {_TOLD_COLUMNS}
+FROM payouts AS p
+JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+{_TOLD}
+WHERE p.payout_id = ANY ($1::uuid[])
+ORDER BY p.payout_id
 """
 
 SELECT_ITEMS = """
@@ -189,6 +199,20 @@ class PostgresPayouts:
             ),
         )
 
+    async def with_answers(self, event: ProcessorEvent) -> tuple[Payout, list[PayoutAnswer]] | None:
+        payout_id = _payout_id(event.payout_id)
+        if payout_id is None:
+            return None
+        async with (
+            autocommit(self._engine) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            row = await connection.fetchrow(SELECT_PAYOUT, payout_id)
+            if row is None:
+                return None
+            answers = await connection.fetch(SELECT_ANSWERS, event.payout_id, event.event_id)
+        return _payout(row), [_answer(answer) for answer in answers]
+
     async def page(
         self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
@@ -246,22 +270,15 @@ class PostgresPayoutSettlement:
         return await self._connection.fetchval(INSERT_EVENT, *values) is not None
 
     async def lock(self, payout_id: str) -> Payout | None:
-        try:
-            parsed = UUID(payout_id)
-        except ValueError:
-            return None
-        # Other spellings of the same UUID name no payout.
-        if str(parsed) != payout_id:
+        parsed = _payout_id(payout_id)
+        if parsed is None:
             return None
         row = await self._connection.fetchrow(LOCK_PAYOUT, parsed)
         return None if row is None else _payout(row)
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
         rows = await self._connection.fetch(SELECT_ANSWERS, event.payout_id, event.event_id)
-        return [
-            PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"])
-            for row in rows
-        ]
+        return [_answer(row) for row in rows]
 
     async def move(
         self,
@@ -295,6 +312,20 @@ def _told(row: Row) -> Payout:
     )
 
 
+def _payout_id(text: str) -> UUID | None:
+    """The id of a payout; None for what cannot be one."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    # Other spellings of the same UUID name no payout.
+    return parsed if str(parsed) == text else None
+
+
+def _answer(row: Row) -> PayoutAnswer:
+    return PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"])
+
+
 def _payout(row: Row) -> Payout:
     return Payout(
         payout_id=row["payout_id"],
@@ -310,3 +341,11 @@ def _payout(row: Row) -> Payout:
         retained_minor=row["retained_minor"],
         retained_before_minor=row["retained_before_minor"],
     )
+
+
+async def select_payouts(
+    connection: Connection, payout_ids: Collection[UUID]
+) -> tuple[list[Row], list[Payout]]:
+    """The payouts of some ids in their order, and their rows, which a Fence takes."""
+    rows = await connection.fetch(SELECT_PAYOUTS, list(payout_ids)) if payout_ids else []
+    return rows, [_told(row) for row in rows]

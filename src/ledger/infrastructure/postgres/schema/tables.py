@@ -227,6 +227,14 @@ processor_events = Table(
         postgresql_where=text("payout_id IS NOT NULL"),
     ),
     Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin"),
+    Index("processor_events_recorded_at_idx", "recorded_at", postgresql_using="brin"),
+    Index(
+        "processor_events_reference_idx",
+        "reference",
+        postgresql_using="brin",
+        postgresql_ops={"reference": "text_bloom_ops"},
+        postgresql_with={"pages_per_range": 64},
+    ),
 )
 
 ledger_entries = Table(
@@ -389,6 +397,7 @@ payouts = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("retained_minor", BigInteger),
     Column("retained_before_minor", BigInteger),
+    Column("counted_snapshot", PgSnapshot),
     PrimaryKeyConstraint("payout_id", name="payouts_pkey"),
     UniqueConstraint(
         "balance_account_id", "sequence", name="payouts_balance_account_id_sequence_key"

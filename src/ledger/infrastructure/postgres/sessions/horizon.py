@@ -24,6 +24,14 @@ def open_txids(database_snapshot: str) -> str:
     return f"pg_snapshot_xip({database_snapshot})"
 
 
+def oldest_open_txid(database_snapshot: str) -> str:
+    """SQL: the oldest txid that was open when the snapshot was taken, or `next_txid` if none was.
+
+    Every transaction with a lower one had ended by then.
+    """
+    return f"pg_snapshot_xmin({database_snapshot})"
+
+
 def is_visible(txid: str, database_snapshot: str) -> str:
     """SQL: whether the transaction `txid` had committed when the snapshot was taken."""
     return f"pg_visible_in_snapshot({txid}, {database_snapshot})"
@@ -32,7 +40,7 @@ def is_visible(txid: str, database_snapshot: str) -> str:
 # Every transaction with a lower txid had ended when the statement began, and the statement sees
 # what it wrote. So no row with a lower txid is ever added.
 # https://www.postgresql.org/docs/current/functions-info.html
-HORIZON = f"pg_snapshot_xmin({DATABASE_SNAPSHOT})"
+HORIZON = oldest_open_txid(DATABASE_SNAPSHOT)
 
 # Above the txid of every transaction of this cluster that the statement sees. A visible row with
 # this txid or a higher one was restored from another cluster.
