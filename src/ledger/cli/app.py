@@ -26,13 +26,17 @@ PAYOUTS = Branch(
         ),
         "list": Leaf("payouts.payout_list:list_payouts", "List payouts, the latest first."),
         "runs": Leaf("payouts.run_list:list_runs", "List payout runs, the latest first."),
-        "cancel": Leaf("payouts.run_list:cancel", "End a payout run; what it has paid stays paid."),
+        "cancel": Leaf(
+            "payouts.run_list:cancel",
+            "End a payout run, or cancel a payout before it is submitted.",
+        ),
+        "submit": Leaf("payouts.submit:submit", "Mark payouts as handed over to the bank."),
         "paid": Leaf("payouts.answers:paid", "Book that the bank carried out a payout."),
         "failed": Leaf(
             "payouts.answers:failed", "Book that the bank refused or returned a payout."
         ),
         "export": Leaf(
-            "payouts.export:export", "Write the payouts that the bank has not answered, as CSV."
+            "payouts.export:export", "Write payouts for the bank, or a submission, as CSV."
         ),
         "explain": Leaf(
             "payouts.explain:explain", "Show the entries that add up to a payout's items."

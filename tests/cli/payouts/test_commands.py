@@ -456,9 +456,64 @@ async def test_export_has_the_payouts_in_flight(
     )
 
 
+async def test_submission_is_exported_with_the_same_bytes(ledger: RunningLedger) -> None:
+    """In the order of payout ids, as CSV and as JSON lines, also after the bank has answered."""
+    await charge(ledger, **{f"res_{number}": 10_005 + number for number in range(4)})
+    run = await parsed(ledger, "run", "PEN", *AS_OF)
+    made = ("export", "--submit", "sub_1", "--run", run["payout_run_id"], "--max", "3")
+    first = await command(ledger, *made)
+    assert (first.status, first.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(first.stdout)))
+    assert [row["payout_id"] for row in rows] == sorted(row["payout_id"] for row in rows)
+    assert len(rows) == 3
+    listed = await parsed_lines(ledger, "list", "--submission", "sub_1", "--state", "submitted")
+    assert {payout["payout_id"] for payout in listed} == {row["payout_id"] for row in rows}
+    assert {payout["submission_id"] for payout in listed} == {"sub_1"}
+    await parsed(ledger, "paid", rows[0]["payout_id"])
+    for arguments in (made, ("export", "--submit", "sub_1")):
+        assert (await command(ledger, *arguments)).stdout == first.stdout
+    lines = await command(ledger, "export", "--submit", "sub_1", "--format", "jsonl")
+    assert [json.loads(line) for line in lines.stdout.splitlines()] == rows
+    left = await exported(ledger)
+    assert [row["payout_id"] for row in left] not in [row["payout_id"] for row in rows]
+    assert len(left) == 1
+
+
+async def test_submission_is_shown_and_payouts_are_canceled(ledger: RunningLedger) -> None:
+    """A repeat shows the same. A submitted payout is not canceled."""
+    await charge(ledger, res_1=10_000, res_2=20_000)
+    run = await parsed(ledger, "run", "PEN", *AS_OF)
+    first, second = (str(each["payout_id"]) for each in await parsed_lines(ledger, "list"))
+    canceled = await parsed(ledger, "cancel", first)
+    assert (canceled["state"], await parsed(ledger, "cancel", first)) == ("canceled", canceled)
+    submit = ("submit", "sub_1", "--run", run["payout_run_id"])
+    made, again = [await parsed(ledger, *submit) for _ in range(2)]
+    assert (made["status"], again["status"]) == ("created", "duplicate")
+    assert {**made, "status": "duplicate"} == again
+    assert (made["payouts_count"], made["left_out"]) == ("1", {"canceled": "1"})
+    shown = await command(ledger, *submit)
+    assert "left out" in shown.stdout
+    refused = await command(ledger, "cancel", second)
+    assert (refused.status, refused.stdout) == (ExitStatus.REFUSED, "")
+    assert " PAYOUT_MOVE_NOT_ALLOWED: " in refused.stderr
+    payout = await parsed(ledger, "show", second)
+    assert (payout["state"], payout["submission_id"]) == ("submitted", "sub_1")
+    assert payout["submitted_at"]
+    assert payout["answered_at"] is None
+    old = await parsed_lines(ledger, "list", "--older-than", "0s", "--currency", "PEN")
+    assert [each["payout_id"] for each in old] == [second]
+    assert await parsed_lines(ledger, "list", "--older-than", "1d") == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("submit", "sub_1"),
+        ("submit", "sub_1", "--run", str(uuid4()), "--payout", str(uuid4())),
+        ("submit", "sub_1", "--payout", str(uuid4()), "--max", "1"),
+        ("export", "--max", "1"),
+        ("export", "--submit", "sub_1", "--currency", "PEN"),
+        ("list", "--older-than", "3"),
         ("run", "PEN"),
         ("run", "PEN", "--as-of", "today"),
         ("run", "PEN", "--as-of", "20260131"),
@@ -485,6 +540,9 @@ async def test_bad_usage_is_reported_before_any_call(arguments: tuple[str, ...])
         (("run", "PEN", "--as-of", "9000-01-01"), "INVALID_REQUEST"),
         (("paid", str(uuid4())), "PAYOUT_NOT_FOUND"),
         (("export", "--run", str(uuid4())), "PAYOUT_RUN_NOT_FOUND"),
+        (("export", "--submit", "sub_none"), "SUBMISSION_NOT_FOUND"),
+        (("submit", "sub_1", "--payout", str(uuid4())), "PAYOUT_NOT_FOUND"),
+        (("cancel", str(uuid4())), "PAYOUT_NOT_FOUND"),
     ],
 )
 async def test_refusals_of_the_server_are_reported(
@@ -505,7 +563,9 @@ async def test_no_server_is_reported_with_what_to_do(arguments: tuple[str, ...])
     assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
 
 
-@pytest.mark.parametrize("name", ["run", "show", "list", "paid", "failed", "export"])
+@pytest.mark.parametrize(
+    "name", ["run", "show", "list", "paid", "failed", "export", "submit", "cancel"]
+)
 async def test_each_command_has_help(name: str) -> None:
     """Several lines of it."""
     outcome = await run_command("payouts", name, "--help")

@@ -1,15 +1,29 @@
 """`ledger payouts runs` and `cancel`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
+from ledger.cli.failures import CommandFailure
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
 from ledger.cli.pages import pages_of
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
-from ledger.cli.payouts.views import json_of_listed_run, json_of_run, run_table, runs_table
+from ledger.cli.payouts.views import (
+    json_of_listed_run,
+    json_of_payout,
+    json_of_run,
+    payout_table,
+    run_table,
+    runs_table,
+)
+from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import number_of, prefix_of, words_of
 from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
 
 # Without PLANNED, the state of a dry run, which is stored nowhere.
 RUN_STATE = Word(
@@ -23,10 +37,14 @@ of a run and what it paid.
 """
 
 CANCEL_HELP = """
-End a payout run that is under way. What it has paid stays paid; the restaurants
-that it has not considered are skipped as canceled. May be repeated.
+End a payout run that is under way, or cancel a payout that was not submitted to
+the bank. May be repeated.
 
-Exit status: 1 if the run has succeeded already.
+What a run has paid stays paid; the restaurants that it has not considered are
+skipped as canceled. The amount of a canceled payout is available again at once.
+
+Exit status: 1 if the run has succeeded already, or the payout was submitted or
+answered.
 """
 
 
@@ -58,16 +76,44 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
 
 
 @click.command(help=CANCEL_HELP)
-@click.argument("payout_run_id", metavar="RUN", help="The id of a payout run.")
+@click.argument("identifier", metavar="ID", help="The id of a payout run, or of a payout.")
 @json_option
 @address_option
-def cancel(payout_run_id: str, json: bool, address: str | None) -> None:
+def cancel(identifier: str, json: bool, address: str | None) -> None:
+    import grpc
+
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        run = stub.CancelPayoutRun(
-            ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)
-        ).payout_run
-    if json:
+        try:
+            run = stub.CancelPayoutRun(
+                ledger_pb2.CancelPayoutRunRequest(payout_run_id=identifier)
+            ).payout_run
+        except grpc.RpcError as error:
+            if refusal_of_call(error).reason != "PAYOUT_RUN_NOT_FOUND":
+                raise
+            run = None
+        if run is None:
+            payout = _cancel_payout(stub, identifier)
+    if run is None:
+        if json:
+            print_json(json_of_payout(payout))
+        else:
+            print_table(payout_table(payout))
+    elif json:
         print_json(json_of_run(run))
     else:
         print_table(run_table(run))
+
+
+def _cancel_payout(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -> ledger_pb2.Payout:
+    """Cancels a payout. Raises CommandFailure if there is none: no run has the id either."""
+    import grpc
+
+    try:
+        return stub.CancelPayout(ledger_pb2.CancelPayoutRequest(payout_id=payout_id)).payout
+    except grpc.RpcError as error:
+        if refusal_of_call(error).reason != "PAYOUT_NOT_FOUND":
+            raise
+    raise CommandFailure(
+        f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout run nor a payout has the id {payout_id}"
+    )

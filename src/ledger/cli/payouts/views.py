@@ -160,6 +160,25 @@ def payout_table(payout: ledger_pb2.Payout) -> Table:
         "pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}"
     )
     table.add("run", payout.payout_run_id)
+    if payout.submission_id:
+        table.add("submission", payout.submission_id)
+    return table
+
+
+def submission_table(response: ledger_pb2.SubmitPayoutsResponse) -> Table:
+    """A submission: whether it is new, what it holds, and what it left out."""
+    submission = response.submission
+    table = facts()
+    table.add("submission", submission.submission_id)
+    table.add("status", word_of(ledger_pb2.SubmitStatus, response.status))
+    if submission.payout_run_id:
+        table.add("run", submission.payout_run_id)
+    table.add("payouts", str(submission.payouts_count))
+    total = _money(submission.total_amount_minor, submission.currency)
+    table.add("total", f"more than {total}" if submission.is_capped else total)
+    for left_out in submission.left_out:
+        table.add("left out", f"{left_out.count} {payout_state(left_out.state)}")
+    table.add("created", format_instant(submission.created_at))
     return table
 
 
@@ -240,6 +259,26 @@ def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
     }
 
 
+def json_of_submission(response: ledger_pb2.SubmitPayoutsResponse) -> dict[str, JsonValue]:
+    """The submission by the contract's field names; `left_out` gives the number for each state."""
+    submission = response.submission
+    left_out: dict[str, JsonValue] = {
+        payout_state(left_out.state): str(left_out.count) for left_out in submission.left_out
+    }
+    return {
+        "status": word_of(ledger_pb2.SubmitStatus, response.status),
+        "submission_id": submission.submission_id,
+        "payout_run_id": submission.payout_run_id or None,
+        "currency": submission.currency,
+        "payouts_count": str(submission.payouts_count),
+        "total_amount_minor": str(submission.total_amount_minor),
+        "total_amount": amount_or_none(submission.total_amount_minor, submission.currency),
+        "is_capped": submission.is_capped,
+        "left_out": left_out,
+        "created_at": format_instant(submission.created_at),
+    }
+
+
 def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
     """The payout by the contract's field names; items and history only if the response has them."""
     written: dict[str, JsonValue] = {
@@ -254,6 +293,13 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "state": payout_state(payout.state),
         "created_at": format_instant(payout.created_at),
         "transaction_id": payout.transaction_id,
+        "submission_id": payout.submission_id or None,
+        "submitted_at": (
+            format_instant(payout.submitted_at) if payout.HasField("submitted_at") else None
+        ),
+        "answered_at": (
+            format_instant(payout.answered_at) if payout.HasField("answered_at") else None
+        ),
         "retained_minor": str(payout.retained_minor),
         "retained_before_minor": str(payout.retained_before_minor),
     }
