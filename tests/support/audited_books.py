@@ -269,7 +269,24 @@ async def pay_everything(ledger: RunningLedger) -> None:
         await finished_run(ledger, currency="GBP", request_id=unique("run"))
     ).payouts_created == 1
     await pay_less_than_is_available(ledger)
+    await submit_to_the_bank(ledger)
     await make_marks(ledger.engine)
+
+
+async def submit_to_the_bank(ledger: RunningLedger) -> None:
+    """A payout that was canceled, and one of the same restaurant that was submitted."""
+    await ledger.ingest(event_message(restaurant_id="res_s", currency="BRL"))
+    for request_id in (unique("run"), unique("run")):
+        run = await finished_run(ledger, currency="BRL", request_id=request_id)
+        assert run.payouts_created == 1
+        listed = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(currency="BRL"))
+        if len(listed.payouts) == 1:
+            await ledger.stub.CancelPayout(
+                ledger_pb2.CancelPayoutRequest(payout_id=listed.payouts[0].payout_id)
+            )
+    await ledger.stub.SubmitPayouts(
+        ledger_pb2.SubmitPayoutsRequest(submission_id="sub_s", payout_run_id=run.payout_run_id)
+    )
 
 
 async def pay_less_than_is_available(ledger: RunningLedger) -> None:

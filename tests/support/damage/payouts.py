@@ -46,6 +46,8 @@ def run_item(check: str, change: str, condition: str, *entities: str) -> Damage:
 PAYOUT_EVENTS = "payout_events_have_a_payout"
 PAYOUT_ENTRIES = "payout_entries_have_a_payout"
 PAYOUT_RULES = "payout_events_follow_posting_rules"
+SUBMISSIONS = "submissions_agree_with_their_payouts"
+SUBMITTED_EVENT = "event payout:{res_s.2}:submitted"
 STATES = "payouts_have_the_entries_of_their_state"
 MOVED = "payouts_are_where_their_events_lead"
 PAYOUT_LIMITS = "payouts_are_within_limits"
@@ -112,6 +114,40 @@ DAMAGE_TO_PAYOUTS = (
     payout_entry_deleted(
         PAYOUT_RULES, "res_l.1", "REVERSAL", "event {res_l.1.paid}", "event {res_l.1.failed}"
     ),
+    Damage(SUBMISSIONS, "UPDATE payout_submissions SET payouts_count = 2", ("submission sub_s",)),
+    Damage(
+        SUBMISSIONS,
+        "UPDATE payout_submissions SET total_minor = total_minor + 1",
+        ("submission sub_s",),
+    ),
+    Damage(
+        SUBMISSIONS,
+        "DELETE FROM payout_submission_items",
+        ("submission sub_s", SUBMITTED_EVENT),
+    ),
+    Damage(
+        SUBMISSIONS,
+        "DELETE FROM payout_submissions",
+        ("payout {res_s.2}",),
+    ),
+    Damage(SUBMISSIONS, "UPDATE payout_submissions SET currency = 'PEN'", ("payout {res_s.2}",)),
+    Damage(
+        SUBMISSIONS,
+        "UPDATE payout_submission_items SET created_at = created_at - interval '1 microsecond'",
+        ("payout {res_s.2}",),
+    ),
+    Damage(
+        SUBMISSIONS,
+        "UPDATE payout_submissions SET payout_run_id = gen_random_uuid()",
+        ("payout {res_s.2}",),
+    ),
+    event(SUBMISSIONS, "payout:{res_s.2}:submitted", "reference = 'sub_t'", "payout {res_s.2}"),
+    payout_entry_deleted(PAYOUT_RULES, "res_s.1", "REVERSAL", "event payout:{res_s.1}:canceled"),
+    payout(MOVED, "res_s.1", "state = 'FAILED'"),
+    payout(MOVED, "res_s.2", "state = 'CREATED'"),
+    event(MOVED, "payout:{res_s.1}:canceled", "type = 'payout_submitted'", "payout {res_s.1}"),
+    payout(STATES, "res_s.1", "state = 'SUBMITTED'"),
+    payout(STATES, "res_s.2", "state = 'CANCELED'"),
     payout(MOVED, "res_q.1", "state = 'PAID'"),
     payout(MOVED, "res_p.3", "state = 'CREATED'"),
     payout(MOVED, "res_l.1", "state = 'FAILED'"),
