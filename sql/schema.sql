@@ -1466,7 +1466,7 @@ COMMENT ON TABLE payout_submission_items IS
 COMMENT ON COLUMN payout_submission_items.payout_id IS 'The payout.';
 COMMENT ON COLUMN payout_submission_items.submission_id IS 'The submission that has it.';
 COMMENT ON COLUMN payout_submission_items.created_at IS
-  'When the payout was created: that of payouts.';
+  'When the payout was created, by the database''s clock.';
 
 CREATE TABLE payout_submissions (
     submission_id text NOT NULL COLLATE pg_catalog."C",

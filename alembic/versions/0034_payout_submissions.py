@@ -199,7 +199,7 @@ COMMENTS = {
     ),
     "COLUMN payout_submission_items.payout_id": "The payout.",
     "COLUMN payout_submission_items.submission_id": "The submission that has it.",
-    "COLUMN payout_submission_items.created_at": "When the payout was created: that of payouts.",
+    "COLUMN payout_submission_items.created_at": "When the payout was created, by the database''s clock.",
     "INDEX payout_submission_items_submission_id_idx": (
         "For the list of a submission, latest first."
     ),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.audit import assert_books_in_order
 from support.books import MATURITY
 from support.dates import days_ago, end_of, today
-from support.events import event_message
+from support.events import event_message, unique
 from support.payout_runs import (
     finished_run,
     items_of,
@@ -29,7 +29,7 @@ from support.payout_runs import (
 )
 from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, running_ledger
-from support.statuses import reason_of
+from support.statuses import reason_of, response_or_error
 
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
@@ -37,8 +37,9 @@ from ledger.v1 import ledger_pb2
 CURRENCIES = ("PEN", "USD", "EUR", "JPY", "CLP", "MXN", "BRL", "COP", "GBP", "CHF")
 STEPS = 120
 BUDGET_SECONDS = 15.0
-WANTED_STATES = {"PAID", "FAILED", "RETURNED"}
-STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4}
+WANTED_STATES = {"PAID", "FAILED", "RETURNED", "SUBMITTED", "CANCELED"}
+STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4, "SUBMITTED": 5, "CANCELED": 6}
+IN_FLIGHT = ("CREATED", "SUBMITTED")
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class ModelPayout:
     retained_minor: int
     items: dict[str, int]
     state: str = "CREATED"
+    is_submitted: bool = False
     got: ledger_pb2.Payout | None = None
     events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
 
@@ -82,7 +84,7 @@ class ModelRestaurant:
             return "INACTIVE"
         if self.is_on_hold:
             return "ON_HOLD"
-        if any(payout.state == "CREATED" for payout in self.payouts):
+        if any(payout.state in IN_FLIGHT for payout in self.payouts):
             return "PAYOUT_IN_FLIGHT"
         if any(payout.state == "PAID" and payout.as_of == day for payout in self.payouts):
             return "ALREADY_PAID"
@@ -130,6 +132,7 @@ class Walk:
             [self.ingest] * 6
             + [self.run] * 4
             + [self.answer] * 4
+            + [self.hand_over] * 2
             + [self.repeat, self.toggle, self.hold, self.keep]
         )
         await self.chance.choice(actions)()
@@ -354,7 +357,7 @@ class Walk:
             return
         # Mostly for a payout in flight.
         open_ = [
-            (restaurant, payout) for restaurant, payout in candidates if payout.state == "CREATED"
+            (restaurant, payout) for restaurant, payout in candidates if payout.state in IN_FLIGHT
         ]
         restaurant, payout = self.chance.choice(
             open_ if open_ and self.chance.random() < 0.7 else candidates
@@ -372,6 +375,8 @@ class Walk:
         moves = {
             ("CREATED", True): "PAID",
             ("CREATED", False): "FAILED",
+            ("SUBMITTED", True): "PAID",
+            ("SUBMITTED", False): "FAILED",
             ("PAID", False): "RETURNED",
             ("FAILED", True): "RETURNED",
         }
@@ -400,8 +405,51 @@ class Walk:
         assert details.state == STATES[to]
         assert [move.event_id for move in details.history] == [
             "",
+            *([f"payout:{details.payout_id}:submitted"] if payout.is_submitted else []),
             *(event.event_id for event in payout.events),
         ]
+
+    async def hand_over(self) -> None:
+        """Submits a payout to the bank or cancels it, mostly one that is in flight."""
+        candidates = [
+            (restaurant, payout)
+            for restaurant in self.restaurants.values()
+            for payout in restaurant.payouts
+        ]
+        if not candidates:
+            return
+        created = [pair for pair in candidates if pair[1].state == "CREATED"]
+        restaurant, payout = self.chance.choice(
+            created if created and self.chance.random() < 0.7 else candidates
+        )
+        assert payout.got is not None
+        payout_id = payout.got.payout_id
+        if self.chance.random() < 0.7:
+            state, reason = "SUBMITTED", "PAYOUTS_NOT_SUBMITTABLE"
+            call: Awaitable[Any] = self.ledger.stub.SubmitPayouts(
+                ledger_pb2.SubmitPayoutsRequest(submission_id=unique("sub"), payout_ids=[payout_id])
+            )
+        else:
+            state, reason = "CANCELED", "PAYOUT_MOVE_NOT_ALLOWED"
+            call = self.ledger.stub.CancelPayout(
+                ledger_pb2.CancelPayoutRequest(payout_id=payout_id)
+            )
+        response = await response_or_error(call)
+        if payout.state == "CREATED":
+            assert isinstance(
+                response, ledger_pb2.SubmitPayoutsResponse | ledger_pb2.CancelPayoutResponse
+            )
+            payout.state = state
+            payout.is_submitted = state == "SUBMITTED"
+            if state == "CANCELED":
+                restaurant.moves.append(("PAYOUT_REVERSAL", payout.amount_minor, None))
+        elif (payout.state, state) == ("CANCELED", "CANCELED"):
+            assert response.payout.state == STATES["CANCELED"]
+        else:
+            assert reason_of(response) == reason
+        request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
+        details = (await self.ledger.stub.GetPayout(request)).payout
+        assert details.state == STATES[payout.state]
 
     async def compare_balances(self) -> None:
         """Asserts that the server returns the balances of the model."""
@@ -420,7 +468,7 @@ class Walk:
                 sum(
                     payout.amount_minor
                     for payout in restaurant.payouts
-                    if payout.state == "CREATED"
+                    if payout.state in IN_FLIGHT
                 ),
                 restaurant.disputed_minor,
             )

@@ -21,9 +21,21 @@ from ledger.v1 import ledger_pb2
 
 SEAL_SECONDS = 120.0
 MATURITY = timedelta(days=7)
-PAYOUT_TYPES = ("payout_paid", "payout_failed")
+PAYOUT_TYPES = (
+    "payout_paid",
+    "payout_failed",
+    "payout_submitted",
+    "payout_canceled",
+    "payout_referenced",
+)
 # The entries of an event without a fee and with one.
-ENTRIES_BY_TYPE = {"dispute_opened": (2, 3), "dispute_won": (2, 2), "charge_succeeded": (1, 2)}
+ENTRIES_BY_TYPE = {
+    "dispute_opened": (2, 3),
+    "dispute_won": (2, 2),
+    "charge_succeeded": (1, 2),
+    "payout_submitted": (0, 0),
+    "payout_referenced": (0, 0),
+}
 
 # A payment after the failure of its payout posts nothing. One query: it counts an event that is
 # booked at the same time with its entries, or not at all.
@@ -195,9 +207,9 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
     for restaurant_id, currency, state, amount_minor in await query(
         ledger.database.migration_url, _PAYOUTS
     ):
-        if state in ("CREATED", "PAID"):
+        if state in ("CREATED", "SUBMITTED", "PAID"):
             model[restaurant_id, currency].available_minor -= amount_minor
-        if state == "CREATED":
+        if state in ("CREATED", "SUBMITTED"):
             reserved[restaurant_id, currency] += amount_minor
     room = asyncio.Semaphore(32)
 

@@ -16,6 +16,8 @@ ENTRIES_BY_STATE = {
     "PAID": sorted([RESERVE, RELEASE]),
     "FAILED": sorted([RESERVE, REVERSAL]),
     "RETURNED": sorted([RESERVE, RELEASE, RETURN]),
+    "SUBMITTED": [RESERVE],
+    "CANCELED": sorted([RESERVE, REVERSAL]),
 }
 # Where the bank reported the failure before it reported that the payout was paid.
 RETURNED_IN_THE_OTHER_ORDER = ENTRIES_BY_STATE["FAILED"]
@@ -75,8 +77,9 @@ def _assert_account_reconciled(
     by_state: Counter[str] = Counter()
     for payout in payouts:
         by_state[payout[6]] += payout[2]
-    out = by_state["CREATED"] + by_state["PAID"]
-    assert _sum(rows, "payout_reserved") == by_state["CREATED"], account
+    in_flight = by_state["CREATED"] + by_state["SUBMITTED"]
+    out = in_flight + by_state["PAID"]
+    assert _sum(rows, "payout_reserved") == in_flight, account
     assert _sum(rows, "platform_cash") == by_state["PAID"], account
     earned = _sum((row for row in rows if row[6] is None), "restaurant_payable")
     assert _sum(rows, "restaurant_payable") == earned - out, account
@@ -85,8 +88,8 @@ def _assert_account_reconciled(
     assert [payout[5] for payout in payouts] == sorted(payout[5] for payout in payouts), (
         "a cut-off went back"
     )
-    assert sum(payout[6] == "CREATED" for payout in payouts) <= 1, account
-    live = [payout[4] for payout in payouts if payout[6] in ("CREATED", "PAID")]
+    assert sum(payout[6] in ("CREATED", "SUBMITTED") for payout in payouts) <= 1, account
+    live = [payout[4] for payout in payouts if payout[6] in ("CREATED", "SUBMITTED", "PAID")]
     assert len(live) == len(set(live)), f"account {account} was paid twice for one date"
 
     before: dict[str, int] = {}
