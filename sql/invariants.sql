@@ -2400,9 +2400,12 @@ nullable (table_name, column_name) AS (
 unique_where (table_name, index_name, condition) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_account_id_key', '(account_id IS NOT NULL)'),
-    ('balance_accounts', 'balance_accounts_platform_key', '((restaurant_id IS NULL) AND (account_id IS NULL))'),
-    ('payouts', 'payouts_in_flight_key', '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text]))'),
-    ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text, ''PAID''::text]))')
+    ('balance_accounts', 'balance_accounts_platform_key',
+     '((restaurant_id IS NULL) AND (account_id IS NULL))'),
+    ('payouts', 'payouts_in_flight_key',
+     '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text]))'),
+    ('payouts', 'payouts_live_key',
+     '(state = ANY (ARRAY[''CREATED''::text, ''SUBMITTED''::text, ''PAID''::text]))')
 ),
 ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.bootstrap.database import Database, open_database
 from ledger.domain.audit import AuditReport, Verification, VerificationReport
-from ledger.domain.seals import ChainReport
+from ledger.domain.seals import ChainReport, HeadAt
 from ledger.infrastructure.postgres.embedded import (
     EmbeddedPostgresError,
     default_data_dir,
@@ -28,6 +29,7 @@ from ledger.infrastructure.postgres.verification.doctor import (
     Condition,
     examine,
 )
+from ledger.infrastructure.postgres.verification.heads import head_at
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 from ledger.infrastructure.postgres.verification.start_checks import check_schema
 from ledger.infrastructure.postgres.verification.verifications import (
@@ -86,6 +88,11 @@ def verify_configured_books(settings: Settings, *, whole: bool) -> VerificationR
 def stored_verifications(settings: Settings, count: int) -> list[Verification]:
     """The latest verifications that were stored, newest first. The rest is as for `audit_books`."""
     return on_books(settings, lambda engine: newest_verifications(engine, count))
+
+
+def sealed_head(settings: Settings, at: datetime | None) -> HeadAt:
+    """The head of the chain at an instant, or now. The rest is as for `audit_books`."""
+    return on_books(settings, lambda engine: head_at(engine, at))
 
 
 def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:

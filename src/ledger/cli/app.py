@@ -141,6 +141,11 @@ ARCHIVE = Branch(
     "Move old rows out of the database into files, and verify the files.",
     needs=Needs.DATABASE,
 )
+SEALS = Branch(
+    {"head": Leaf("seals:head", "Show the head of the chain, now or at an instant.")},
+    "Show the head of the chain of seals.",
+    needs=Needs.DATABASE,
+)
 COMMANDS: dict[str, Leaf | Branch] = {
     "serve": Leaf("serve.command:serve", "Run the server.", needs=Needs.DATABASE),
     "serve-worker": Leaf(
@@ -172,6 +177,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "verify": Leaf(
         "verify:verify", "Audit the books, or the chain of seals.", needs=Needs.DATABASE
     ),
+    "seals": SEALS,
     "report": REPORT,
     "archive": ARCHIVE,
     "settings": Leaf(

@@ -401,6 +401,17 @@ def tampered_rows(
 
 
 @dataclass(frozen=True, slots=True)
+class HeadAt:
+    """The head of the chain as it was at an instant; None if nothing was sealed then.
+
+    `unsealed_count` is how many rows that were recorded before the instant no seal has now.
+    """
+
+    head: Seal | None
+    unsealed_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChainReport:
     """What recomputing the chain showed. `head` is the latest seal; counts are of rows.
 

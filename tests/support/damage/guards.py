@@ -104,6 +104,8 @@ DAMAGE_TO_GUARDS = (
             "table payout_run_items",
             "table payout_run_progress",
             "table payout_runs",
+            "table payout_submission_items",
+            "table payout_submissions",
             "table payouts",
             "table processor_events",
             "table statement_marks",

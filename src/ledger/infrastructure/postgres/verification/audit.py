@@ -119,6 +119,10 @@ async def make_checks(connection: Connection, position: int | None) -> AuditRepo
     checks = tuple(
         check for check in load_checks() if position is None or check.scope is not Scope.ALL
     )
+    if position is not None:
+        # PostgreSQL cannot know how many rows are new, and takes few. Then it would compare each
+        # with each, from rows that it keeps at hand.
+        await connection.execute("SET LOCAL enable_material = off")
     findings: list[Finding] = []
     for check in checks:
         findings += await _findings(connection, check, position)

@@ -64,8 +64,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 
 
-class _Position(NamedTuple):
-    """Where the books are when a verification begins."""
+class SealedPosition(NamedTuple):
+    """Where the books are: their stay, and how far they are sealed."""
 
     stay_id: UUID
     # The txid below which everything is sealed; 0 if nothing is, or not in this stay.
@@ -92,7 +92,7 @@ async def verify_books(
     async with auditing(
         engine, payout_answer_days=payout_answer_days, host_clock=host_clock
     ) as connection:
-        position = await _position(connection)
+        position = await sealed_position(connection)
         latest = await connection.fetchrow(SELECT_LATEST)
         because = "--all was given" if whole else _not_built_upon(latest, position, digest)
         since = None if because or latest is None else _verification(latest)
@@ -140,10 +140,11 @@ def checks_digest() -> bytes:
     return hashlib.sha256(f"{script}\n{NEW_ROWS_TEXT}".encode()).digest()
 
 
-async def _position(connection: Connection) -> _Position:
+async def sealed_position(connection: Connection) -> SealedPosition:
+    """How far the books are sealed in their present stay."""
     (row,) = await connection.fetch(SELECT_POSITION)
     is_sealed = bool(row["is_of_this_stay"]) and not row["is_restored"]
-    return _Position(
+    return SealedPosition(
         stay_id=row["this_stay_id"] or UNKNOWN_STAY,
         sealed_txid=min(row["end_txid"], row["horizon_txid"])
         if is_sealed and row["this_stay_id"] is not None
@@ -154,7 +155,7 @@ async def _position(connection: Connection) -> _Position:
     )
 
 
-def _not_built_upon(latest: Row | None, position: _Position, digest: bytes) -> str:
+def _not_built_upon(latest: Row | None, position: SealedPosition, digest: bytes) -> str:
     """Why whole books must be checked; empty if what is new since `latest` is enough."""
     if latest is None:
         return "no verification is stored"
