@@ -217,7 +217,10 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
         async with room:
             response = await ledger.balance(restaurant_id, currency)
         balance = ModelBalance(
-            response.available_minor, response.pending_minor, response.disputed_minor
+            response.available_minor,
+            response.pending_minor,
+            response.disputed_minor,
+            response.reserve_held_minor,
         )
         return balance, response.reserved_minor
 
