@@ -18,6 +18,7 @@ from scripts.bench import (
     past_rows,
     payment_rows,
     payout_rows,
+    reconcile_rows,
     report,
     rows,
     seal_rows,
@@ -42,6 +43,7 @@ ROWS = (
         "payouts": payout_rows.payouts,
         "payouts-spread": payout_rows.payouts_spread,
         "size": size_rows.size,
+        "reconcile": reconcile_rows.reconciliation,
         # Last, as its account makes the database larger.
         "balance-past": past_rows.balance_past,
     }

@@ -39,6 +39,17 @@ class AmountReader:
 
     def read(self, text: str, currency: str) -> int:
         """The minor units of an amount that is not empty. Raises ValueError with the rule."""
+        if self._mark is not None and not self._is_in_minor_units:
+            # Almost every amount: digits with the mark, which need no closer look.
+            whole, mark, decimals = text.removeprefix("-").partition(self._mark)
+            if (
+                (whole + decimals).isdecimal()
+                and text.isascii()
+                and whole
+                and bool(mark) == bool(decimals)
+            ):
+                amount_minor = _minor_of(f"{whole}.{decimals or '0'}", currency)
+                return -amount_minor if text[0] == "-" else amount_minor
         sign, body = _unsigned(text.strip())
         if not body:
             raise ValueError("is not an amount")

@@ -73,12 +73,14 @@ def _match_ids(workspace: Workspace, books: Books, lines: Sequence[StoredLine]) 
     if missing:
         workspace.add_events(books.find(missing), in_period=False)
         found |= workspace.events_by_id(missing)
+    pairs: list[tuple[StoredLine, StoredEvent]] = []
     for line in lines:
         for event_id in line.line.event_ids:
             event = found.get(event_id)
             if event is not None and _is_for(line, event):
-                workspace.assign(line, event, BY_ID)
+                pairs.append((line, event))
                 break
+    workspace.assign_all(pairs, BY_ID)
 
 
 def _match_fees(

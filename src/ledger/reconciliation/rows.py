@@ -24,7 +24,7 @@ _NAMES_SHOWN_MAX = 12
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A header with its layout: where each column is, by its normal name."""
+    """A header with its layout: where each column is, by the layout's name for it."""
 
     layout: Layout
     places: dict[str, int]
@@ -45,7 +45,7 @@ class Row:
 
     def cell(self, name: str) -> str:
         """The cell of a column, without blanks around; empty if there is no such column."""
-        place = self.table.places.get(normal_name(name))
+        place = self.table.places.get(name)
         return "" if place is None or place >= len(self.cells) else self.cells[place].strip()
 
 
@@ -58,17 +58,6 @@ class LeftOut:
     why: str
     # Whether there may be money in them.
     matters: bool
-
-
-_NORMAL: dict[str, str] = {}
-
-
-def normal_name(name: str) -> str:
-    """As `normal`, remembered: a layout names few columns, for many rows."""
-    found = _NORMAL.get(name)
-    if found is None:
-        found = _NORMAL[name] = normal(name)
-    return found
 
 
 def read_rows(
@@ -192,14 +181,19 @@ def _read_csv(
 
 
 def _table_of(layout: Layout, header: Sequence[str], line: int, problems: ProblemList) -> Table:
-    places: dict[str, int] = {}
+    found: dict[str, int] = {}
     used = {normal(name) for name in layout.used_columns()}
     for place, name in enumerate(map(normal, header)):
-        if name in places and name in used:
+        if name in found and name in used:
             problems.add(line, header[place].strip(), "is twice in the header")
-        places.setdefault(name, place)
-    width_min = max(place for name, place in places.items() if name in used) + 1
-    ids = tuple(name for name in layout.ids() if normal(name) in places)
+        found.setdefault(name, place)
+    places = {
+        name: found[normal(name)]
+        for name in (*layout.used_columns(), *layout.ids())
+        if normal(name) in found
+    }
+    width_min = max(place for name, place in found.items() if name in used) + 1
+    ids = tuple(name for name in layout.ids() if name in places)
     return Table(layout, places, len(header), width_min, ids)
 
 

@@ -16,6 +16,8 @@ from ledger.reconciliation.lines import DamagedId, ReportLine
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INSERT_ROWS = 1000
+# A look-up takes a fifth of the time that calling the enum takes.
+_KINDS = {kind.value: kind for kind in Kind}
 # Of SQLite's pages; the rest is on disk.
 _CACHE_KIBIBYTES = 32 * 1024
 # Parameters of one statement.
@@ -386,14 +388,18 @@ class Workspace:
 
     def assign(self, line: StoredLine, event: StoredEvent, matched_by: str) -> None:
         """Makes a line stand for an event."""
-        self._db.execute(
+        self.assign_all([(line, event)], matched_by)
+
+    def assign_all(self, pairs: Sequence[tuple[StoredLine, StoredEvent]], matched_by: str) -> None:
+        """Makes each line stand for its event."""
+        self._db.executemany(
             "UPDATE lines SET event = ?, matched_by = ? WHERE id = ?",
-            (event.id, matched_by, line.id),
+            [(event.id, matched_by, line.id) for line, event in pairs],
         )
-        self._db.execute(
+        self._db.executemany(
             "UPDATE events SET first_line = coalesce(first_line, ?), line_count = line_count + 1"
             " WHERE id = ?",
-            (line.id, event.id),
+            [(line.id, event.id) for line, event in pairs],
         )
 
     def assign_fee(self, line: StoredLine, event: StoredEvent) -> None:
@@ -438,7 +444,7 @@ def _line_of(row: Sequence[Any]) -> ReportLine:
     return ReportLine(
         row=report_row,
         word=word,
-        kind=Kind(kind),
+        kind=_KINDS[kind],
         row_id=row_id,
         currency=currency,
         gross_minor=gross,

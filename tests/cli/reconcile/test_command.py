@@ -98,6 +98,40 @@ async def test_what_differs_is_shown_with_both_sides(ledger: RunningLedger, tmp_
     assert [json.loads(line)["outcome"] for line in matched[1:]] == ["matched", "differs"]
 
 
+async def test_what_is_missing_there_is_found(ledger: RunningLedger, tmp_path: Path) -> None:
+    """Events of the report's period without a line, however long after it they were recorded."""
+    await book_charges(ledger)
+    for event_id, instant in (
+        ("stripe:ch_3", "2026-03-02T09:00:00"),
+        ("stripe:ch_4", "2026-03-02T09:15:01"),
+        ("adyen:ch_5", "2026-03-02T09:00:00"),
+    ):
+        event = event_message(event_id=event_id, currency="EUR", occurred_at=at(instant))
+        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+    outcome = await reconcile(ledger, write_report(tmp_path, CHARGES), "--csv")
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert [(row["outcome"], row["event_id"]) for row in rows] == [("missing_there", "stripe:ch_3")]
+
+
+async def test_events_under_other_ids_are_found_by_reference(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
+    """Also outside of the report's period."""
+    for number, instant in ((1, "2026-03-02T08:15:00"), (2, "2026-03-01T23:00:00")):
+        event = event_message(
+            event_id=f"evt-{number}",
+            currency="EUR",
+            amount_minor=1200 if number == 1 else 800,
+            occurred_at=at(instant),
+            reference=f"ch_{number}",
+        )
+        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+    file = write_report(tmp_path, CHARGES)
+    outcome = await reconcile(ledger, file, "--csv", "--matched")
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert [(row["outcome"], row["matched_by"]) for row in rows] == [("matched", "reference")] * 2
+
+
 async def test_unusable_report_is_refused_by_line_and_column(
     ledger: RunningLedger, tmp_path: Path
 ) -> None:

@@ -3,10 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
+from ledger.cli.pages import pages_of
 from ledger.cli.words import word_of
-from ledger.reconciliation.books import BookEvent
+from ledger.domain.fields import CLOCK_SKEW_MAX
+from ledger.reconciliation.books import SIGNS, BookEvent
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -33,17 +36,54 @@ class ServerBooks:
         while calls:
             yield from _event_in(calls.popleft())
 
-    def find_by_reference(self, reference: str) -> Iterable[BookEvent]:  # noqa: ARG002
-        return ()
+    def find_by_reference(self, reference: str) -> Iterable[BookEvent]:
+        """The events with this reference; none if the server cannot list them."""
+        return self._listed(ledger_pb2.ListEventsRequest(reference=reference)) or ()
 
     def in_period(
-        self,
-        start_at: datetime,  # noqa: ARG002
-        end_at: datetime,  # noqa: ARG002
-        currencies: Sequence[str],  # noqa: ARG002
-        prefix: str,  # noqa: ARG002
+        self, start_at: datetime, end_at: datetime, currencies: Sequence[str], prefix: str
     ) -> Iterator[BookEvent] | None:
-        return None
+        """The events that occurred in [start_at, end_at), page by page.
+
+        The server lists them by when they were recorded: an event may be recorded at any time after
+        it occurred, and before that only by the skew of clocks.
+        """
+        recorded_from = start_at - CLOCK_SKEW_MAX
+        if recorded_from >= datetime.now(UTC):
+            return iter(())
+        request = ledger_pb2.ListEventsRequest(
+            types=[
+                ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.upper()}")
+                for event_type in SIGNS
+            ],
+            currency=currencies[0] if len(currencies) == 1 else "",
+        )
+        request.start_at.FromDatetime(recorded_from)
+        events = self._listed(request)
+        if events is None:
+            return None
+        return (
+            event
+            for event in events
+            if start_at <= event.occurred_at < end_at
+            and event.currency in currencies
+            and event.event_id.startswith(prefix)
+        )
+
+    def _listed(self, request: ledger_pb2.ListEventsRequest) -> Iterator[BookEvent] | None:
+        """The events of a list, page by page; None if the server is too old to list any."""
+        import grpc
+
+        pages = pages_of(self._stub.ListEvents, request)
+        try:
+            first = next(pages)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise
+        return (
+            book_event(listed.event) for page in chain([first], pages) for listed in page.events
+        )
 
 
 class _Call(Protocol):

@@ -374,7 +374,7 @@ def _json_of_event(event: BookEvent) -> JsonValue:
 
 
 def print_postings(postings: Iterable[Posting], *, as_csv: bool, json: bool) -> None:
-    """Prints what `--post` would book. As JSON lines it is a file for `ledger ingest`."""
+    """Prints what `--post` would book."""
     if as_csv:
         rows = CsvWriter(sys.stdout, _POSTING_COLUMNS)
         for posting in postings:
@@ -426,7 +426,7 @@ def _json_of_posting(posting: Posting) -> JsonValue:
     return {
         "event_id": posting.event_id,
         "event_type": posting.type,
-        **({"restaurant_id": posting.restaurant_id} if posting.restaurant_id else {}),
+        "restaurant_id": posting.restaurant_id,
         "currency": posting.currency,
         "amount_minor": str(posting.amount_minor),
         "occurred_at": instant_text(posting.occurred_at),
