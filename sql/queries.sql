@@ -238,8 +238,8 @@ SELECT restaurant_id,
        CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
        skip_reason,
        CASE WHEN skip_reason IS NULL THEN amount_minor - retained_minor ELSE 0 END AS pays_minor,
-       amount_minor AS payable_minor, retained_minor, cutoff_at,
-       COALESCE(in_flight_payout_id, same_date_payout_id) AS live_payout_id
+       amount_minor AS payable_minor, cutoff_at,
+       COALESCE(in_flight_payout_id, same_date_payout_id) AS live_payout_id, retained_minor
 FROM verdict
 ORDER BY restaurant_id;
 
@@ -429,10 +429,9 @@ ORDER BY h.account_id;
 -- submitted_at is by the database's clock.
 SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at,
        p.state, p.amount_minor,
-       COALESCE(p.retained_minor, 0) AS retained_minor,
-       COALESCE(p.retained_before_minor, 0) AS retained_before_minor,
        i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at,
-       bank.submitted_at
+       bank.submitted_at, COALESCE(p.retained_minor, 0) AS retained_minor,
+       COALESCE(p.retained_before_minor, 0) AS retained_before_minor
 FROM balance_accounts AS a
 JOIN payouts AS p ON p.balance_account_id = a.balance_account_id
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.amount_minor <> 0
