@@ -308,23 +308,20 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
         await books.check(1 + 3 + 1)
 
 
-async def test_groups_full_of_locked_events_make_room_too(
+async def test_other_events_leave_groups_that_are_almost_all_locked(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Splitting a group takes long if all of it is locked, so its time is bounded."""
+    """They are found, however many locked events are around them, in two groups at once."""
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
-    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.05)
     async with books_on(database, groups_at_once_max=2) as books:
         await books.ingest([processor_event(restaurant_id="res_held")])
         async with locked(database, "SELECT 1") as holder:
             held = []
             # The first two other events are in the groups of the locked ones, the third needs a
             # group.
-            for count in (100, 100, 0):
-                events = [processor_event(restaurant_id="res_held") for _ in range(count)]
-                for event in events:
-                    await insert_without_commit(holder, event)
-                held.append(books.send(events))
+            for count in (20, 20, 0):
+                held.append(await _send_locked(books, holder, count))
                 (other,) = books.send([processor_event()])
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await other
@@ -335,7 +332,44 @@ async def test_groups_full_of_locked_events_make_room_too(
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(younger)
         assert {outcome_of(call) for call in younger} == {CREATED}
-        await books.check(1 + 3 + 100)
+        await books.check(1 + 3 + 20)
+
+
+async def test_groups_full_of_locked_events_make_room_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splitting a group takes long if all of it is locked, so its time is bounded."""
+    monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
+    # To find that all of 100 events are locked takes 99 waits: longer than the other event waits.
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", DEADLINE_SECONDS / 90)
+    async with books_on(database, groups_at_once_max=2) as books:
+        await books.ingest([processor_event(restaurant_id="res_held")])
+        async with locked(database, "SELECT 1") as holder:
+            held = []
+            for groups in (1, 2):
+                held.append(await _send_locked(books, holder, 100))
+                await until(partial(_are_split, database, groups), DEADLINE_SECONDS)
+            (other,) = books.send([processor_event()])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await other
+            assert outcome_of(other) is CREATED
+            older, younger = held
+            assert {outcome_of(call) for call in older} == {DatabaseContention}
+            assert not any(call.done() for call in younger), "one group may wait"
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait(younger)
+        assert {outcome_of(call) for call in younger} == {CREATED}
+        await books.check(1 + 1 + 100)
+
+
+async def _send_locked(
+    books: Books, holder: AsyncConnection, count: int
+) -> list[asyncio.Task[list[IngestOutcome]]]:
+    """Sends events that another session has stored and not committed."""
+    events = [processor_event(restaurant_id="res_held") for _ in range(count)]
+    for event in events:
+        await insert_without_commit(holder, event)
+    return books.send(events)
 
 
 async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> None:
@@ -344,7 +378,7 @@ async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> N
     await books.ingest([processor_event()])
     async with locked(books.database, "LOCK TABLE processor_events IN EXCLUSIVE MODE") as holder:
         calls = books.send(events)
-        is_split = partial(_is_split, books.database)
+        is_split = partial(_are_split, books.database)
         await until(is_split, DEADLINE_SECONDS)
         assert not any(call.done() for call in calls)
         await holder.rollback()
@@ -354,17 +388,17 @@ async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> N
     await books.check(1 + EVENTS)
 
 
-async def _is_split(database: Database) -> bool:
-    """Whether a group is being booked in parts.
+async def _are_split(database: Database, groups: int = 1) -> bool:
+    """Whether so many groups are being booked in parts.
 
-    Its session waits for a lock in a transaction that has set its time limit before.
+    The session of each waits for a lock in a transaction that has set its time limit before.
     """
     statement = """
     SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock'
       AND query_start - xact_start > interval '0'
     """
-    return await query(database.migration_url, statement) != []
+    return len(await query(database.migration_url, statement)) >= groups
 
 
 async def test_each_caller_of_a_server_receives_its_own_outcome(
