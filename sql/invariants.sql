@@ -2196,7 +2196,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('balance_snapshots', 'balance_snapshots_pkey', '2b1a47cb1f729b15a0ba477443cdd388'),
     ('ledger_entries', 'ledger_entries_accounts_check', '4e93483f43f4b6f27df61f9817b698ec'),
     ('ledger_entries', 'ledger_entries_amount_minor_check', 'f5a1b6bc4da6bf451c12034afdaa5c15'),
-    ('ledger_entries', 'ledger_entries_available_at_check', '0e00606c6b1bc12d5814f4ff34820cc1'),
+    ('ledger_entries', 'ledger_entries_available_at_check', '18fa3b1ea1a2be9d9a9dba2b68a45427'),
     ('ledger_entries', 'ledger_entries_cause_check', '818e7a0e234c4a78e8348c9295483172'),
     ('ledger_entries', 'ledger_entries_payout_id_check', '3682cbf3343e985de3303c8a366a653c'),
     ('ledger_entries', 'ledger_entries_pkey', '83700af268f83e6af5b543310c4f5dd1'),
@@ -2318,7 +2318,6 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('payouts', 'payouts_sequence_check', '0eae12fe43e370c5cac7d661cd11f3a3'),
     ('payouts', 'payouts_state_check', '09264e7546dba61c20c05c92b3e38733'),
     ('processor_events', 'processor_events_amount_minor_check', '8bd7eaa3925c03575094ddd4ff0d6058'),
-    ('processor_events', 'processor_events_available_at_check', '1bb38475628a30c8bb5af2a72c6de81c'),
     ('processor_events', 'processor_events_event_id_check', '28bcd2cd70febfd18bf4a6c79dbb3bbd'),
     ('processor_events', 'processor_events_fee_minor_check', 'd8292bd2b97f75368bcf0aba24c19267'),
     ('processor_events', 'processor_events_fingerprint_check', '591d15fa507e7cad00e7578135df29f7'),
@@ -2326,11 +2325,8 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('processor_events', 'processor_events_occurred_at_check', 'a51b013d1abf18746823457bbecbc709'),
     ('processor_events', 'processor_events_payout_id_check', 'aa56043ffbfc98d14eb9093debfd4b9f'),
     ('processor_events', 'processor_events_pkey', '664f6590bb373fbc0a6140854ab207a4'),
-    ('processor_events', 'processor_events_processor_fee_minor_check',
-     '300140a9f719b6fc743be4609095f640'),
     ('processor_events', 'processor_events_reference_check', 'f501dfefa5c982172aee312f90e42603'),
-    ('processor_events', 'processor_events_restaurant_id_check',
-     '4e6ff67f1e040c77f9913f74c752bdc0'),
+    ('processor_events', 'processor_events_terms_check', 'a4d31da5e155b1fea874e7dbe1bbadb5'),
     ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
     ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
     ('restaurants', 'restaurants_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
@@ -2347,18 +2343,12 @@ WITH wanted (table_name, constraint_name, digest) AS (
 ),
 wanted_of_domain (domain_name, constraint_name, digest) AS (
   VALUES
-    ('available_at_event_type', 'available_at_event_type_check',
-     '92924282bc190328c7b79503aa9549d2'),
     ('decline_reason', 'decline_reason_check', '2374ab0dee246253a3134f20aeb1e7f4'),
     ('event_type', 'event_type_check', 'd0a4742cdbaf7139aa02bed04dd57f04'),
     ('fee_event_type', 'fee_event_type_check', '5bac5463e7f55fc5e4712fb115eb1aec'),
     ('interaccount_rest', 'interaccount_rest_check', '0f67fee041d137cc9c0b447cb3296874'),
-    ('maturing_entry_type', 'maturing_entry_type_check', '969ed51d5c78a4cbd3878fd1376a810b'),
     ('payment_state', 'payment_state_check', 'f3aec6be4fd5a56c73d88cb1a0ea7c7b'),
-    ('platform_event_type', 'platform_event_type_check', '6df59c679f2222cd5c33ec469fd34184'),
-    ('posting_rule', 'posting_rule_check', 'b2b8ca82eb5db01c764e11cfbf15bce4'),
-    ('processor_fee_event_type', 'processor_fee_event_type_check',
-     '7dbba880325614c3ca7c7e7c4207c2d2')
+    ('posting_rule', 'posting_rule_check', 'b2b8ca82eb5db01c764e11cfbf15bce4')
 ),
 nullable (table_name, column_name) AS (
   VALUES
@@ -2556,6 +2546,8 @@ WITH wanted (function_name, digest) AS (
     ('deny_change()', '3e5b605e0b7fba14af99bd73338a0e61'),
     ('deny_move()', 'e4924ce01fb4e59d1806af896b3c18b8'),
     ('deny_run_item_removal()', '49e4b80e4842780fdd1c034b6ffcb8ff'),
+    ('has_valid_terms(text, text, timestamp with time zone, timestamp with time zone, bigint)',
+     'c1ed1b8266d94c8215c236ac1ec7cdd4'),
     ('keep_payout_run_going()', '33791efe2a8db0870c438e18339b427e'),
     ('ledger_clock_at()', 'ddc4b30c5e56a39d41f587dd1daa61df'),
     ('ledger_now()', 'edcb092f46038024d71900e8b1a3c0ee'),
@@ -2850,6 +2842,8 @@ broken AS (
          AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
                                                    'summarize_recorded_txids()', 'recorded_now()',
                                                    'seal_without_payments()',
+                           'has_valid_terms(text, text, timestamp with time zone, '
+                             'timestamp with time zone, bigint)',
                                                    'write_payout_run_items(uuid, integer)')
          OR r.rolname IN ('ledger_app', 'ledger_read')
             AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))

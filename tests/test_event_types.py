@@ -97,14 +97,24 @@ def test_domains_of_events_have_the_types_of_the_code() -> None:
     restaurant. A migration adds a type to them.
     """
     assert words_of("event_type_check") == [event_type.value for event_type in EventType]
-    for check, types in (
-        ("fee_event_type_check", FEE_EVENT_TYPES),
-        ("available_at_event_type_check", AVAILABLE_AT_EVENT_TYPES),
-        ("processor_fee_event_type_check", PROCESSOR_FEE_EVENT_TYPES),
-        ("platform_event_type_check", PLATFORM_EVENT_TYPES | OPTIONAL_RESTAURANT_EVENT_TYPES),
-    ):
-        assert sorted(words_of(check)) == sorted(event_type.value for event_type in types), check
-    # The CHECK of restaurant_id knows those that never have one by the beginning of the word.
+    assert sorted(words_of("fee_event_type_check")) == sorted(
+        event_type.value for event_type in FEE_EVENT_TYPES
+    )
+    schema = (ROOT / "sql" / "schema.sql").read_text()
+    body = schema.split("CREATE FUNCTION has_valid_terms(", 1)[1].split("END\n$$", 1)[0]
+    lists = [
+        re.findall(r"'(\w+)'", found) for found in re.findall(r" IN \((.*?)\)", body, re.DOTALL)
+    ]
+    assert [set(words) for words in lists] == [
+        {event_type.value for event_type in types}
+        for types in (
+            AVAILABLE_AT_EVENT_TYPES,
+            PROCESSOR_FEE_EVENT_TYPES,
+            PLATFORM_EVENT_TYPES | OPTIONAL_RESTAURANT_EVENT_TYPES,
+            PLATFORM_EVENT_TYPES,
+        )
+    ]
+    # The CHECK knows those that never have one by the beginning of the word.
     for event_type in EventType:
         assert event_type.value.startswith("processor_settle") is (
             event_type in PLATFORM_EVENT_TYPES
@@ -145,7 +155,7 @@ def test_every_entry_of_an_event_or_a_payment_passes_the_checks(rule: PostingRul
     """Those of maturity and of payout items. A migration adds the entry type to them."""
     checks = []
     if rule.available is not Available.AT_ONCE:
-        checks.append("maturing_entry_type_check")
+        checks.append("ledger_entries_available_at_check")
     if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit):
         checks.append("payout_items_entry_type_check")
     missing = [name for name in checks if rule.entry_type.value not in words_of(name)]

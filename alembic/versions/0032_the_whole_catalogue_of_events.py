@@ -122,44 +122,37 @@ def listed(words: tuple[str, ...]) -> str:
     return ", ".join(f"'{word}'" for word in words)
 
 
-# Name, words, comment.
-DOMAINS = (
-    (
-        "available_at_event_type",
-        ("charge_succeeded", "refund_succeeded", "charge_reversed", "tax_withheld"),
-        "The types of events that may have an available_at.",
-    ),
-    (
-        "processor_fee_event_type",
-        ("charge_succeeded", "refund_succeeded", "dispute_opened"),
-        "The types of events that may have a fee of the processor beside their amount.",
-    ),
-    (
-        "platform_event_type",
-        (
-            "processor_fee_assessed",
-            "processor_fee_refunded",
-            "processor_settled",
-            "processor_settlement_debited",
-        ),
-        "The types of events that may be without a restaurant. Those that begin with "
-        "processor_settle, and no others, always are.",
-    ),
-    (
-        "maturing_entry_type",
-        (
-            "CHARGE",
-            "FEE",
-            "PAYMENT",
-            "TRANSFER_IN",
-            "REFUND",
-            "CHARGE_REVERSAL",
-            "FEE_REVERSAL",
-            "TAX_WITHHELD",
-        ),
-        "The types of entries that may have an available_at.",
-    ),
-)
+MATURING_TYPES = ("CHARGE", "FEE", "PAYMENT", "TRANSFER_IN")
+NEW_MATURING_TYPES = ("REFUND", "CHARGE_REVERSAL", "FEE_REVERSAL", "TAX_WITHHELD")
+
+# Which events may have the columns that few events have. A function, because PostgreSQL parses a
+# CHECK with every statement: the CHECK calls it only for events that have one of them. In plpgsql,
+# as PostgreSQL would parse a function in SQL with every statement too.
+HAS_VALID_TERMS = """
+CREATE FUNCTION has_valid_terms(text, text, timestamptz, timestamptz, bigint)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+  type ALIAS FOR $1;
+  restaurant_id ALIAS FOR $2;
+  occurred_at ALIAS FOR $3;
+  available_at ALIAS FOR $4;
+  processor_fee_minor ALIAS FOR $5;
+BEGIN
+  RETURN (available_at IS NULL
+          OR available_at - occurred_at BETWEEN interval '0' AND interval '400 days'
+             AND type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
+                          'tax_withheld'))
+     AND (processor_fee_minor IS NULL
+          OR processor_fee_minor BETWEEN 1 AND 1000000000000
+             AND type IN ('charge_succeeded', 'refund_succeeded', 'dispute_opened'))
+     AND CASE restaurant_id
+           WHEN '' THEN type IN ('processor_fee_assessed', 'processor_fee_refunded',
+                                 'processor_settled', 'processor_settlement_debited')
+           ELSE type NOT IN ('processor_settled', 'processor_settlement_debited') END;
+END
+$$
+"""
+HAS_VALID_TERMS_NAME = "has_valid_terms(text, text, timestamptz, timestamptz, bigint)"
 
 # Table, constraint, the new CHECK, and the one before; empty where there is none. The new ones of
 # constraints that there were let in all that the old ones did.
@@ -193,32 +186,17 @@ CHECKS = (
     ),
     (
         "processor_events",
-        "processor_events_available_at_check",
-        "available_at IS NULL"
-        " OR (available_at - occurred_at BETWEEN interval '0' AND interval '400 days'"
-        " AND type::available_at_event_type IS NOT NULL)",
-        "",
-    ),
-    (
-        "processor_events",
-        "processor_events_processor_fee_minor_check",
-        "processor_fee_minor IS NULL"
-        " OR (processor_fee_minor BETWEEN 1 AND 1000000000000"
-        " AND type::processor_fee_event_type IS NOT NULL)",
-        "",
-    ),
-    (
-        "processor_events",
-        "processor_events_restaurant_id_check",
-        "CASE restaurant_id WHEN '' THEN type::platform_event_type IS NOT NULL"
-        " ELSE NOT starts_with(type, 'processor_settle') END",
+        "processor_events_terms_check",
+        "(available_at IS NULL AND processor_fee_minor IS NULL AND restaurant_id <> ''"
+        " AND NOT starts_with(type, 'processor_settle'))"
+        " OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor)",
         "",
     ),
     (
         "ledger_entries",
         "ledger_entries_available_at_check",
-        "available_at IS NULL OR entry_type::maturing_entry_type IS NOT NULL",
-        "available_at IS NULL OR entry_type IN ('CHARGE', 'FEE', 'PAYMENT', 'TRANSFER_IN')",
+        f"available_at IS NULL OR entry_type IN ({listed(MATURING_TYPES + NEW_MATURING_TYPES)})",
+        f"available_at IS NULL OR entry_type IN ({listed(MATURING_TYPES)})",
     ),
 )
 CHECKED_TABLES = tuple(dict.fromkeys(table for table, _, _, _ in CHECKS))
@@ -307,6 +285,11 @@ COMMENTS = (
         "FUNCTION check_sealed_events()",
         "Refuses a seal over events with fields that the server that made it does not know.",
     ),
+    (
+        f"FUNCTION {HAS_VALID_TERMS_NAME}",
+        "Whether an event of this type may have this available_at, this fee of the processor, and "
+        "this restaurant or none.",
+    ),
 )
 # Object, comment, the comment before.
 REWORDED = (
@@ -342,16 +325,13 @@ REWORDED = (
 )
 
 UPGRADE = (
-    *(
-        f"CREATE DOMAIN {name} AS text CONSTRAINT {name}_check CHECK (VALUE IN ({listed(words)}))"
-        for name, words, _ in DOMAINS
-    ),
-    *(f"COMMENT ON DOMAIN {name} IS '{comment}'" for name, _, comment in DOMAINS),
     *domain_words("event_type", EVENT_TYPES + NEW_EVENT_TYPES),
     *domain_words("fee_event_type", (*FEE_EVENT_TYPES, "charge_reversed")),
     *domain_words("posting_rule", rule_words(POSTING_RULES + NEW_POSTING_RULES)),
     CHECK_SEALED_EVENTS,
-    FIX_PATHS.format(functions="'check_sealed_events()'"),
+    HAS_VALID_TERMS,
+    FIX_PATHS.format(functions=f"'check_sealed_events()', '{HAS_VALID_TERMS_NAME}'"),
+    f"GRANT EXECUTE ON FUNCTION {HAS_VALID_TERMS_NAME} TO ledger_app",
     # Seals that are there get the constant, and the table is not written anew.
     "ALTER TABLE ledger_seals ADD COLUMN events_version smallint NOT NULL DEFAULT 1",
     """
@@ -393,10 +373,10 @@ DOWNGRADE = (
         if before
     ),
     "ALTER TABLE processor_events DROP COLUMN available_at, DROP COLUMN processor_fee_minor",
+    f"DROP FUNCTION {HAS_VALID_TERMS_NAME}",
     *domain_words("posting_rule", rule_words(POSTING_RULES)),
     *domain_words("fee_event_type", FEE_EVENT_TYPES),
     *domain_words("event_type", EVENT_TYPES),
-    *(f"DROP DOMAIN {name}" for name, _, _ in DOMAINS),
 )
 
 

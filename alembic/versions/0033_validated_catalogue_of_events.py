@@ -31,9 +31,7 @@ CHECKS = (
     ("balance_snapshots", "balance_snapshots_ledger_accounts_check"),
     ("balance_accounts", "balance_accounts_holder_check"),
     ("processor_events", "processor_events_fee_minor_check"),
-    ("processor_events", "processor_events_available_at_check"),
-    ("processor_events", "processor_events_processor_fee_minor_check"),
-    ("processor_events", "processor_events_restaurant_id_check"),
+    ("processor_events", "processor_events_terms_check"),
     ("ledger_entries", "ledger_entries_available_at_check"),
 )
 

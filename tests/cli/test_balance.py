@@ -43,6 +43,7 @@ async def test_balance_is_shown_in_both_units(shared_ledger: RunningLedger) -> N
         ["pending", "5.00", "500"],
         ["reserved", "0.00", "0"],
         ["disputed", "0.05", "5"],
+        ["reserve_held", "0.00", "0"],
     ]
     outcome = await run_command(
         "balance", restaurant_id, "JPY", "--json", "--address", shared_ledger.address

@@ -8,12 +8,15 @@ from support.events import OCCURRED_AT, processor_event
 
 from ledger.domain.events import (
     BUSINESS_FIELDS,
+    EVENT_FIELDS,
+    LATER_FIELDS,
     OCCURRED_AT_MIN,
     EventType,
     ProcessorEvent,
     differing_fields,
     event_violations,
     fingerprint,
+    later_violations,
     microseconds,
 )
 from ledger.domain.money import AMOUNT_MINOR_MAX
@@ -204,6 +207,8 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
 def test_violations_name_the_wrong_fields(changes: dict[str, Any], fields: list[str]) -> None:
     """Each field once, in the order of the message. A valid event has no violation."""
     event = processor_event(event_id="evt_1")
-    values = {name: getattr(event, name) for name in (*BUSINESS_FIELDS, "event_id", "metadata")}
-    found = event_violations(**(values | changes), now=NOW)
+    values = {name: getattr(event, name) for name in EVENT_FIELDS} | changes
+    later = {name: values.pop(name) for name in LATER_FIELDS}
+    found = event_violations(**values, now=NOW)
+    found += later_violations(type=values["type"], occurred_at=values["occurred_at"], **later)
     assert [violation.field for violation in found] == fields

@@ -40,6 +40,18 @@ BUDGET_SECONDS = 15.0
 WANTED_STATES = {"PAID", "FAILED", "RETURNED", "SUBMITTED", "CANCELED"}
 STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4, "SUBMITTED": 5, "CANCELED": 6}
 IN_FLIGHT = ("CREATED", "SUBMITTED")
+# Events with one entry on restaurant_payable: its type and its sign.
+ONE_ENTRY = {
+    "refund_failed": ("REFUND_REVERSAL", 1),
+    "fee_refunded": ("FEE_REVERSAL", 1),
+    "dispute_fee_refunded": ("DISPUTE_FEE_REVERSAL", 1),
+    "tax_withheld": ("TAX_WITHHELD", -1),
+    "tax_withholding_reversed": ("TAX_WITHHELD_REVERSAL", 1),
+    "reserve_held": ("RESERVE_HOLD", -1),
+    "reserve_released": ("RESERVE_RELEASE", 1),
+    "top_up_received": ("TOP_UP", 1),
+    "debt_written_off": ("WRITE_OFF", 1),
+}
 
 
 @dataclass(slots=True)
@@ -66,6 +78,7 @@ class ModelRestaurant:
     kept_minor: int = 0
     moves: list[tuple[str, int, datetime | None]] = field(default_factory=list)
     disputed_minor: int = 0
+    reserve_held_minor: int = 0
     payouts: list[ModelPayout] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
 
@@ -98,8 +111,12 @@ class ModelRestaurant:
         return "MIN_BALANCE" if amount < max(minimum, 1) else str(amount)
 
     def payable(self, cutoff_at: datetime) -> int:
-        """What may be paid by the cut-off, before anything is kept."""
-        return sum(self.sums(cutoff_at).values()) - self.out()
+        """What may be paid by the cut-off, before anything is kept.
+
+        No more than there is now, which is less where a debit has matured since.
+        """
+        now = datetime.now(UTC)
+        return min(sum(self.sums(at).values()) for at in (cutoff_at, now)) - self.out()
 
     def out(self) -> int:
         """The sum of all payouts. Money that comes back is a separate move, so none is left out."""
@@ -107,8 +124,8 @@ class ModelRestaurant:
 
     def pay(self, day: date, cutoff_at: datetime, amount_minor: int) -> ModelPayout:
         """Creates a payout with its items."""
-        retained_minor = self.payable(cutoff_at) - amount_minor
         sums = self.sums(cutoff_at)
+        retained_minor = sum(sums.values()) - self.out() - amount_minor
         items = {entry_type: sums[entry_type] - self.counted[entry_type] for entry_type in sums}
         self.counted = sums
         items = {name: minor for name, minor in items.items() if minor}
@@ -147,9 +164,13 @@ class Walk:
         name = f"{self.currency}_{self.chance.randint(1, 5)}"
         restaurant = self.restaurants.setdefault(name, ModelRestaurant())
         kind = self.chance.choices(
-            ["charge", "refund", "fee_assessed", "credited", "debited", "opened", "won", "lost"],
-            [10, 3, 1, 1, 1, 2, 1, 1],
+            [
+                *("charge", "refund", "fee_assessed", "credited", "debited", "opened", "won"),
+                *("lost", "reversed", *ONE_ENTRY),
+            ],
+            [10, 3, 1, 1, 1, 2, 1, 1, 1, *(0.5 for _ in ONE_ENTRY)],
         )[0]
+        processor_available_at = None
         amount = self.chance.randint(1, 3_000)
         fee = self.chance.choice([0, 0, 1, amount // 10, amount])
         occurred_at, moves = (
@@ -166,11 +187,20 @@ class Walk:
                 if self.chance.random() < 0.2:
                     available_at = end_of(today()) + timedelta(days=1)
                 occurred_at = available_at - MATURITY
+                if self.chance.random() < 0.3:
+                    # As the processor says, whatever the maturity days.
+                    occurred_at = min(available_at, datetime.now(UTC)) - timedelta(
+                        days=self.chance.randint(0, 30), hours=1
+                    )
+                    processor_available_at = available_at
                 moves.append(("CHARGE", amount, available_at))
                 moves.extend([("FEE", -fee, available_at)] if fee else [])
                 type_ = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED
             case "refund":
-                moves.append(("REFUND", -amount, None))
+                if self.chance.random() < 0.3:
+                    # After all cut-offs.
+                    processor_available_at = occurred_at + timedelta(days=30)
+                moves.append(("REFUND", -amount, processor_available_at))
                 type_ = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
             case "fee_assessed":
                 fee = 0
@@ -194,6 +224,17 @@ class Walk:
                 moves.append(("DISPUTE_RELEASE", amount, None))
                 restaurant.disputed_minor -= amount
                 type_ = ledger_pb2.EVENT_TYPE_DISPUTE_WON
+            case "reversed":
+                moves.append(("CHARGE_REVERSAL", -amount, None))
+                moves.extend([("FEE_REVERSAL", fee, None)] if fee else [])
+                type_ = ledger_pb2.EVENT_TYPE_CHARGE_REVERSED
+            case other if other in ONE_ENTRY:
+                fee = 0
+                entry_type, sign = ONE_ENTRY[other]
+                moves.append((entry_type, sign * amount, None))
+                if other.startswith("reserve"):
+                    restaurant.reserve_held_minor -= sign * amount
+                type_ = ledger_pb2.EventType.Value(f"EVENT_TYPE_{other.upper()}")
             case _:
                 fee = 0
                 restaurant.disputed_minor -= amount
@@ -205,6 +246,10 @@ class Walk:
             amount_minor=amount,
             fee_minor=fee,
             occurred_at=occurred_at,
+            available_at=processor_available_at,
+            processor_fee_minor=self.chance.choice([0, 3])
+            if kind in ("charge", "refund", "opened")
+            else 0,
         )
 
     async def repeat(self) -> None:
@@ -462,6 +507,7 @@ class Walk:
                 got.pending_minor,
                 got.reserved_minor,
                 got.disputed_minor,
+                got.reserve_held_minor,
             ) == (
                 available_minor,
                 sum(minor for _, minor, _ in restaurant.moves) - restaurant.out() - available_minor,
@@ -471,6 +517,7 @@ class Walk:
                     if payout.state in IN_FLIGHT
                 ),
                 restaurant.disputed_minor,
+                restaurant.reserve_held_minor,
             )
 
 

@@ -57,6 +57,8 @@ class Contents:
     occurred_at: datetime
     payout_id: str
     reference: str
+    available_at: datetime | None = None
+    processor_fee_minor: int = 0
 
     @classmethod
     def of(cls, event: ledger_pb2.ProcessorEvent) -> "Contents":
@@ -69,6 +71,8 @@ class Contents:
             event.occurred_at.ToDatetime(tzinfo=UTC),
             event.payout_id,
             event.reference,
+            event.available_at.ToDatetime(tzinfo=UTC) if event.HasField("available_at") else None,
+            event.processor_fee_minor,
         )
 
 

@@ -24,8 +24,24 @@ PAUSE_SECONDS = (0.02, 0.3)
 _OTHER_TYPES = [
     number
     for name, number in ledger_pb2.EventType.items()
-    if "PAYOUT" not in name and "UNSPECIFIED" not in name and "CHARGE" not in name
+    if "PAYOUT" not in name and "UNSPECIFIED" not in name and name != "EVENT_TYPE_CHARGE_SUCCEEDED"
 ]
+# They belong to no restaurant, and the others may.
+_PLATFORM_TYPES = (
+    ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED,
+    ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED,
+)
+_TIMED_TYPES = (
+    ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+    ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+    ledger_pb2.EVENT_TYPE_CHARGE_REVERSED,
+    ledger_pb2.EVENT_TYPE_TAX_WITHHELD,
+)
+_COSTING_TYPES = (
+    ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+    ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+    ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +209,28 @@ class Load:
         kind = chance.choice([*_OTHER_TYPES, ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED])
         has_fee = kind in (
             ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+            ledger_pb2.EVENT_TYPE_CHARGE_REVERSED,
             ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
         )
+        # Some of the charges have not matured.
+        occurred_at = chance.choice(
+            [OCCURRED_AT, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)]
+        )
+        available_at = None
+        if kind in _TIMED_TYPES and chance.random() < 0.5:
+            available_at = occurred_at + timedelta(days=chance.choice([0, 30]))
         return event_message(
             kind,
             event_id=event_id,
-            restaurant_id=f"res_{chance.randrange(self.mix.restaurants)}",
+            restaurant_id=""
+            if kind in _PLATFORM_TYPES
+            else f"res_{chance.randrange(self.mix.restaurants)}",
+            processor_fee_minor=chance.choice([0, 7]) if kind in _COSTING_TYPES else 0,
             currency=chance.choice(["PEN", "USD"]),
             amount_minor=amount_minor,
             fee_minor=chance.randrange(amount_minor) if has_fee else 0,
-            # Some of the charges have not matured.
-            occurred_at=chance.choice(
-                [OCCURRED_AT, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)]
-            ),
+            occurred_at=occurred_at,
+            available_at=available_at,
             reference=chance.choice(["", "pay_1", "pay_2"]),
         )
 

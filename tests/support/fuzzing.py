@@ -13,7 +13,7 @@ from google.type import date_pb2
 
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 from support.bad_requests import AMOUNT_CAP, REQUEST_TYPES, UUID_TEXT, field
-from support.events import event_message
+from support.events import OCCURRED_AT, event_message
 
 # The responses that have a result for each item of a batch.
 BATCH_RESPONSES: dict[str, Any] = {
@@ -101,7 +101,13 @@ NASTY_TEXTS = (
 )
 
 _EVENT = event_message(
-    event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"}
+    event_id="evt_1",
+    restaurant_id="known",
+    fee_minor=1,
+    reference="ref",
+    metadata={"a": "b"},
+    available_at=OCCURRED_AT,
+    processor_fee_minor=2,
 )
 # The accounts, restaurant and payment of the valid requests.
 KNOWN_ACCOUNTS = [

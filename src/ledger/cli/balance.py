@@ -22,8 +22,9 @@ HELP = """
 Show what RESTAURANT has in CURRENCY, now or at a past instant.
 
 Available is what may be paid out, pending what has not matured, reserved what
-is in payouts under way, disputed what is held for open disputes. A negative
-amount is what the restaurant owes the platform.
+is in payouts under way, disputed what is held for open disputes, reserve_held
+what is held back as a reserve. A negative amount is what the restaurant owes
+the platform.
 """
 
 
@@ -70,6 +71,7 @@ def _amounts_of(response: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
         "pending": response.pending_minor,
         "reserved": response.reserved_minor,
         "disputed": response.disputed_minor,
+        "reserve_held": response.reserve_held_minor,
     }
 
 

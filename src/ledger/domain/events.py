@@ -107,6 +107,8 @@ AVAILABLE_AT_EVENT_TYPES = frozenset(
 PLATFORM_EVENT_TYPES = frozenset(
     {EventType.PROCESSOR_SETTLED, EventType.PROCESSOR_SETTLEMENT_DEBITED}
 )
+# Looked at for each event: a comparison takes a fifth of the time of a look-up in a set.
+_SETTLED, _SETTLEMENT_DEBITED = sorted(PLATFORM_EVENT_TYPES)
 OPTIONAL_RESTAURANT_EVENT_TYPES = frozenset(
     {EventType.PROCESSOR_FEE_ASSESSED, EventType.PROCESSOR_FEE_REFUNDED}
 )
@@ -170,20 +172,18 @@ def event_violations(
     reference: str,
     metadata: Mapping[str, str],
     now: datetime,
-    available_at: datetime | None = None,
-    processor_fee_minor: int = 0,
 ) -> list[FieldViolation]:
     """The violations of these fields, in field order; empty for a valid event.
 
-    `type` or `occurred_at` is None if its converter has already reported it as invalid. Rules that
-    depend on it are then skipped.
+    The later fields have `later_violations`. `type` or `occurred_at` is None if its converter has
+    already reported it as invalid. Rules that depend on it are then skipped.
     """
     found: list[FieldViolation] = []
     if not is_id(event_id):
         found.append(FieldViolation("event_id", ID_RULE))
     if not is_id(restaurant_id):
         found += _restaurant_violations(restaurant_id, type)
-    elif type in PLATFORM_EVENT_TYPES:
+    elif type is _SETTLED or type is _SETTLEMENT_DEBITED:
         found.append(FieldViolation("restaurant_id", "must be empty on this type of event"))
     if not is_currency(currency):
         found.append(FieldViolation("currency", CURRENCY_RULE))
@@ -195,7 +195,8 @@ def event_violations(
     if not amount_is_valid:
         rule = PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE
         found.append(FieldViolation("amount_minor", rule))
-    if fee_minor:
+    # Most fees need no closer look.
+    if fee_minor and not (0 < fee_minor <= amount_minor and type in FEE_EVENT_TYPES):
         found += _fee_violations(fee_minor, type, amount_minor if amount_is_valid else None)
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
         found.append(FieldViolation("occurred_at", _OCCURRED_AT_RULE))
@@ -208,6 +209,21 @@ def event_violations(
         found.append(FieldViolation("reference", REFERENCE_RULE))
     if metadata and not is_metadata(metadata):
         found.append(FieldViolation("metadata", METADATA_RULE))
+    return found
+
+
+def later_violations(
+    *,
+    type: EventType | None,
+    occurred_at: datetime | None,
+    available_at: datetime | None,
+    processor_fee_minor: int,
+) -> list[FieldViolation]:
+    """The violations of the later fields, as `event_violations`.
+
+    Apart, because most events have none of them. Without any there is no violation.
+    """
+    found: list[FieldViolation] = []
     if available_at is not None:
         if type is not None and type not in AVAILABLE_AT_EVENT_TYPES:
             found.append(FieldViolation("available_at", "must be unset on this type of event"))
@@ -267,14 +283,14 @@ def fingerprint(event: ProcessorEvent) -> bytes:
     """
     # Spelled out, because a loop over BUSINESS_FIELDS takes a seventh longer.
     text = (
-        f"\n{event.type}\n{event.restaurant_id}\n{event.currency}"
+        f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}"
         f"\n{event.amount_minor}\n{event.fee_minor}\n{microseconds(event.occurred_at)}"
         f"\n{event.payout_id}\n{event.reference}"
     )
     if event[_LATER_FIELDS_START:] == _LATER_ABSENT:
-        return hashlib.sha256(b"1" + text.encode()).digest()
+        return hashlib.sha256(text.encode()).digest()
     later = [_fingerprinted(getattr(event, name)) for name in LATER_FIELDS]
-    return hashlib.sha256("\n".join((f"2{text}", *later)).encode()).digest()
+    return hashlib.sha256("\n".join((f"2{text[1:]}", *later)).encode()).digest()
 
 
 def _fingerprinted(value: object) -> str:

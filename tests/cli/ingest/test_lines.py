@@ -52,6 +52,26 @@ def test_line_becomes_an_event() -> None:
     assert format_instant(event.occurred_at) == "2025-12-01T10:00:00Z"
 
 
+def test_line_has_what_the_processor_says_of_time_and_cost() -> None:
+    """When the money is available, and what the processor charged the platform."""
+    event = parse_event_line(
+        line_of(available_at="2025-12-08T10:00:00Z", processor_fee=420, metadata=None)
+    )
+    assert format_instant(event.available_at) == "2025-12-08T10:00:00Z"
+    assert event.processor_fee_minor == 420
+    assert not parse_event_line(line_of()).HasField("available_at")
+    assert violations_of(line_of(available_at="soon", processor_fee=1.5)).keys() == {
+        "available_at",
+        "processor_fee",
+    }
+
+
+@pytest.mark.parametrize("event_type", ["processor_settled", "PROCESSOR_FEE_ASSESSED"])
+def test_event_of_the_platform_needs_no_restaurant(event_type: str) -> None:
+    line = line_of(event_type=event_type, restaurant_id=..., fee=...)
+    assert parse_event_line(line).restaurant_id == ""
+
+
 @pytest.mark.parametrize("number", [number for number in ledger_pb2.EventType.values() if number])
 def test_each_type_has_three_spellings(number: ledger_pb2.EventType.ValueType) -> None:
     """As the database, as people and as the contract write it, under either name of the field."""

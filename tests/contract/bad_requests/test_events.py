@@ -38,12 +38,13 @@ from support.bad_requests import (
     varint,
     without,
 )
-from support.events import event_message, timestamp, unique
+from support.events import OCCURRED_AT, event_message, timestamp, unique
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
+from ledger.v1.ledger_pb2 import EventType
 
 
 def instant_accepted(seconds: int, nanos: int = 0) -> Case:
@@ -110,6 +111,17 @@ def bad_events() -> Iterator[tuple[str, Case]]:
         "ADJUSTMENT_DEBITED",
         "DISPUTE_WON",
         "DISPUTE_LOST",
+        "REFUND_FAILED",
+        "FEE_REFUNDED",
+        "DISPUTE_FEE_REFUNDED",
+        "PROCESSOR_FEE_ASSESSED",
+        "PROCESSOR_FEE_REFUNDED",
+        "TAX_WITHHELD",
+        "TAX_WITHHOLDING_REVERSED",
+        "RESERVE_HELD",
+        "RESERVE_RELEASED",
+        "TOP_UP_RECEIVED",
+        "DEBT_WRITTEN_OFF",
     ):
         number = ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}")
         yield f"fee-on-{name}", event_case("fee_minor", type=number, fee_minor=1)
@@ -141,6 +153,68 @@ def bad_events() -> Iterator[tuple[str, Case]]:
         yield f"reference-{name}", event_case("reference", reference=text)
     for name, metadata in bad_metadata():
         yield f"metadata-{name}", event_case("metadata", metadata=metadata)
+
+
+def bad_terms() -> Iterator[tuple[str, Case]]:
+    """What the processor says of time and cost, and events without a restaurant."""
+    types = {name.removeprefix("EVENT_TYPE_"): number for name, number in EventType.items()}
+    taking_time = {"CHARGE_SUCCEEDED", "REFUND_SUCCEEDED", "CHARGE_REVERSED", "TAX_WITHHELD"}
+    costing = {"CHARGE_SUCCEEDED", "REFUND_SUCCEEDED", "DISPUTE_OPENED"}
+    of_platform = {"PROCESSOR_SETTLED", "PROCESSOR_SETTLEMENT_DEBITED"}
+    without_restaurant = of_platform | {"PROCESSOR_FEE_ASSESSED", "PROCESSOR_FEE_REFUNDED"}
+    for name, number in types.items():
+        if "PAYOUT" in name or name == "UNSPECIFIED":
+            continue
+        place = "" if name in of_platform else "res_001"
+        if name not in taking_time:
+            yield (
+                f"available_at-on-{name}",
+                event_case(
+                    "available_at", type=number, restaurant_id=place, available_at=OCCURRED_AT
+                ),
+            )
+        if name not in costing:
+            yield (
+                f"processor_fee-on-{name}",
+                event_case(
+                    "processor_fee_minor", type=number, restaurant_id=place, processor_fee_minor=1
+                ),
+            )
+        if name not in without_restaurant:
+            yield (
+                f"no-restaurant-on-{name}",
+                event_case("restaurant_id", type=number, restaurant_id=""),
+            )
+    for name in sorted(of_platform):
+        yield f"restaurant-on-{name}", event_case("restaurant_id", type=types[name])
+    yield (
+        "restaurant-malformed-on-a-cost",
+        event_case("restaurant_id", type=types["PROCESSOR_FEE_ASSESSED"], restaurant_id="a b"),
+    )
+    for name, instant in {
+        "before-occurred_at": OCCURRED_AT - timedelta(microseconds=1),
+        "401-days-later": OCCURRED_AT + timedelta(days=401),
+        "just-above-400-days": OCCURRED_AT + timedelta(days=400, microseconds=1),
+        "year-1": datetime(1, 1, 1, tzinfo=UTC),
+        "year-9999": datetime(9999, 12, 31, tzinfo=UTC),
+    }.items():
+        yield f"available_at-{name}", event_case("available_at", available_at=instant)
+    for seconds, nanos in ((INT64_MAX, 0), (INT64_MIN, 0), (YEAR_2000, -1), (YEAR_2000, 10**9)):
+        event = event_message()
+        event.available_at.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+        yield (
+            f"available_at-{seconds}-{nanos}",
+            Case("IngestEvent", ingest(event), fields=("event.available_at",)),
+        )
+    for fee in (-1, INT64_MIN, AMOUNT_CAP + 1, INT64_MAX):
+        yield (
+            f"processor_fee-{fee}",
+            event_case("processor_fee_minor", processor_fee_minor=fee),
+        )
+        yield (
+            f"dispute-fee-{fee}",
+            event_case("fee_minor", type=types["DISPUTE_OPENED"], amount_minor=1, fee_minor=fee),
+        )
 
 
 def bad_instants() -> Iterator[tuple[str, Case]]:
@@ -179,6 +253,23 @@ def accepted_requests() -> Iterator[tuple[str, Case]]:
     yield "cap", accepted(amount_minor=AMOUNT_CAP)
     yield "fee-is-the-amount", accepted(amount_minor=10_000, fee_minor=10_000)
     yield "fee-is-the-amount-at-the-cap", accepted(amount_minor=AMOUNT_CAP, fee_minor=AMOUNT_CAP)
+    yield "available-as-it-occurred", accepted(available_at=OCCURRED_AT)
+    yield "available-400-days-later", accepted(available_at=OCCURRED_AT + timedelta(days=400))
+    yield "processor-fee-above-the-amount", accepted(amount_minor=1, processor_fee_minor=AMOUNT_CAP)
+    yield (
+        "dispute-fee-above-the-amount",
+        accepted(
+            type=EventType.Value("EVENT_TYPE_DISPUTE_OPENED"), amount_minor=1, fee_minor=1_500
+        ),
+    )
+    yield (
+        "settlement",
+        accepted(type=EventType.Value("EVENT_TYPE_PROCESSOR_SETTLED"), restaurant_id=""),
+    )
+    yield (
+        "cost-of-the-platform",
+        accepted(type=EventType.Value("EVENT_TYPE_PROCESSOR_FEE_ASSESSED"), restaurant_id=""),
+    )
     for name in ("REFUND_SUCCEEDED", "DISPUTE_OPENED"):
         yield (
             f"fee-on-{name}",
@@ -341,7 +432,7 @@ async def test_event_that_only_the_database_rejects_fails_no_other(
     assert await ledger.query("SELECT count(*) FROM processor_events") == [(9,)]
 
 
-@pytest.mark.parametrize("case", params(bad_events(), bad_instants()))
+@pytest.mark.parametrize("case", params(bad_events(), bad_terms(), bad_instants()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case
 ) -> None:

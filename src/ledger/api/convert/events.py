@@ -22,7 +22,13 @@ from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestS
 from ledger.application.ports.events import StoredEntry, StoredEvent
 from ledger.application.preview_event import EventPreview
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, event_violations
+from ledger.domain.events import (
+    EVENT_FIELDS,
+    EventType,
+    ProcessorEvent,
+    event_violations,
+    later_violations,
+)
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import (
     EventTypeUnknown,
@@ -131,9 +137,14 @@ def decode_event(
         reference=reference,
         metadata=metadata,
         now=now,
-        available_at=available_at,
-        processor_fee_minor=processor_fee_minor,
     )
+    if available_at is not None or processor_fee_minor:
+        violations += later_violations(
+            type=event_type,
+            occurred_at=occurred_at,
+            available_at=available_at,
+            processor_fee_minor=processor_fee_minor,
+        )
     if violations or event_type is None or occurred_at is None:
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
         raise InvalidRequest(

@@ -11,7 +11,11 @@ from ledger.cli.ingest.fields import (
     read_minor,
     read_text,
 )
-from ledger.domain.events import PAYOUT_EVENT_TYPES
+from ledger.domain.events import (
+    OPTIONAL_RESTAURANT_EVENT_TYPES,
+    PAYOUT_EVENT_TYPES,
+    PLATFORM_EVENT_TYPES,
+)
 from ledger.v1 import ledger_pb2
 
 _TYPE_PREFIX = "EVENT_TYPE_"
@@ -22,6 +26,10 @@ _TYPE_BY_SPELLING = {
     for name, number in ledger_pb2.EventType.items()
     if number
     for spelling in (name, name.removeprefix(_TYPE_PREFIX), name.removeprefix(_TYPE_PREFIX).lower())
+}
+_PLATFORM_EVENT_TYPES = {
+    _TYPE_BY_SPELLING[event_type.value]
+    for event_type in PLATFORM_EVENT_TYPES | OPTIONAL_RESTAURANT_EVENT_TYPES
 }
 _PAYOUT_EVENT_TYPES = {_TYPE_BY_SPELLING[event_type.value] for event_type in PAYOUT_EVENT_TYPES}
 
@@ -34,9 +42,10 @@ def parse_event_line(
     Takes a missing reference from `metadata.payment_id`, and the missing payout id of a payout
     event from `metadata.payout_id`. Raises InvalidLine with all violations of the line's fields.
     """
-    values = read_fields(
-        parse_object(line), _FIELDS, "an event", ignore_unknown_fields=ignore_unknown_fields
-    )
+    members = parse_object(line)
+    types = [_TYPE_BY_SPELLING.get(str(members.get(name))) for name in _FIELDS["type"].names]
+    fields = _FIELDS_OF_PLATFORM if _PLATFORM_EVENT_TYPES.intersection(types) else _FIELDS
+    values = read_fields(members, fields, "an event", ignore_unknown_fields=ignore_unknown_fields)
     metadata = values["metadata"] or {}
     payout_id = values["payout_id"]
     if not payout_id and values["type"] in _PAYOUT_EVENT_TYPES:
@@ -52,6 +61,8 @@ def parse_event_line(
         payout_id=payout_id,
         reference=values["reference"] or metadata.get("payment_id", ""),
         metadata=metadata,
+        available_at=values["available_at"],
+        processor_fee_minor=values["processor_fee_minor"],
     )
 
 
@@ -78,4 +89,10 @@ _FIELDS = {
     "payout_id": Field(("payout_id",), read_text),
     "reference": Field(("reference",), read_text),
     "metadata": Field(("metadata",), read_metadata),
+    "available_at": Field(("available_at", "available_on"), read_instant),
+    "processor_fee_minor": Field(
+        ("processor_fee", "processor_fee_cents", "processor_fee_minor"), read_minor
+    ),
 }
+# Events that may belong to the platform.
+_FIELDS_OF_PLATFORM = _FIELDS | {"restaurant_id": Field(("restaurant_id",), read_text)}

@@ -43,18 +43,22 @@ _POSTING_RULES = list(
     dict.fromkeys(rule for rules in EVENT_POSTING_RULES.values() for rule in rules)
 )
 _RULE_NUMBERS = {rule: number for number, rule in enumerate(_POSTING_RULES, start=1)}
-# Which amount of an event an entry takes, by its place in a tuple of them.
-_AMOUNT_PLACES = {Amount.AMOUNT: 0, Amount.FEE: 1, Amount.PROCESSOR_FEE: 2}
-# The numbers of the rules of an event, and the place of the amount that each takes: by the type of
-# the event, whether it has a fee, and whether it has a processor's fee.
+# The numbers of the rules of an event, and whether each takes the event's amount, or else its fee:
+# by the type of the event and whether it has a fee.
 _ENTRY_RULES = {
-    (event_type, has_fee, has_processor_fee): [
-        (_RULE_NUMBERS[rule], _AMOUNT_PLACES[rule.amount])
-        for rule in rules_of(event_type, has_fee=has_fee, has_processor_fee=has_processor_fee)
+    (event_type, has_fee): [
+        (_RULE_NUMBERS[rule], rule.amount is Amount.AMOUNT)
+        for rule in rules_of(event_type, has_fee=has_fee)
     ]
     for event_type in EVENT_POSTING_RULES
     for has_fee in (False, True)
-    for has_processor_fee in (False, True)
+}
+# The number of the rule that an event's processor's fee posts by. It comes after all others.
+_PROCESSOR_FEE_RULE = {
+    event_type: _RULE_NUMBERS[rule]
+    for event_type, rules in EVENT_POSTING_RULES.items()
+    for rule in rules
+    if rule.amount is Amount.PROCESSOR_FEE
 }
 
 
@@ -269,7 +273,7 @@ def insert_statement(
     last_entries: list[int] = []
     rules: list[int] = []
     amounts: list[int] = []
-    for event_type, *minors in zip(
+    for event_type, amount_minor, fee_minor, processor_fee_minor in zip(
         fields["type"],
         fields["amount_minor"],
         fields["fee_minor"],
@@ -277,9 +281,12 @@ def insert_statement(
         strict=True,
     ):
         first_entries.append(len(rules) + 1)
-        for rule, place in _ENTRY_RULES[event_type, minors[1] > 0, minors[2] > 0]:
+        for rule, takes_amount in _ENTRY_RULES[event_type, fee_minor > 0]:
             rules.append(rule)
-            amounts.append(minors[place])
+            amounts.append(amount_minor if takes_amount else fee_minor)
+        if processor_fee_minor:
+            rules.append(_PROCESSOR_FEE_RULE[event_type])
+            amounts.append(processor_fee_minor)
         last_entries.append(len(rules))
     columns = fields | {
         "fingerprint": [posting.fingerprint for posting in postings],
