@@ -12,6 +12,7 @@ import pytest
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.events import event_message, unique
+from support.locks import until_blocked
 from support.payout_runs import (
     charge_all,
     finished_run,
@@ -28,6 +29,13 @@ from ledger.v1 import ledger_pb2
 CREATED, SUBMITTED = ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_SUBMITTED
 PAID, FAILED = ledger_pb2.PAYOUT_STATE_PAID, ledger_pb2.PAYOUT_STATE_FAILED
 CANCELED = ledger_pb2.PAYOUT_STATE_CANCELED
+# Payouts wait at their commit for the advisory lock 1.
+COMMIT_BEHIND_A_GATE = (
+    "CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'",
+    "CREATE CONSTRAINT TRIGGER payouts_wait_at_the_gate AFTER INSERT ON payouts"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_the_gate()",
+)
 NEW, REPEATED = ledger_pb2.SUBMIT_STATUS_CREATED, ledger_pb2.SUBMIT_STATUS_DUPLICATE
 
 
@@ -42,6 +50,11 @@ async def submit(
 async def cancel(ledger: RunningLedger, payout_id: str) -> ledger_pb2.Payout:
     response = await ledger.stub.CancelPayout(ledger_pb2.CancelPayoutRequest(payout_id=payout_id))
     return response.payout
+
+
+async def cancel_run(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
+    request = ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)
+    return (await ledger.stub.CancelPayoutRun(request)).payout_run
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
@@ -123,6 +136,31 @@ async def test_run_under_way_is_not_submitted(ledger: RunningLedger) -> None:
         "PAYOUT_RUN_UNDER_WAY",
         {"payout_run_id": run.payout_run_id},
     )
+
+
+async def test_submission_of_a_canceled_run_has_what_its_last_page_paid(
+    ledger: RunningLedger,
+) -> None:
+    """A page may be committing while its run is canceled: the list waits for it."""
+    await charge_all(ledger, 3)
+    async with ledger.superuser.begin() as connection:
+        for statement in COMMIT_BEHIND_A_GATE:
+            await connection.exec_driver_sql(statement)
+    async with ledger.superuser.connect() as gate:
+        await gate.exec_driver_sql("SELECT pg_advisory_lock(1)")
+        run = await start_run(ledger)
+        await until_blocked(ledger)
+        canceling = asyncio.create_task(cancel_run(ledger, run.payout_run_id))
+        await until_blocked(ledger, 2)
+        submitting = asyncio.create_task(submit(ledger, "sub_1", payout_run_id=run.payout_run_id))
+        await asyncio.wait([submitting], timeout=1)
+        await gate.exec_driver_sql("SELECT pg_advisory_unlock(1)")
+    canceled = await canceling
+    submission = (await submitting).submission
+    assert (canceled.state, canceled.payouts_created) == (ledger_pb2.PAYOUT_RUN_STATE_CANCELED, 3)
+    assert (submission.payouts_count, list(submission.left_out)) == (3, [])
+    assert {payout.state for payout in await payouts_of(ledger)} == {SUBMITTED}
+    await assert_books_in_order(ledger.database)
 
 
 async def test_named_payouts_are_submitted_all_or_none(ledger: RunningLedger) -> None:

@@ -212,7 +212,9 @@ class PayoutSubmissions(Protocol):
         ...
 
     async def run(self, payout_run_id: UUID) -> tuple[str, PayoutRunState] | None:
-        """The currency and the state of a run, or None."""
+        """The currency and the state of a run, or None. All payouts of a run that has ended are
+        visible then: of a canceled one it waits for pages that are being committed.
+        """
         ...
 
     async def lock_created(self, payout_run_id: UUID, limit: int) -> None:

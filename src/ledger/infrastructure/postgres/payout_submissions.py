@@ -11,6 +11,7 @@ from ledger.domain.payouts import (
     SubmissionCandidate,
     SubmissionRequest,
 )
+from ledger.infrastructure.postgres.payout_runs import WAIT_FOR_PAGES
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds
 
@@ -123,7 +124,13 @@ class PostgresPayoutSubmissions:
 
     async def run(self, payout_run_id: UUID) -> tuple[str, PayoutRunState] | None:
         row = await self._connection.fetchrow(SELECT_RUN, payout_run_id)
-        return None if row is None else (row["currency"], PayoutRunState(row["state"]))
+        if row is None:
+            return None
+        state = PayoutRunState(row["state"])
+        # Pages that were being committed when the run was canceled are part of it.
+        if state is PayoutRunState.CANCELED:
+            await self._connection.fetchval(WAIT_FOR_PAGES, payout_run_id)
+        return row["currency"], state
 
     async def lock_created(self, payout_run_id: UUID, limit: int) -> None:
         await self._connection.fetchval(LOCK_CREATED, payout_run_id, limit)
