@@ -128,7 +128,7 @@ THEMES = {
     ],
     "cli/payouts/test_commands.py": ["cli/payouts"],
     "cli/test_accountants_page.py": ["cli/accounting"],
-    "cli/test_questions_page.py": ["cli/events", "cli/payouts", "cli/report"],
+    "cli/test_questions_page.py": ["cli/events", "cli/payouts", "cli/report.py"],
     "cli/test_credentials.py": ["cli/token.py", "cli/connection.py", "cli/client_settings.py"],
     "cli/test_newer_server.py": [
         "cli/words.py",
