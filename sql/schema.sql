@@ -1583,11 +1583,11 @@ CREATE TABLE processor_events (
     CONSTRAINT processor_events_event_id_check
         CHECK (((event_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(event_id) <= 128))),
     CONSTRAINT processor_events_fee_minor_check
-        CHECK (((fee_minor = 0) OR (((fee_minor >= 1) AND (fee_minor <=
+        CHECK (((fee_minor = 0) OR ((fee_minor >= 1) AND (fee_minor <=
 CASE type
     WHEN 'dispute_opened'::text THEN '1000000000000'::bigint
     ELSE amount_minor
-END)) AND ((type)::fee_event_type IS NOT NULL)))),
+END) AND ((type)::fee_event_type IS NOT NULL)))),
     CONSTRAINT processor_events_fingerprint_check CHECK ((octet_length(fingerprint) = 32)),
     CONSTRAINT processor_events_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT processor_events_occurred_at_check

@@ -154,8 +154,8 @@ $$
 """
 HAS_VALID_TERMS_NAME = "has_valid_terms(text, text, timestamptz, timestamptz, bigint)"
 
-# Table, constraint, the new CHECK, and the one before; empty where there is none. The new ones of
-# constraints that there were let in all that the old ones did.
+# Table, constraint, the new CHECK, and the one before. The new ones let in all that the old ones
+# did. Without BETWEEN in an AND: pg_get_constraintdef() shows parentheses that 0033 would lose.
 CHECKS = (
     (
         "payout_items",
@@ -179,18 +179,10 @@ CHECKS = (
         "processor_events",
         "processor_events_fee_minor_check",
         "fee_minor = 0"
-        " OR (fee_minor BETWEEN 1 AND CASE type WHEN 'dispute_opened' THEN 1000000000000"
+        " OR (fee_minor >= 1 AND fee_minor <= CASE type WHEN 'dispute_opened' THEN 1000000000000"
         " ELSE amount_minor END AND type::fee_event_type IS NOT NULL)",
         "fee_minor = 0"
         " OR (fee_minor BETWEEN 1 AND amount_minor AND type::fee_event_type IS NOT NULL)",
-    ),
-    (
-        "processor_events",
-        "processor_events_terms_check",
-        "(available_at IS NULL AND processor_fee_minor IS NULL AND restaurant_id <> ''"
-        " AND NOT starts_with(type, 'processor_settle'))"
-        " OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor)",
-        "",
     ),
     (
         "ledger_entries",
@@ -207,11 +199,7 @@ def changes_of(table: str, place: int) -> list[str]:
     changes = []
     for of, name, *texts in CHECKS:
         if of == table:
-            if texts[1]:
-                changes.append(f"DROP CONSTRAINT {name}")
-            elif place == 3:
-                changes.append(f"DROP CONSTRAINT {name}")
-                continue
+            changes.append(f"DROP CONSTRAINT {name}")
             changes.append(f"ADD CONSTRAINT {name} CHECK ({texts[place - 2]}) NOT VALID")
     return changes
 
@@ -339,8 +327,16 @@ CREATE TRIGGER ledger_seals_check_events BEFORE INSERT ON ledger_seals
   FOR EACH ROW WHEN (NEW.events_version < 2) EXECUTE FUNCTION check_sealed_events()
 """,
     "ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_check_events",
-    "ALTER TABLE processor_events ADD COLUMN available_at timestamptz,"
-    " ADD COLUMN processor_fee_minor bigint",
+    """
+ALTER TABLE processor_events
+  ADD COLUMN available_at timestamptz,
+  ADD COLUMN processor_fee_minor bigint,
+  ADD CONSTRAINT processor_events_terms_check CHECK (
+    (available_at IS NULL AND processor_fee_minor IS NULL AND restaurant_id <> ''
+     AND NOT starts_with(type, 'processor_settle'))
+    OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor)
+  ) NOT VALID
+""",
     *replaced(2),
     *(f"COMMENT ON {what} IS '{comment}'" for what, comment in COMMENTS),
     *(f"COMMENT ON {what} IS '{comment}'" for what, comment, _ in REWORDED),
@@ -367,12 +363,13 @@ DOWNGRADE = (
     "DROP FUNCTION check_sealed_events()",
     "ALTER TABLE ledger_seals DROP COLUMN events_version",
     *replaced(3),
-    *(
-        f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
-        for table, name, _, before in CHECKS
-        if before
-    ),
-    "ALTER TABLE processor_events DROP COLUMN available_at, DROP COLUMN processor_fee_minor",
+    *(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}" for table, name, _, _ in CHECKS),
+    """
+ALTER TABLE processor_events
+  DROP CONSTRAINT processor_events_terms_check,
+  DROP COLUMN available_at,
+  DROP COLUMN processor_fee_minor
+""",
     f"DROP FUNCTION {HAS_VALID_TERMS_NAME}",
     *domain_words("posting_rule", rule_words(POSTING_RULES)),
     *domain_words("fee_event_type", FEE_EVENT_TYPES),

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
-from support.audited_books import book_events, pay_everything
+from support.audited_books import EARLIER_EVENTS, book_events, pay_and_answer
 from support.audited_payments import ACCOUNTS, pay_between_accounts
 from support.catalog import CATALOG
 from support.events import event_message, unique
@@ -358,7 +358,11 @@ async def test_downgrade_removes_no_books(database: Database, revision: str) -> 
 
 # All that books have which no account or payment is in, and that a migration must keep.
 KEPT = """
-SELECT (SELECT sum(hashtext(v::text)) FROM processor_events AS v),
+SELECT (SELECT sum(hashtext(concat_ws(' ', v.event_id, v.fingerprint, v.transaction_id, v.batch_id,
+                                      v.type, v.restaurant_id, v.currency, v.amount_minor,
+                                      v.fee_minor, v.occurred_at, v.payout_id, v.reference,
+                                      v.metadata, v.recorded_at, v.recorded_txid)))
+        FROM processor_events AS v),
        (SELECT sum(hashtext(concat_ws(' ', e.balance_account_id, e.recorded_txid, e.transaction_id,
                                       e.position, e.entry_type, e.debit_account, e.credit_account,
                                       e.amount_minor, e.available_at, e.occurred_at, e.recorded_at,
@@ -377,13 +381,13 @@ SELECT (SELECT sum(hashtext(v::text)) FROM processor_events AS v),
 async def test_books_without_accounts_go_to_the_revision_before_them_and_back(
     database: Database,
 ) -> None:
-    """Books of revision 0026, with every event and payouts in every state, are upgraded.
+    """Books of revision 0026, with every event and payout that it has, are upgraded.
 
     Nothing of them changes, and the audit finds nothing.
     """
     async with running_ledger(database) as ledger:
-        await book_events(ledger)
-        await pay_everything(ledger)
+        await book_events(ledger, EARLIER_EVENTS)
+        await pay_and_answer(ledger)
     kept = await query(database.migration_url, KEPT)
     assert None not in kept[0]
     assert await migrate_async(database.migration_url, "0026") == (head_revision(), "0026")
