@@ -9,8 +9,10 @@ import pytest
 from support.page_tokens import keyed_token
 from support.violations import violations_of
 
+from ledger.api.convert.event_lists import event_listing
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.convert.paging import PAGE_BYTES_MAX, Listing, Paging, decode_page_size
+from ledger.api.convert.payout_entries import payout_entry_listing
 from ledger.api.convert.payouts import (
     encode_payout_page,
     encode_payout_run_item_page,
@@ -21,7 +23,9 @@ from ledger.api.convert.payouts import (
 )
 from ledger.api.convert.restaurants import RESTAURANT_LISTING, encode_restaurant_page
 from ledger.api.convert.statements import encode_statement_page, statement_listing
+from ledger.application.ports.event_lists import EventPlace, EventQuery
 from ledger.application.ports.pages import CreationPlace, Page
+from ledger.application.ports.payout_entries import PayoutEntryPlace
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.application.ports.statements import (
     StatementMoment,
@@ -56,6 +60,8 @@ STATEMENT = statement_listing(
     StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
 )
 PAYOUTS = payout_listing(PayoutQuery())
+PAYOUT_ENTRIES = payout_entry_listing(ID, frozenset())
+EVENTS = event_listing(EventQuery(None, None, frozenset(), None, None, None, None))
 
 
 def test_page_size_has_a_default_and_a_maximum() -> None:
@@ -82,6 +88,16 @@ def test_tokens_of_restaurants_are_those_of_earlier_servers() -> None:
         (
             PayoutQuery("res_1", frozenset({PayoutState.PAID}), ID),
             ["ListPayouts", "res_1", "PAID", str(ID)],
+        ),
+        (
+            PayoutQuery(
+                states=frozenset({PayoutState.SUBMITTED, PayoutState.CREATED}),
+                currency="PEN",
+                start_at=UNIX_EPOCH,
+                unanswered_since=UNIX_EPOCH,
+                submission_id="sub_1",
+            ),
+            ["ListPayouts", "", "CREATED,SUBMITTED", "", "PEN", "0", "", "0", "sub_1"],
         ),
     ],
 )
@@ -166,6 +182,10 @@ def test_tokens_of_run_items_are_those_of_earlier_servers(
     [
         (RESTAURANT_LISTING, "res_1"),
         (PAYOUTS, CreationPlace(UNIX_EPOCH, ID)),
+        (PAYOUT_ENTRIES, PayoutEntryPlace(None, 900, ID, 3)),
+        (PAYOUT_ENTRIES, PayoutEntryPlace(UNIX_EPOCH, 900, ID, 3)),
+        (EVENTS, EventPlace(900, "evt_1")),
+        (EVENTS, EventPlace(900, "")),
         (
             STATEMENT,
             StatementPlace(
@@ -173,7 +193,10 @@ def test_tokens_of_run_items_are_those_of_earlier_servers(
             ),
         ),
     ],
-    ids=["id", "creation", "statement"],
+    ids=[
+        *("id", "creation", "other entry", "matured entry", "event", "before an instant"),
+        "statement",
+    ],
 )
 def test_list_continues_after_the_place_of_its_token(listing: Listing[Any], place: object) -> None:
     """The first page begins at the start; the last one has no token."""
@@ -217,6 +240,16 @@ def wrong_statements() -> list[tuple[Listing[Any], list[str]]]:
         (PAYOUTS, [str(10**17 + 1), str(ID)]),
         (PAYOUTS, ["0", "x"]),
         (PAYOUTS, ["0", str(ID).upper()]),
+        (PAYOUT_ENTRIES, ["x", "900", str(ID), "3"]),
+        (PAYOUT_ENTRIES, ["", "-1", str(ID), "3"]),
+        (PAYOUT_ENTRIES, ["", str(2**63), str(ID), "3"]),
+        (PAYOUT_ENTRIES, ["", "900", str(ID).upper(), "3"]),
+        (PAYOUT_ENTRIES, ["", "900", str(ID), "0"]),
+        (PAYOUT_ENTRIES, ["", "900", str(ID), str(2**15)]),
+        (EVENTS, ["", "evt_1"]),
+        (EVENTS, ["-1", "evt_1"]),
+        (EVENTS, [str(10**17 + 1), "evt_1"]),
+        (EVENTS, ["0", "a b"]),
         *wrong_statements(),
     ],
 )

@@ -16,11 +16,13 @@ from ledger.api.convert.payouts import (
     decode_payout_run_id,
     decode_payout_run_key,
     decode_payout_run_query,
+    decode_submission_request,
     encode_payout,
     encode_payout_details,
     encode_payout_run,
     encode_payout_run_item,
     encode_run_payouts,
+    encode_submission,
 )
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import UNIX_EPOCH
@@ -28,6 +30,8 @@ from ledger.domain.fields import ID_RULE
 from ledger.domain.money import CURRENCY_RULE
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
+    SUBMISSION_NAMED_MAX,
+    SUBMISSION_PAYOUTS_MAX,
     Payout,
     PayoutDetails,
     PayoutItem,
@@ -37,7 +41,9 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
+    PayoutSubmission,
     SkipReason,
+    SubmissionRequest,
 )
 from ledger.domain.posting_rules import EntryType
 from ledger.limits import RUN_RESTAURANTS_MAX
@@ -265,8 +271,53 @@ def test_query_of_payouts_is_decoded() -> None:
             payout_run_id=UUID_TEXT,
         )
         assert decode_payout_query(request) == PayoutQuery("res_1", frozenset({state}), ID)
-    wrong = ledger_pb2.ListPayoutsRequest(payout_run_id=UUID_TEXT.upper())
-    assert violations_of(decode_payout_query, wrong) == [("payout_run_id", MADE_BY_THE_SERVICE)]
+    request = ledger_pb2.ListPayoutsRequest(
+        states=[ledger_pb2.PAYOUT_STATE_SUBMITTED, ledger_pb2.PAYOUT_STATE_CREATED],
+        currency="PEN",
+        start_at=Timestamp(),
+        end_at=Timestamp(seconds=1),
+        unanswered_since=Timestamp(seconds=2),
+        submission_id="sub_1",
+    )
+    assert decode_payout_query(request) == PayoutQuery(
+        states=frozenset({PayoutState.CREATED, PayoutState.SUBMITTED}),
+        currency="PEN",
+        start_at=UNIX_EPOCH,
+        end_at=UNIX_EPOCH + timedelta(seconds=1),
+        unanswered_since=UNIX_EPOCH + timedelta(seconds=2),
+        submission_id="sub_1",
+    )
+
+
+def test_every_wrong_filter_of_payouts_is_reported() -> None:
+    request = ledger_pb2.ListPayoutsRequest(
+        currency="pen",
+        start_at=Timestamp(nanos=-1),
+        end_at=Timestamp(nanos=10**9),
+        unanswered_since=Timestamp(seconds=-(2**63)),
+        submission_id="a b",
+        payout_run_id=UUID_TEXT.upper(),
+        states=[ledger_pb2.PAYOUT_STATE_PAID, ledger_pb2.PAYOUT_STATE_PAID],
+    )
+    assert violations_of(decode_payout_query, request) == [
+        ("currency", f"{CURRENCY_RULE}, or be empty"),
+        ("start_at", "must be a valid timestamp"),
+        ("end_at", "must be a valid timestamp"),
+        ("unanswered_since", "must be a valid timestamp"),
+        ("submission_id", f"{ID_RULE}, or be empty"),
+        ("states", "must be states, each at most once"),
+        ("payout_run_id", MADE_BY_THE_SERVICE),
+    ]
+    both = ledger_pb2.ListPayoutsRequest(
+        state=ledger_pb2.PAYOUT_STATE_PAID,
+        states=[ledger_pb2.PAYOUT_STATE_PAID],
+        start_at=Timestamp(seconds=1),
+        end_at=Timestamp(),
+    )
+    assert violations_of(decode_payout_query, both) == [
+        ("start_at", "must not be after end_at"),
+        ("states", "must be empty if state is set"),
+    ]
 
 
 def test_outcomes_are_decoded_and_encoded() -> None:
@@ -326,3 +377,99 @@ def test_payout_is_encoded_with_its_items_and_history() -> None:
         created_at=Timestamp(nanos=1000),
         transaction_id=UUID_TEXT,
     )
+
+
+def test_submission_of_a_run_or_of_named_payouts_is_decoded() -> None:
+    of_run = ledger_pb2.SubmitPayoutsRequest(
+        submission_id="sub_1", payout_run_id=UUID_TEXT, payouts_max=SUBMISSION_PAYOUTS_MAX
+    )
+    assert decode_submission_request(of_run) == SubmissionRequest(
+        "sub_1", ID, frozenset(), SUBMISSION_PAYOUTS_MAX
+    )
+    named = ledger_pb2.SubmitPayoutsRequest(
+        submission_id="sub_1",
+        payout_ids=[str(UUID(int=number)) for number in range(SUBMISSION_NAMED_MAX)],
+    )
+    assert decode_submission_request(named) == SubmissionRequest(
+        "sub_1", None, frozenset(map(UUID, named.payout_ids)), 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "violations"),
+    [
+        (
+            {"submission_id": "a b"},
+            [
+                ("submission_id", ID_RULE),
+                ("payout_run_id", "must be set, or payout_ids, but not both"),
+            ],
+        ),
+        (
+            {"payout_run_id": UUID_TEXT, "payout_ids": [UUID_TEXT]},
+            [("payout_run_id", "must be set, or payout_ids, but not both")],
+        ),
+        (
+            {"payout_ids": [UUID_TEXT, "x", UUID_TEXT], "payouts_max": 1},
+            [
+                ("payout_ids[1]", MADE_BY_THE_SERVICE),
+                ("payout_ids", "must name each payout once"),
+                ("payouts_max", "must be 0 without payout_run_id"),
+            ],
+        ),
+        (
+            {"payout_ids": [UUID_TEXT] * (SUBMISSION_NAMED_MAX + 1)},
+            [("payout_ids", f"must be at most {SUBMISSION_NAMED_MAX} ids")],
+        ),
+        (
+            {"payout_run_id": UUID_TEXT, "payouts_max": -1},
+            [("payouts_max", f"must be 0 to {SUBMISSION_PAYOUTS_MAX}")],
+        ),
+        (
+            {"payout_run_id": UUID_TEXT, "payouts_max": SUBMISSION_PAYOUTS_MAX + 1},
+            [("payouts_max", f"must be 0 to {SUBMISSION_PAYOUTS_MAX}")],
+        ),
+        ({"payout_run_id": UUID_TEXT.upper()}, [("payout_run_id", MADE_BY_THE_SERVICE)]),
+        (
+            {"submission_id": "", "payout_run_id": "x", "payouts_max": -1},
+            [
+                ("submission_id", ID_RULE),
+                ("payout_run_id", MADE_BY_THE_SERVICE),
+                ("payouts_max", f"must be 0 to {SUBMISSION_PAYOUTS_MAX}"),
+            ],
+        ),
+    ],
+)
+def test_every_wrong_field_of_a_submission_is_reported(
+    fields: dict[str, Any], violations: list[tuple[str, str]]
+) -> None:
+    request = ledger_pb2.SubmitPayoutsRequest(**({"submission_id": "sub_1"} | fields))
+    assert violations_of(decode_submission_request, request) == violations
+
+
+@pytest.mark.parametrize(
+    ("total", "shown", "is_capped"),
+    [(7, 7, False), (2**63 - 1, 2**63 - 1, False), (2**63, 2**63 - 1, True)],
+)
+def test_submission_is_encoded_field_by_field(total: int, shown: int, is_capped: bool) -> None:
+    submission = PayoutSubmission(
+        "sub_1", ID, 5, "PEN", 2, total, {PayoutState.PAID: 3}, UNIX_EPOCH
+    )
+    expected = ledger_pb2.PayoutSubmission(
+        submission_id="sub_1",
+        payout_run_id=UUID_TEXT,
+        currency="PEN",
+        payouts_count=2,
+        total_amount_minor=shown,
+        is_capped=is_capped,
+        left_out=[ledger_pb2.LeftOutCount(state=ledger_pb2.PAYOUT_STATE_PAID, count=3)],
+        created_at=Timestamp(),
+    )
+    response = encode_submission(submission, is_new=True)
+    assert response.submission == expected
+    assert response.status == ledger_pb2.SUBMIT_STATUS_CREATED
+    assert encode_submission(submission, is_new=False).status == ledger_pb2.SUBMIT_STATUS_DUPLICATE
+
+
+def test_cancellation_names_its_payout() -> None:
+    assert decode_payout_id(ledger_pb2.CancelPayoutRequest(payout_id=UUID_TEXT)) == ID

@@ -280,6 +280,7 @@ def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
         violations.append(FieldViolation("states", "must be empty if state is set"))
     elif len(states) < len(request.states) or not states <= _PAYOUT_STATES.keys():
         violations.append(FieldViolation("states", "must be states, each at most once"))
+    payout_run_id = _decode_optional_uuid("payout_run_id", request.payout_run_id, violations)
     if violations:
         raise InvalidRequest(violations)
     if request.state:
@@ -287,9 +288,7 @@ def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
     return PayoutQuery(
         restaurant_id=request.restaurant_id or None,
         states=frozenset(_PAYOUT_STATES[number] for number in states),
-        payout_run_id=decode_uuid("payout_run_id", request.payout_run_id)
-        if request.payout_run_id
-        else None,
+        payout_run_id=payout_run_id,
         currency=request.currency or None,
         start_at=start_at,
         end_at=end_at,
@@ -334,6 +333,7 @@ def decode_submission_request(request: ledger_pb2.SubmitPayoutsRequest) -> Submi
         violations.append(
             FieldViolation("payout_run_id", "must be set, or payout_ids, but not both")
         )
+    payout_run_id = _decode_optional_uuid("payout_run_id", request.payout_run_id, violations)
     payout_ids: set[UUID] = set()
     if len(request.payout_ids) > SUBMISSION_NAMED_MAX:
         violations.append(
@@ -353,9 +353,6 @@ def decode_submission_request(request: ledger_pb2.SubmitPayoutsRequest) -> Submi
         violations.append(FieldViolation("payouts_max", "must be 0 without payout_run_id"))
     if violations:
         raise InvalidRequest(violations)
-    payout_run_id = (
-        decode_uuid("payout_run_id", request.payout_run_id) if request.payout_run_id else None
-    )
     return SubmissionRequest(
         request.submission_id, payout_run_id, frozenset(payout_ids), request.payouts_max
     )
@@ -380,6 +377,17 @@ def encode_submission(
             created_at=encode_instant(submission.created_at),
         ),
     )
+
+
+def _decode_optional_uuid(field: str, text: str, violations: list[FieldViolation]) -> UUID | None:
+    """The id; None if it is empty or malformed, which adds a violation."""
+    if not text:
+        return None
+    try:
+        return decode_uuid(field, text)
+    except InvalidRequest as error:
+        violations += error.violations
+        return None
 
 
 def _decode_date(message: date_pb2.Date) -> date | None:
