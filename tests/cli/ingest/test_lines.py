@@ -127,6 +127,18 @@ def test_only_whole_numbers_are_money(name: str, written: str) -> None:
     assert "must be a whole number of minor units" in violations_of(line)[name]
 
 
+@pytest.mark.parametrize("name", ["amount_minor", "fee_minor", "processor_fee_minor"])
+def test_numbers_of_the_contract_may_be_in_quotes(name: str) -> None:
+    """As the JSON of the contract has them. Other texts are no numbers, under any name."""
+    other = {"amount": ...} if name == "amount_minor" else {"fee": ...}
+    for written, number in (("1250", 1250), ("-5", -5), ("0", 0), (str(2**63 - 1), 2**63 - 1)):
+        assert getattr(parse_event_line(line_of(**other, **{name: written})), name) == number
+    for written in ("", "12.0", "1e3", "+1", " 1", "1 ", "1_0", "0x1", "\u0661", "--1", "1" * 20):
+        rule = violations_of(line_of(**other, **{name: written}))[name]
+        assert "must be a whole number of minor units" in rule
+    assert violations_of(line_of(**other, **{name: str(2**63)})) == {name: "must fit 64 bits"}
+
+
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "-Infinity"])
 def test_nan_and_infinity_are_no_numbers(written: str) -> None:
     """Python's parser of JSON would accept them."""

@@ -165,6 +165,20 @@ async def test_dry_run_shows_what_would_be_posted(ledger: RunningLedger, tmp_pat
     await assert_books_in_order(ledger.database)
 
 
+async def test_postings_can_be_ingested_from_a_file(ledger: RunningLedger, tmp_path: Path) -> None:
+    """The JSON lines of a dry run are events as `ledger ingest` takes them; what they book is what
+    --post books.
+    """
+    file = write_report(tmp_path, ADYEN_SETTLEMENT)
+    shown = await reconcile(ledger, file, "--post", "--dry-run", "--json")
+    events = write_report(tmp_path, shown.stdout, "postings.jsonl")
+    ingested = await run_command("ingest", events, "--address", ledger.address)
+    assert (ingested.status, ingested.stderr) == (ExitStatus.DONE, "")
+    posted = await reconcile(ledger, file, "--post")
+    assert counts_of(posted.stdout) == {"created": "0", "duplicates": "2", "refused": "0"}
+    await assert_books_in_order(ledger.database)
+
+
 async def test_posting_books_once_what_only_the_report_knows(
     ledger: RunningLedger, tmp_path: Path
 ) -> None:

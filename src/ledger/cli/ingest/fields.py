@@ -4,6 +4,7 @@ Only the server checks whether the message is valid.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import FieldViolation
 
 _MINOR_RULE = "must be a whole number of minor units, written without point, exponent or quotes"
+# No more digits than 64 bits have.
+_QUOTED_NUMBER = re.compile("-?[0-9]{1,19}")
 _METADATA_RULE = "must be an object of strings, numbers, true or false"
 
 
@@ -35,7 +38,11 @@ class InvalidLine(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the message: the names that it may have in a line, and the reader of its value."""
+    """A field of the message: the names that it may have in a line, and the reader of its value.
+
+    Under a name that ends in `_minor`, as the contract has it, a whole number may be in quotes: the
+    JSON of the contract and of this command's output has 64-bit numbers so.
+    """
 
     names: tuple[str, ...]
     read: Callable[[Any], Any]
@@ -118,8 +125,11 @@ def _read_field(field: Field, line: Mapping[str, Any], violations: list[FieldVio
         violations.append(FieldViolation(field.names[0], "is missing"))
     values: dict[str, Any] = {}
     for name in present:
+        value = line[name]
+        if name.endswith("_minor") and isinstance(value, str) and _QUOTED_NUMBER.fullmatch(value):
+            value = int(value)
         try:
-            values[name] = field.read(line[name])
+            values[name] = field.read(value)
         except ValueError as error:
             violations.append(FieldViolation(name, str(error)))
     if not values:
