@@ -150,7 +150,7 @@ async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
 
 class Read:
     """Reads of an event, of the run that has paid it, of the payout, of a payment and of an
-    account.
+    account; and calls that were made before, whose repeats only read.
     """
 
     def __init__(
@@ -159,6 +159,7 @@ class Read:
         event: ledger_pb2.ProcessorEvent,
         run: ledger_pb2.PayoutRun,
         payout_id: str,
+        canceled_payout_id: str,
     ) -> None:
         self._ledger = ledger
         self._requests: dict[str, Message] = {
@@ -176,6 +177,10 @@ class Read:
                 payout_run_id=run.payout_run_id
             ),
             "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
+            "SubmitPayouts": ledger_pb2.SubmitPayoutsRequest(
+                submission_id="sub_read", payout_ids=[payout_id]
+            ),
+            "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=canceled_payout_id),
             "ListPayouts": ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id),
             "GetBalance": ledger_pb2.GetBalanceRequest(
                 restaurant_id=event.restaurant_id, currency=event.currency
@@ -225,6 +230,7 @@ def run_request() -> ledger_pb2.RunPayoutsRequest:
 async def read(ledger: RunningLedger) -> Read:
     event = event_message(restaurant_id="res_paid")
     await send(ledger, event)
+    await send(ledger, event_message(restaurant_id="res_canceled"))
     async with asyncio.timeout(DEADLINE_SECONDS):
         run = (await ledger.stub.RunPayouts(run_request())).payout_run
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
@@ -238,10 +244,17 @@ async def read(ledger: RunningLedger) -> Read:
         await open_account(ledger, account_id, None)
     await ledger.accounts.CreateAccount(ACCOUNT)
     await ledger.payments.AuthorizePayment(PAYMENT)
-    payouts = (
-        await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))
-    ).payouts
-    return Read(ledger, event, run, payouts[0].payout_id)
+    payout_ids = [
+        (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant_id)))
+        .payouts[0]
+        .payout_id
+        for restaurant_id in ("res_paid", "res_canceled")
+    ]
+    read = Read(ledger, event, run, *payout_ids)
+    # The first calls write; later ones return what is stored.
+    for method in ("SubmitPayouts", "CancelPayout"):
+        await read(method)
+    return read
 
 
 FENCED = [
@@ -254,6 +267,8 @@ FENCED = [
     "ListPayoutRunItems",
     "GetPayout",
     "ListPayouts",
+    "SubmitPayouts",
+    "CancelPayout",
     "GetPayment",
     "ListPayments",
     "GetAccount",
