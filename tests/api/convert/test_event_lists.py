@@ -1,6 +1,7 @@
 """Lists of events, as requests and responses have them."""
 
 from datetime import date, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -28,7 +29,7 @@ IDS = [UUID(int=number) for number in range(1, 6)]
 EVERYTHING = EventQuery(None, None, frozenset(), None, None, None, None)
 
 
-def listed(event_id: str, **fields: object) -> ListedEvent:
+def listed(event_id: str, **fields: Any) -> ListedEvent:
     event = processor_event(event_id=event_id, restaurant_id="res_1", **fields)
     stored = StoredEvent(event, b"", str(IDS[0]), IDS[1], UNIX_EPOCH + timedelta(seconds=5))
     return ListedEvent(stored, EventPlace(5_000_000, event_id))
@@ -139,7 +140,7 @@ def test_reference_and_prefix_exclude_each_other() -> None:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_token_is_of_one_query(other: dict[str, object]) -> None:
+def test_token_is_of_one_query(other: dict[str, Any]) -> None:
     """Each filter is part of it."""
     token = Paging(TOKENS, event_listing(EVERYTHING), 1, "").next_page_token(EventPlace(1, "evt"))
     query = EventQuery(
