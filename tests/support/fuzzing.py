@@ -387,7 +387,8 @@ def any_message(chance: random.Random, descriptor: Descriptor) -> Message:
 
 def _value(chance: random.Random, field: FieldDescriptor) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return {_text(chance): _text(chance) for _ in range(chance.choice((0, 1, 3)))}
+        values = field.message_type.fields_by_name["value"]
+        return {_text(chance): _single(chance, values) for _ in range(chance.choice((0, 1, 3)))}
     if field.is_repeated:
         return [_single(chance, field) for _ in range(chance.choice((0, 1, 2, 5)))]
     return _single(chance, field)

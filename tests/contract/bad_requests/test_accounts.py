@@ -24,7 +24,7 @@ from support.bad_requests import (
 from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
-from ledger.v1 import account_pb2
+from ledger.v1 import account_pb2, ledger_pb2
 
 NOT_FOUND = (grpc.StatusCode.NOT_FOUND, "ACCOUNT_NOT_FOUND")
 OVERDRAFT_MAX = 10**15
@@ -160,7 +160,15 @@ def bad_queries() -> Iterator[tuple[str, Case]]:
         "start-after-end",
         entries("start_at", start_at={"seconds": 2}, end_at={"seconds": 1, "nanos": 999_999_999}),
     )
-    for numbers in ([0], [24], [-1], [2**31 - 1], [-(2**31)], [16, 77], [0] * 100_000):
+    for numbers in (
+        [0],
+        [max(ledger_pb2.EntryType.values()) + 1],
+        [-1],
+        [2**31 - 1],
+        [-(2**31)],
+        [16, 77],
+        [0] * 100_000,
+    ):
         yield (
             f"entry_types-{numbers[-1]}-of-{len(numbers)}",
             entries("entry_types", entry_types=numbers),

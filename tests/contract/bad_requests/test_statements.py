@@ -23,6 +23,7 @@ from support.bad_requests import (
 from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
 
 
 def entries_in_an_hour(*paths: str) -> bytes:
@@ -57,7 +58,15 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
             end_at=Timestamp(seconds=1, nanos=999_999_999),
         ),
     )
-    for numbers in ([0], [24], [-1], [2**31 - 1], [-(2**31)], [1, 77], [0] * 100_000):
+    for numbers in (
+        [0],
+        [max(ledger_pb2.EntryType.values()) + 1],
+        [-1],
+        [2**31 - 1],
+        [-(2**31)],
+        [1, 77],
+        [0] * 100_000,
+    ):
         yield (
             f"entry_types-{numbers[-1]}-of-{len(numbers)}",
             entries_case("entry_types", entry_types=numbers),
