@@ -1436,14 +1436,17 @@ SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity,
 FROM processor_events /* new */
 WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
   concat_ws(E'\n',
-            CASE WHEN num_nonnulls(available_at, processor_fee_minor) > 0 THEN 2 ELSE 1 END,
+            CASE WHEN num_nonnulls(available_at, processor_fee_minor, bank_reference, failure_code,
+                                   failure_text) > 0 THEN 2 ELSE 1 END,
             type, restaurant_id, currency, amount_minor, fee_minor,
             trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''),
             reference,
-            CASE WHEN num_nonnulls(available_at, processor_fee_minor) > 0 THEN
+            CASE WHEN num_nonnulls(available_at, processor_fee_minor, bank_reference, failure_code,
+                                   failure_text) > 0 THEN
               concat_ws(E'\n',
                         COALESCE(trim_scale(extract(epoch FROM available_at) * 1000000)::text, ''),
-                        COALESCE(processor_fee_minor, 0)) END), 'UTF8'));
+                        COALESCE(processor_fee_minor, 0), COALESCE(bank_reference, ''),
+                        COALESCE(failure_code, ''), COALESCE(failure_text, '')) END), 'UTF8'));
 
 -- check: events_are_within_limits
 -- scope: new
@@ -1472,6 +1475,16 @@ WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
             OR available_at - occurred_at BETWEEN interval '0' AND interval '400 days'
                AND type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
                             'tax_withheld'))
+       AND (bank_reference IS NULL
+            OR bank_reference ~ '^[ -~]+$' AND octet_length(bank_reference) <= 255
+               AND starts_with(type, 'payout_'))
+       AND (bank_reference IS NOT NULL OR type <> 'payout_referenced')
+       AND (failure_code IS NULL
+            OR failure_code ~ '^[A-Za-z0-9._:-]+$' AND octet_length(failure_code) <= 64
+               AND type = 'payout_failed')
+       AND (failure_text IS NULL
+            OR char_length(failure_text) BETWEEN 1 AND 500 AND failure_text !~ '[\x01-\x1f\x7f-\x9f]'
+               AND type = 'payout_failed')
        AND CASE WHEN restaurant_id = '' THEN
                   type IN ('processor_fee_assessed', 'processor_fee_refunded',
                            'processor_settled', 'processor_settlement_debited')
@@ -2328,6 +2341,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('processor_events', 'processor_events_reference_check', 'f501dfefa5c982172aee312f90e42603'),
     ('processor_events', 'processor_events_terms_check', 'a4d31da5e155b1fea874e7dbe1bbadb5'),
     ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
+    ('processor_events', 'processor_events_words_check', 'e3266f49f4ac2966fd99c97cda862585'),
     ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
     ('restaurants', 'restaurants_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
     ('restaurants', 'restaurants_min_balance_minor_check', '8071861755738cc51ee9bcafdac8218b'),
@@ -2378,6 +2392,9 @@ nullable (table_name, column_name) AS (
     ('payouts', 'retained_before_minor'),
     ('payouts', 'retained_minor'),
     ('processor_events', 'available_at'),
+    ('processor_events', 'bank_reference'),
+    ('processor_events', 'failure_code'),
+    ('processor_events', 'failure_text'),
     ('processor_events', 'payout_id'),
     ('processor_events', 'processor_fee_minor'),
     ('restaurants', 'maturity_days'),
@@ -2541,13 +2558,14 @@ WITH wanted (function_name, digest) AS (
     ('check_payout_move()', 'b9a4609bf8a76b833c8874c59c021f2a'),
     ('check_payout_terms()', '924fd896f96a8357122a69b6906854cf'),
     ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
-    ('check_sealed_events()', '04381545440ab8198c88828a3a30deb1'),
+    ('check_sealed_events()', '575b78d32664fc995f70d5119bfeac00'),
     ('deny_call_removal()', '5695c7e22659713452678afca951cacf'),
     ('deny_change()', '3e5b605e0b7fba14af99bd73338a0e61'),
     ('deny_move()', 'e4924ce01fb4e59d1806af896b3c18b8'),
     ('deny_run_item_removal()', '49e4b80e4842780fdd1c034b6ffcb8ff'),
     ('has_valid_terms(text, text, timestamp with time zone, timestamp with time zone, bigint)',
      'c1ed1b8266d94c8215c236ac1ec7cdd4'),
+    ('has_valid_words(text, text, text, text)', 'f9f089d1f449dd5c495bf1af95dff6d0'),
     ('keep_payout_run_going()', '33791efe2a8db0870c438e18339b427e'),
     ('ledger_clock_at()', 'ddc4b30c5e56a39d41f587dd1daa61df'),
     ('ledger_now()', 'edcb092f46038024d71900e8b1a3c0ee'),
@@ -2844,6 +2862,7 @@ broken AS (
                                                    'seal_without_payments()',
                            'has_valid_terms(text, text, timestamp with time zone, '
                              'timestamp with time zone, bigint)',
+                                                   'has_valid_words(text, text, text, text)',
                                                    'write_payout_run_items(uuid, integer)')
          OR r.rolname IN ('ledger_app', 'ledger_read')
             AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))

@@ -295,9 +295,10 @@ BEGIN
     SELECT FROM processor_events
     WHERE recorded_txid::text::bigint >= NEW.first_txid
       AND recorded_txid::text::bigint < NEW.end_txid
-      AND num_nonnulls(available_at, processor_fee_minor) > 0
+      AND num_nonnulls(available_at, processor_fee_minor, bank_reference, failure_code,
+          failure_text) > 0
   ) THEN
-    RAISE EXCEPTION 'there are events with fields that only servers of revision 0032 and later seal'
+    RAISE EXCEPTION 'there are events with fields that only servers of revision 0037 and later seal'
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   RETURN NEW;
@@ -399,6 +400,31 @@ $_$;
 COMMENT ON FUNCTION has_valid_terms(text, text, timestamp with time zone, timestamp with time zone, bigint) IS
   'Whether an event of this type may have this available_at, this fee of the processor, and this '
   'restaurant or none.';
+
+CREATE FUNCTION has_valid_words(text, text, text, text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $_$
+DECLARE
+  type ALIAS FOR $1;
+  bank_reference ALIAS FOR $2;
+  failure_code ALIAS FOR $3;
+  failure_text ALIAS FOR $4;
+BEGIN
+  RETURN starts_with(type, 'payout_')
+     AND (bank_reference IS NULL
+          OR bank_reference ~ '^[ -~]+$' AND octet_length(bank_reference) <= 255)
+     AND (type = 'payout_failed' OR failure_code IS NULL AND failure_text IS NULL)
+     AND (failure_code IS NULL
+          OR failure_code ~ '^[A-Za-z0-9._:-]+$' AND octet_length(failure_code) <= 64)
+     AND (failure_text IS NULL
+          OR char_length(failure_text) BETWEEN 1 AND 500
+             AND failure_text !~ '[\x01-\x1f\x7f-\x9f]');
+END
+$_$;
+
+COMMENT ON FUNCTION has_valid_words(text, text, text, text) IS
+  'Whether an event of this type may have these words of the bank.';
 
 CREATE FUNCTION keep_payout_run_going() RETURNS trigger
     LANGUAGE plpgsql
@@ -1577,6 +1603,9 @@ CREATE TABLE processor_events (
     recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
     available_at timestamp with time zone,
     processor_fee_minor bigint,
+    bank_reference text,
+    failure_code text,
+    failure_text text,
     CONSTRAINT processor_events_amount_minor_check
         CHECK (((amount_minor >= 1)
         AND ((amount_minor <= '1000000000000'::bigint) OR starts_with(type, 'payout_'::text)))),
@@ -1600,7 +1629,10 @@ END) AND ((type)::fee_event_type IS NOT NULL)))),
         CHECK ((((available_at IS NULL) AND (processor_fee_minor IS NULL)
         AND (restaurant_id <> ''::text) AND (NOT starts_with(type, 'processor_settle'::text)))
         OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor))),
-    CONSTRAINT processor_events_type_check CHECK (((type)::event_type IS NOT NULL))
+    CONSTRAINT processor_events_type_check CHECK (((type)::event_type IS NOT NULL)),
+    CONSTRAINT processor_events_words_check
+        CHECK ((((bank_reference IS NULL) AND (failure_code IS NULL) AND (failure_text IS NULL))
+        OR has_valid_words(type, bank_reference, failure_code, failure_text)))
 );
 
 COMMENT ON TABLE processor_events IS
@@ -1640,6 +1672,12 @@ COMMENT ON COLUMN processor_events.available_at IS
   'say.';
 COMMENT ON COLUMN processor_events.processor_fee_minor IS
   'What the processor charged the platform for it, in minor units; NULL: nothing.';
+COMMENT ON COLUMN processor_events.bank_reference IS
+  'What the bank calls the payout; NULL: it does not say.';
+COMMENT ON COLUMN processor_events.failure_code IS
+  'Why the payout failed, in the bank''s code; NULL: it does not say.';
+COMMENT ON COLUMN processor_events.failure_text IS
+  'Why the payout failed, in the bank''s words; NULL: it does not say.';
 
 CREATE TABLE restaurants (
     restaurant_id text NOT NULL COLLATE pg_catalog."C",
@@ -2228,6 +2266,7 @@ REVOKE ALL ON FUNCTION catch_up_ledger_clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION catch_up_ledger_clock() TO ledger_app;
 GRANT ALL ON FUNCTION has_valid_terms(text, text, timestamp with time zone,
     timestamp with time zone, bigint) TO ledger_app;
+GRANT ALL ON FUNCTION has_valid_words(text, text, text, text) TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_read;
 GRANT ALL ON FUNCTION ledger_clock_at() TO ledger_app;
@@ -2429,6 +2468,9 @@ GRANT INSERT(reference) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(metadata) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(available_at) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(processor_fee_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(bank_reference) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(failure_code) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(failure_text) ON TABLE processor_events TO ledger_app;
 GRANT SELECT ON TABLE restaurants TO ledger_app;
 GRANT SELECT ON TABLE restaurants TO ledger_read;
 GRANT INSERT(restaurant_id) ON TABLE restaurants TO ledger_app;

@@ -43,7 +43,8 @@ PROMISED_FIELDS = {
         "event_id:string type:EventType restaurant_id:string currency:string "
         "amount_minor:int64 fee_minor:int64 "
         f"occurred_at:{TIMESTAMP} payout_id:string reference:string metadata:map<string,string> "
-        f"available_at:{TIMESTAMP} processor_fee_minor:int64"
+        f"available_at:{TIMESTAMP} processor_fee_minor:int64 "
+        "bank_reference:string failure_code:string failure_text:string"
     ),
     "IngestEventRequest": "event:ProcessorEvent",
     "IngestEventResponse": "status:IngestStatus transaction_id:string",
@@ -144,6 +145,7 @@ PROMISED_FIELDS = {
     "GetPayoutResponse": "payout:Payout",
     "Payout": (
         f"submission_id:string submitted_at:{TIMESTAMP} answered_at:{TIMESTAMP} "
+        "bank_reference:string failure_code:string failure_text:string "
         "payout_id:string payout_run_id:string restaurant_id:string currency:string "
         f"amount_minor:int64 as_of:{DATE} state:PayoutState items:*PayoutItem "
         "retained_minor:int64 retained_before_minor:int64"

@@ -11,6 +11,7 @@ from ledger.domain.events import (
     EVENT_FIELDS,
     LATER_FIELDS,
     OCCURRED_AT_MIN,
+    PAYOUT_EVENT_TYPES,
     EventType,
     ProcessorEvent,
     differing_fields,
@@ -34,6 +35,9 @@ OTHER_VALUES: dict[str, Any] = {
     "reference": "pay_1",
     "available_at": datetime(2025, 12, 1, 10, 0, tzinfo=UTC),
     "processor_fee_minor": 1,
+    "bank_reference": "trace 1",
+    "failure_code": "AC04",
+    "failure_text": "account closed",
 }
 
 
@@ -86,10 +90,14 @@ def test_events_with_later_fields_have_their_own_fingerprints() -> None:
             {"available_at": event.occurred_at},
             {"processor_fee_minor": 1},
             {"available_at": event.occurred_at, "processor_fee_minor": 1},
+            {"bank_reference": "a"},
+            {"failure_code": "a"},
+            {"failure_text": "a"},
+            {"bank_reference": "a", "failure_code": "a"},
             {"reference": f"\n{microseconds(event.occurred_at)}\n0"},
         )
     }
-    assert len(found) == 5
+    assert len(found) == 9
 
 
 def test_same_instant_in_another_zone_is_the_same() -> None:
@@ -179,6 +187,46 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"type": EventType.REFUND_SUCCEEDED, "processor_fee_minor": 1}, []),
         ({"type": EventType.CHARGE_REVERSED, "processor_fee_minor": 1}, ["processor_fee_minor"]),
         ({"type": EventType.DISPUTE_WON, "processor_fee_minor": 1}, ["processor_fee_minor"]),
+        ({"bank_reference": "a"}, ["bank_reference"]),
+        ({"failure_code": "a"}, ["failure_code"]),
+        ({"failure_text": "a"}, ["failure_text"]),
+        ({"type": None, "bank_reference": "a", "failure_code": "a", "failure_text": "a"}, []),
+        *(
+            ({"type": type, "payout_id": "payout_1", "bank_reference": "trace 1"}, [])
+            for type in PAYOUT_EVENT_TYPES
+        ),
+        *(
+            (
+                {
+                    "type": type,
+                    "payout_id": "payout_1",
+                    "bank_reference": "a",
+                    "failure_code": "a",
+                    "failure_text": "a",
+                },
+                [] if type is EventType.PAYOUT_FAILED else ["failure_code", "failure_text"],
+            )
+            for type in PAYOUT_EVENT_TYPES
+        ),
+        ({"type": EventType.PAYOUT_REFERENCED, "payout_id": "payout_1"}, ["bank_reference"]),
+        *(
+            ({"type": EventType.PAYOUT_FAILED, "payout_id": "payout_1"} | said, fields)
+            for said, fields in (
+                ({"bank_reference": "~" * 255}, []),
+                ({"bank_reference": "~" * 256}, ["bank_reference"]),
+                ({"bank_reference": "ñ"}, ["bank_reference"]),
+                ({"bank_reference": "a\n"}, ["bank_reference"]),
+                ({"failure_code": "aZ09._:-" * 8}, []),
+                ({"failure_code": "a" * 65}, ["failure_code"]),
+                ({"failure_code": "a b"}, ["failure_code"]),
+                ({"failure_code": "a\n"}, ["failure_code"]),
+                ({"failure_text": "cuenta cerrada: ñ " * 27}, []),
+                ({"failure_text": "ñ" * 500}, []),
+                ({"failure_text": "a" * 501}, ["failure_text"]),
+                ({"failure_text": "a\tb"}, ["failure_text"]),
+                ({"failure_text": "a\x85"}, ["failure_text"]),
+            )
+        ),
         *(
             ({"type": type, "restaurant_id": ""}, [])
             for type in (

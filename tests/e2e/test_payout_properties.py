@@ -65,6 +65,8 @@ class ModelPayout:
     items: dict[str, int]
     state: str = "CREATED"
     is_submitted: bool = False
+    bank_reference: str = ""
+    failure: tuple[str, str] = ("", "")
     got: ledger_pb2.Payout | None = None
     events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
 
@@ -134,6 +136,12 @@ class ModelRestaurant:
         return payout
 
 
+def assert_told(shown: ledger_pb2.Payout, payout: ModelPayout) -> None:
+    """Asserts that the payout shows what the bank said last."""
+    assert shown.bank_reference == payout.bank_reference
+    assert (shown.failure_code, shown.failure_text) == payout.failure
+
+
 class Walk:
     """One walk, in a separate currency."""
 
@@ -149,6 +157,7 @@ class Walk:
             [self.ingest] * 6
             + [self.run] * 4
             + [self.answer] * 4
+            + [self.refer]
             + [self.hand_over] * 2
             + [self.repeat, self.toggle, self.hold, self.keep]
         )
@@ -414,7 +423,7 @@ class Walk:
             return
         paid = self.chance.random() < 0.5
         kind = ledger_pb2.EVENT_TYPE_PAYOUT_PAID if paid else ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
-        event = payout_event(payout.got, kind)
+        event = payout_event(payout.got, kind, **self.said(kind))
         event.occurred_at.FromSeconds(event.occurred_at.seconds + self.chance.randint(0, 2))
         (result,) = await self.ledger.ingest(event)
         moves = {
@@ -439,7 +448,9 @@ class Walk:
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
         payout.state = to
         payout.events.append(event)
+        payout.bank_reference = event.bank_reference or payout.bank_reference
         if not paid:  # a payment that comes after the failure moves no money
+            payout.failure = (event.failure_code, event.failure_text)
             back = "PAYOUT_REVERSAL" if to == "FAILED" else "PAYOUT_RETURN"
             restaurant.moves.append((back, payout.amount_minor, None))
         details = (
@@ -453,6 +464,37 @@ class Walk:
             *([f"payout:{details.payout_id}:submitted"] if payout.is_submitted else []),
             *(event.event_id for event in payout.events),
         ]
+        assert_told(details, payout)
+
+    def said(self, kind: int) -> dict[str, str]:
+        """What the bank says in an event, at random."""
+        said = {"bank_reference": unique("trace")}
+        if kind == ledger_pb2.EVENT_TYPE_PAYOUT_FAILED:
+            said |= {"failure_code": unique("code"), "failure_text": f"devuelto ñ {unique('text')}"}
+        return {name: text for name, text in said.items() if self.chance.random() < 0.6}
+
+    async def refer(self) -> None:
+        """Books a reference of the bank, in whatever state the payout is."""
+        payouts = [payout for each in self.restaurants.values() for payout in each.payouts]
+        if not payouts:
+            return
+        payout = self.chance.choice(payouts)
+        assert payout.got is not None
+        kind = ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED
+        event = payout_event(payout.got, kind, bank_reference=unique("trace"))
+        results = await self.ledger.ingest(event, event)
+        if payout.state == "CANCELED":
+            assert {reason_of(result.error) for result in results} == {"PAYOUT_MOVE_NOT_ALLOWED"}
+            return
+        assert [result.status for result in results] == [
+            ledger_pb2.INGEST_STATUS_CREATED,
+            ledger_pb2.INGEST_STATUS_DUPLICATE,
+        ]
+        payout.bank_reference = event.bank_reference
+        request = ledger_pb2.GetPayoutRequest(payout_id=payout.got.payout_id)
+        details = (await self.ledger.stub.GetPayout(request)).payout
+        assert details.state == STATES[payout.state]
+        assert_told(details, payout)
 
     async def hand_over(self) -> None:
         """Submits a payout to the bank or cancels it, mostly one that is in flight."""

@@ -249,12 +249,18 @@ async def pay_and_answer(ledger: RunningLedger) -> None:
             amount_minor=1,
         ),
     )
+    said = {
+        "bank_reference": "trace 1",
+        "failure_code": "AC04",
+        "failure_text": "Cuenta cerrada: ñ",
+    }
     for answers in ((failed,), (paid, failed), (paid,)):
         run = await finished_run(
             ledger, currency="EUR", as_of=days_ago(2), request_id=unique("run")
         )
         assert run.payouts_created == 1
-        await answer(ledger, "res_p", *answers)
+        await answer(ledger, "res_p", *answers, **(said if answers == (failed,) else {}))
+    await answer(ledger, "res_p", ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED, bank_reference="trace 2")
     await take_snapshots(ledger.engine)
     await make_marks(ledger.engine)
     await ledger.ingest(

@@ -41,6 +41,9 @@ def event_message(
     metadata: Mapping[str, str] | None = None,
     available_at: datetime | None = None,
     processor_fee_minor: int = 0,
+    bank_reference: str = "",
+    failure_code: str = "",
+    failure_text: str = "",
 ) -> ledger_pb2.ProcessorEvent:
     """A valid event as a caller sends it, with a new id unless one is given."""
     return ledger_pb2.ProcessorEvent(
@@ -56,6 +59,9 @@ def event_message(
         metadata=metadata or {},
         available_at=None if available_at is None else timestamp(available_at),
         processor_fee_minor=processor_fee_minor,
+        bank_reference=bank_reference,
+        failure_code=failure_code,
+        failure_text=failure_text,
     )
 
 

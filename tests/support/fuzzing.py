@@ -109,6 +109,15 @@ _EVENT = event_message(
     available_at=OCCURRED_AT,
     processor_fee_minor=2,
 )
+_FAILURE = event_message(
+    ledger_pb2.EVENT_TYPE_PAYOUT_FAILED,
+    event_id="evt_2",
+    restaurant_id="known",
+    payout_id="known",
+    bank_reference="ref",
+    failure_code="AC04",
+    failure_text="closed",
+)
 # The accounts, restaurant and payment of the valid requests.
 KNOWN_ACCOUNTS = [
     account_pb2.CreateAccountRequest(
@@ -204,7 +213,7 @@ def valid_requests(
         **_valid_requests_about_accounts(),
         **_valid_requests_about_payments(),
         "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
-        "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
+        "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _FAILURE]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
         "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1"),
         "PreviewEvent": ledger_pb2.PreviewEventRequest(event=_EVENT),

@@ -152,14 +152,16 @@ def payout_event(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger
     return event_message(type, **(fields | changes))
 
 
-async def answer(ledger: RunningLedger, restaurant_id: str, *kinds: int) -> None:
-    """Books the bank's answers to the restaurant's latest payout, one after the other."""
+async def answer(ledger: RunningLedger, restaurant_id: str, *kinds: int, **said: str) -> None:
+    """Books the bank's answers to the restaurant's latest payout, one after the other, each with
+    what it said.
+    """
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant_id, page_size=1)
     (payout,) = (await ledger.stub.ListPayouts(request)).payouts
     for kind in kinds:
         type_name = ledger_pb2.EventType.Name(kind).lower()  # type: ignore[arg-type]
         event_id = f"evt_{restaurant_id}_{type_name}_{payout.payout_id}"
-        event = payout_event(payout, kind, event_id=event_id)
+        event = payout_event(payout, kind, event_id=event_id, **said)
         (result,) = await ledger.ingest(event)
         if result.status != ledger_pb2.INGEST_STATUS_CREATED:
             raise RuntimeError(result)

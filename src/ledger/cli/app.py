@@ -35,6 +35,7 @@ PAYOUTS = Branch(
         "failed": Leaf(
             "payouts.answers:failed", "Book that the bank refused or returned a payout."
         ),
+        "reference": Leaf("payouts.answers:reference", "Book what the bank calls a payout."),
         "export": Leaf(
             "payouts.export:export", "Write payouts for the bank, or a submission, as CSV."
         ),

@@ -9,12 +9,16 @@ from typing import NamedTuple, cast
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.fields import (
     CLOCK_SKEW_MAX,
+    CODE_RULE,
     ID_RULE,
     METADATA_RULE,
     REFERENCE_RULE,
+    TEXT_RULE,
+    is_code,
     is_id,
     is_metadata,
     is_reference,
+    is_text,
 )
 from ledger.domain.money import (
     AMOUNT_MINOR_MAX,
@@ -137,6 +141,9 @@ class ProcessorEvent(NamedTuple):
     metadata: Mapping[str, str]
     available_at: datetime | None = None
     processor_fee_minor: int = 0
+    bank_reference: str = ""
+    failure_code: str = ""
+    failure_text: str = ""
 
     @property
     def account(self) -> BalanceAccount:
@@ -218,10 +225,14 @@ def later_violations(
     occurred_at: datetime | None,
     available_at: datetime | None,
     processor_fee_minor: int,
+    bank_reference: str,
+    failure_code: str,
+    failure_text: str,
 ) -> list[FieldViolation]:
     """The violations of the later fields, as `event_violations`.
 
-    Apart, because most events have none of them. Without any there is no violation.
+    Apart, because most events have none of them. Without any only a reference of the bank has a
+    violation: it lacks the reference.
     """
     found: list[FieldViolation] = []
     if available_at is not None:
@@ -236,6 +247,28 @@ def later_violations(
             found.append(FieldViolation("processor_fee_minor", _FEE_RULE))
         elif type is not None and type not in PROCESSOR_FEE_EVENT_TYPES:
             found.append(FieldViolation("processor_fee_minor", "must be 0 on this type of event"))
+    if bank_reference or failure_code or failure_text or type is EventType.PAYOUT_REFERENCED:
+        found += _bank_violations(type, bank_reference, failure_code, failure_text)
+    return found
+
+
+def _bank_violations(
+    type: EventType | None, bank_reference: str, failure_code: str, failure_text: str
+) -> list[FieldViolation]:
+    """Of what a bank says about a payout."""
+    found: list[FieldViolation] = []
+    empty = "must be empty on this type of event"
+    if type is EventType.PAYOUT_REFERENCED and not bank_reference:
+        found.append(FieldViolation("bank_reference", "must be set on this type of event"))
+    elif not is_reference(bank_reference):
+        found.append(FieldViolation("bank_reference", REFERENCE_RULE))
+    elif bank_reference and type is not None and type not in PAYOUT_EVENT_TYPES:
+        found.append(FieldViolation("bank_reference", empty))
+    may_fail = type is None or type is EventType.PAYOUT_FAILED
+    if failure_code and not (may_fail and is_code(failure_code)):
+        found.append(FieldViolation("failure_code", CODE_RULE if may_fail else empty))
+    if failure_text and not (may_fail and is_text(failure_text)):
+        found.append(FieldViolation("failure_text", TEXT_RULE if may_fail else empty))
     return found
 
 

@@ -137,7 +137,8 @@ class Payout:
 
     `submission_id` is the submission that has it. `submitted_at` and `answered_at` are when the
     event was recorded that submitted it, and the bank's latest answer. All are None if there is no
-    such thing, or if the payout was read only to move it.
+    such thing, or if the payout was read only to move it; `bank_reference`, the latest that an
+    event has, and the failure's code and text are then empty.
     """
 
     payout_id: UUID
@@ -155,6 +156,9 @@ class Payout:
     submission_id: str | None = None
     submitted_at: datetime | None = None
     answered_at: datetime | None = None
+    bank_reference: str = ""
+    failure_code: str = ""
+    failure_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +212,17 @@ class PayoutItem:
 
 @dataclass(frozen=True, slots=True)
 class PayoutMove:
-    """One move of a payout. `event_id` is None for its creation, which no event causes."""
+    """One move of a payout. `event_id` is None for its creation, which no event causes. The last
+    three are those of the event.
+    """
 
     state: PayoutState
     recorded_at: datetime
     event_id: str | None
     transaction_id: UUID
+    bank_reference: str = ""
+    failure_code: str = ""
+    failure_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +234,9 @@ class PayoutEvent:
     transaction_id: UUID
     recorded_at: datetime
     entry_type: EntryType | None
+    bank_reference: str = ""
+    failure_code: str = ""
+    failure_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +339,17 @@ def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
         else:
             raise ValueError(f"no move of a payout in state {before} fits its other events")
         left.remove(event)
-        moves.append(PayoutMove(state, event.recorded_at, event.event_id, event.transaction_id))
+        moves.append(
+            PayoutMove(
+                state,
+                event.recorded_at,
+                event.event_id,
+                event.transaction_id,
+                event.bank_reference,
+                event.failure_code,
+                event.failure_text,
+            )
+        )
     return moves
 
 

@@ -128,7 +128,9 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     once.
     """
     EVENT_TYPE_PAYOUT_REFERENCED: _EventType.ValueType  # 27
-    """The bank named its reference of a payout, for example a trace id. Moves and posts nothing."""
+    """The bank named its reference of a payout, for example a trace id, in `bank_reference`. May come
+    several times and in every state but CANCELED. Moves and posts nothing.
+    """
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened at the payment processor. This enum grows: expect values that you do not know."""
@@ -207,7 +209,9 @@ EVENT_TYPE_PAYOUT_CANCELED: EventType.ValueType  # 26
 once.
 """
 EVENT_TYPE_PAYOUT_REFERENCED: EventType.ValueType  # 27
-"""The bank named its reference of a payout, for example a trace id. Moves and posts nothing."""
+"""The bank named its reference of a payout, for example a trace id, in `bank_reference`. May come
+several times and in every state but CANCELED. Moves and posts nothing.
+"""
 
 class _IngestStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -719,6 +723,9 @@ class ProcessorEvent(message.Message):
     METADATA_FIELD_NUMBER: builtins.int
     AVAILABLE_AT_FIELD_NUMBER: builtins.int
     PROCESSOR_FEE_MINOR_FIELD_NUMBER: builtins.int
+    BANK_REFERENCE_FIELD_NUMBER: builtins.int
+    FAILURE_CODE_FIELD_NUMBER: builtins.int
+    FAILURE_TEXT_FIELD_NUMBER: builtins.int
     event_id: builtins.str
     """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. Each id is
     booked once.
@@ -757,6 +764,18 @@ class ProcessorEvent(message.Message):
     only on charges, refunds and opened disputes. The platform bears it: what the restaurant is
     owed does not change.
     """
+    bank_reference: builtins.str
+    """What the bank calls the payout, for example a trace id: at most 255 printable ASCII characters;
+    default empty. Only on payout events, and required on EVENT_TYPE_PAYOUT_REFERENCED.
+    """
+    failure_code: builtins.str
+    """Why the payout failed, in the bank's code: 1 to 64 characters of [A-Za-z0-9._:-], or empty. Only
+    on EVENT_TYPE_PAYOUT_FAILED.
+    """
+    failure_text: builtins.str
+    """The same in the bank's words: at most 500 characters, none of them a control character; default
+    empty. Only on EVENT_TYPE_PAYOUT_FAILED.
+    """
     @builtins.property
     def occurred_at(self) -> timestamp_pb2.Timestamp:
         """When it happened, by the processor's clock: 2000-01-01 to 5 minutes from now. Required. A
@@ -792,10 +811,13 @@ class ProcessorEvent(message.Message):
         metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
         available_at: timestamp_pb2.Timestamp | None = ...,
         processor_fee_minor: builtins.int = ...,
+        bank_reference: builtins.str = ...,
+        failure_code: builtins.str = ...,
+        failure_text: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["available_at", b"available_at", "occurred_at", b"occurred_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "available_at", b"available_at", "currency", b"currency", "event_id", b"event_id", "fee_minor", b"fee_minor", "metadata", b"metadata", "occurred_at", b"occurred_at", "payout_id", b"payout_id", "processor_fee_minor", b"processor_fee_minor", "reference", b"reference", "restaurant_id", b"restaurant_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "available_at", b"available_at", "bank_reference", b"bank_reference", "currency", b"currency", "event_id", b"event_id", "failure_code", b"failure_code", "failure_text", b"failure_text", "fee_minor", b"fee_minor", "metadata", b"metadata", "occurred_at", b"occurred_at", "payout_id", b"payout_id", "processor_fee_minor", b"processor_fee_minor", "reference", b"reference", "restaurant_id", b"restaurant_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2469,6 +2491,9 @@ class Payout(message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     TRANSACTION_ID_FIELD_NUMBER: builtins.int
     SUBMISSION_ID_FIELD_NUMBER: builtins.int
+    BANK_REFERENCE_FIELD_NUMBER: builtins.int
+    FAILURE_CODE_FIELD_NUMBER: builtins.int
+    FAILURE_TEXT_FIELD_NUMBER: builtins.int
     SUBMITTED_AT_FIELD_NUMBER: builtins.int
     ANSWERED_AT_FIELD_NUMBER: builtins.int
     RETAINED_MINOR_FIELD_NUMBER: builtins.int
@@ -2489,6 +2514,14 @@ class Payout(message.Message):
     """The transaction id of its reserve."""
     submission_id: builtins.str
     """The submission that has it. Empty if none does."""
+    bank_reference: builtins.str
+    """What the bank calls it: the `bank_reference` of the event that was recorded last of those that
+    have one. Empty if none has.
+    """
+    failure_code: builtins.str
+    """The `failure_code` of the PAYOUT_FAILED that was booked. Empty if there is none."""
+    failure_text: builtins.str
+    """The `failure_text` of the PAYOUT_FAILED that was booked. Empty if there is none."""
     retained_minor: builtins.int
     """What this payout counted and left in the account, in minor units, 0 or more: the minimum of the
     restaurant's profile, and what debits that matured after the cut-off had taken.
@@ -2546,6 +2579,9 @@ class Payout(message.Message):
         created_at: timestamp_pb2.Timestamp | None = ...,
         transaction_id: builtins.str = ...,
         submission_id: builtins.str = ...,
+        bank_reference: builtins.str = ...,
+        failure_code: builtins.str = ...,
+        failure_text: builtins.str = ...,
         submitted_at: timestamp_pb2.Timestamp | None = ...,
         answered_at: timestamp_pb2.Timestamp | None = ...,
         retained_minor: builtins.int = ...,
@@ -2553,7 +2589,7 @@ class Payout(message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["answered_at", b"answered_at", "as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "answered_at", b"answered_at", "as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "retained_before_minor", b"retained_before_minor", "retained_minor", b"retained_minor", "state", b"state", "submission_id", b"submission_id", "submitted_at", b"submitted_at", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_minor", b"amount_minor", "answered_at", b"answered_at", "as_of", b"as_of", "bank_reference", b"bank_reference", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "failure_code", b"failure_code", "failure_text", b"failure_text", "history", b"history", "items", b"items", "payout_id", b"payout_id", "payout_run_id", b"payout_run_id", "restaurant_id", b"restaurant_id", "retained_before_minor", b"retained_before_minor", "retained_minor", b"retained_minor", "state", b"state", "submission_id", b"submission_id", "submitted_at", b"submitted_at", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2593,12 +2629,21 @@ class PayoutMove(message.Message):
     RECORDED_AT_FIELD_NUMBER: builtins.int
     EVENT_ID_FIELD_NUMBER: builtins.int
     TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    BANK_REFERENCE_FIELD_NUMBER: builtins.int
+    FAILURE_CODE_FIELD_NUMBER: builtins.int
+    FAILURE_TEXT_FIELD_NUMBER: builtins.int
     state: PayoutState.ValueType
     """The state it moved to."""
     event_id: builtins.str
     """The event that moved it. Empty for its creation."""
     transaction_id: builtins.str
     """The transaction id of the entries that the move posted."""
+    bank_reference: builtins.str
+    """The `bank_reference` of the event."""
+    failure_code: builtins.str
+    """The `failure_code` of the event."""
+    failure_text: builtins.str
+    """The `failure_text` of the event."""
     @builtins.property
     def recorded_at(self) -> timestamp_pb2.Timestamp:
         """When it moved, by the database's clock."""
@@ -2610,10 +2655,13 @@ class PayoutMove(message.Message):
         recorded_at: timestamp_pb2.Timestamp | None = ...,
         event_id: builtins.str = ...,
         transaction_id: builtins.str = ...,
+        bank_reference: builtins.str = ...,
+        failure_code: builtins.str = ...,
+        failure_text: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["event_id", b"event_id", "recorded_at", b"recorded_at", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bank_reference", b"bank_reference", "event_id", b"event_id", "failure_code", b"failure_code", "failure_text", b"failure_text", "recorded_at", b"recorded_at", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,6 +52,9 @@ def test_stored_event_is_encoded_as_it_was_sent(type: EventType) -> None:
         payout_id=UUID_TEXT if type in PAYOUT_EVENT_TYPES else "",
         available_at=OCCURRED_AT if type in AVAILABLE_AT_EVENT_TYPES else None,
         processor_fee_minor=3 if type in PROCESSOR_FEE_EVENT_TYPES else 0,
+        bank_reference="trace ~" if type in PAYOUT_EVENT_TYPES else "",
+        failure_code="AC04" if type is EventType.PAYOUT_FAILED else "",
+        failure_text="cerrada \U0001f600" if type is EventType.PAYOUT_FAILED else "",
         reference="ref ~",
         metadata={"k": "\U0001f600"},
     )

@@ -424,6 +424,38 @@ async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> Non
     await assert_books_in_order(ledger.database)
 
 
+async def test_what_the_bank_says_is_kept_and_shown(ledger: RunningLedger) -> None:
+    """Its reference, which may come later, and why it refused. Each reference is booked once."""
+    payout_id = await only_payout(ledger)
+    paid = await parsed(ledger, "paid", payout_id, "--bank-reference", "trace 1")
+    assert paid["payout"]["bank_reference"] == "trace 1"
+    later = await parsed(ledger, "reference", payout_id, "trace 2")
+    again = await parsed(ledger, "reference", payout_id, "trace 2")
+    assert (later["status"], again["status"]) == ("created", "duplicate")
+    assert again["payout"]["bank_reference"] == "trace 2"
+    assert (later["payout"]["state"], later["event_id"]) == ("paid", again["event_id"])
+    outcome = await command(ledger, "reference", payout_id, "trace 3")
+    assert outcome.stdout.splitlines()[-1] == "bank reference trace 3"
+    why = ("--code", "AC04", "--text", "Cuenta cerrada", "--bank-reference", "trace 4")
+    failed = await parsed(ledger, "failed", payout_id, *why)
+    shown = await parsed(ledger, "show", payout_id)
+    (listed,) = await parsed_lines(ledger, "list")
+    for payout in (failed["payout"], shown, listed):
+        said = [payout[name] for name in ("bank_reference", "failure_code", "failure_text")]
+        assert said == ["trace 4", "AC04", "Cuenta cerrada"]
+    assert [move["bank_reference"] for move in shown["history"]] == [None, "trace 1", "trace 4"]
+    assert (await parsed(ledger, "failed", payout_id, *why))["status"] == "duplicate"
+    other = await command(ledger, "failed", payout_id, "--code", "AC05")
+    assert other.stderr.startswith("error: ALREADY_EXISTS EVENT_ID_REUSED: ")
+    wrong = await command(ledger, "reference", payout_id, "")
+    assert (wrong.status, "event.bank_reference" in wrong.stderr) == (ExitStatus.REFUSED, True)
+    table = (await command(ledger, "show", payout_id)).stdout
+    assert "AC04 Cuenta cerrada" in table
+    assert "trace 4" in table
+    assert "returned AC04" in (await command(ledger, "list")).stdout
+    await assert_books_in_order(ledger.database)
+
+
 async def test_export_has_the_payouts_in_flight(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +554,8 @@ async def test_submission_is_shown_and_payouts_are_canceled(ledger: RunningLedge
         ("run", "PEN", *AS_OF, "--min", "1.50"),
         ("list", "--state", "lost"),
         ("paid",),
+        ("paid", str(uuid4()), "--code", "AC04"),
+        ("reference", str(uuid4())),
         ("paid", str(uuid4()), "--occurred-at", "yesterday"),
         ("export", "--address", "nowhere"),
         ("export", "--currency", "pen"),

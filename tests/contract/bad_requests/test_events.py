@@ -54,6 +54,32 @@ def instant_accepted(seconds: int, nanos: int = 0) -> Case:
     return Case("IngestEvent", ingest(event), OK, None)
 
 
+def bad_words_of_banks() -> Iterator[tuple[str, Case]]:
+    """What a bank cannot say, and what it says where it does not belong."""
+    for name, wrong in (
+        ("bank_reference", ("a" * 256, "a\n", "\0", "ñ")),
+        ("failure_code", ("a" * 65, "a b", "a\n", "ñ", "\0")),
+        ("failure_text", ("a" * 501, "a\tb", "\0", "\x85")),
+    ):
+        for number, text in enumerate(wrong):
+            yield (
+                f"{name}-wrong-{number}",
+                event_case(name, type=PAYOUT_FAILED, payout_id="po_1", **{name: text}),
+            )
+        yield f"{name}-of-a-charge", event_case(name, **{name: "a"})
+    for name in ("failure_code", "failure_text"):
+        yield (
+            f"{name}-of-a-payment",
+            event_case(name, type=PAYOUT_PAID, payout_id="po_1", **{name: "a"}),
+        )
+    yield (
+        "reference-without-one",
+        event_case(
+            "bank_reference", type=ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED, payout_id="po_1"
+        ),
+    )
+
+
 def bad_events() -> Iterator[tuple[str, Case]]:
     """Events whose fields have the right type and a wrong value."""
     required = ("event_id", "type", "restaurant_id", "currency", "amount_minor", "occurred_at")
@@ -105,6 +131,7 @@ def bad_events() -> Iterator[tuple[str, Case]]:
         "both-negative",
         event_case("amount_minor", "fee_minor", amount_minor=INT64_MIN, fee_minor=INT64_MIN),
     )
+    yield from bad_words_of_banks()
     for name in (
         "FEE_ASSESSED",
         "ADJUSTMENT_CREDITED",

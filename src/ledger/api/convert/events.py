@@ -106,6 +106,8 @@ def decode_event(
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
     processor_fee_minor = message.processor_fee_minor
+    bank_reference, failure_code = message.bank_reference, message.failure_code
+    failure_text = message.failure_text
     event_type = EVENT_TYPES.get(type_number)
     if event_type is None:
         if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
@@ -138,12 +140,22 @@ def decode_event(
         metadata=metadata,
         now=now,
     )
-    if available_at is not None or processor_fee_minor:
+    if (
+        available_at is not None
+        or processor_fee_minor
+        or bank_reference
+        or failure_code
+        or failure_text
+        or event_type is EventType.PAYOUT_REFERENCED
+    ):
         violations += later_violations(
             type=event_type,
             occurred_at=occurred_at,
             available_at=available_at,
             processor_fee_minor=processor_fee_minor,
+            bank_reference=bank_reference,
+            failure_code=failure_code,
+            failure_text=failure_text,
         )
     if violations or event_type is None or occurred_at is None:
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
@@ -163,6 +175,9 @@ def decode_event(
         metadata,
         available_at,
         processor_fee_minor,
+        bank_reference,
+        failure_code,
+        failure_text,
     )
 
 
@@ -237,6 +252,9 @@ def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
                 event.restaurant_id,
                 event.reference,
                 event.payout_id,
+                event.bank_reference,
+                event.failure_code,
+                event.failure_text,
                 *event.metadata.values(),
             )
             size_bytes += _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)

@@ -239,6 +239,9 @@ def encode_payout(payout: Payout) -> ledger_pb2.Payout:
         submission_id=payout.submission_id or "",
         submitted_at=encode_optional_instant(payout.submitted_at),
         answered_at=encode_optional_instant(payout.answered_at),
+        bank_reference=payout.bank_reference,
+        failure_code=payout.failure_code,
+        failure_text=payout.failure_text,
     )
 
 
@@ -253,6 +256,9 @@ def encode_payout_details(details: PayoutDetails) -> ledger_pb2.Payout:
             recorded_at=encode_instant(move.recorded_at),
             event_id=move.event_id or "",
             transaction_id=str(move.transaction_id),
+            bank_reference=move.bank_reference,
+            failure_code=move.failure_code,
+            failure_text=move.failure_text,
         )
     return message
 

@@ -21,7 +21,7 @@ from ledger.cli.ingest.lines import parse_event_line
 from ledger.cli.ingest.sender import EventSender
 from ledger.cli.ingest.source import write_error_line
 from ledger.cli.output import Table, print_line, print_table
-from ledger.cli.payouts.answers import settle
+from ledger.cli.payouts.answers import Said, settle
 from ledger.cli.payouts.run import wait_for_run
 from ledger.cli.payouts.views import history_table, items_table, payouts_table
 from ledger.cli.refusals import refusal_of_call
@@ -303,8 +303,8 @@ def _book_paid(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
 ) -> None:
-    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
-    _, again = settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    _, again = settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
     demonstration.say("The bank reports twice that it was paid; that is booked once:")
     demonstration.expect(
         "the second report", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE"
@@ -322,7 +322,7 @@ def _book_failed(
     payout: ledger_pb2.Payout,
 ) -> None:
     """Books that the bank refused `payout`, and prints that its amount is available again."""
-    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_FAILED))
     request = ledger_pb2.GetBalanceRequest(
         restaurant_id=payout.restaurant_id, currency=payout.currency
     )

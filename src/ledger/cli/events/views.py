@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from ledger.cli.instants import format_instant
 from ledger.cli.metadata import add_pairs, json_of_pairs
 from ledger.cli.output import JsonValue, Table, facts
-from ledger.cli.payouts.views import payout_state
+from ledger.cli.payouts.views import failure_of, payout_state
 from ledger.cli.words import amount_of, amount_or_none, word_of
 from ledger.v1 import ledger_pb2
 
@@ -54,6 +54,10 @@ def event_table(
         table.add("available", format_instant(event.available_at))
     if event.processor_fee_minor:
         table.add("processor fee", amount_of(event.processor_fee_minor, event.currency))
+    if event.bank_reference:
+        table.add("bank reference", event.bank_reference)
+    if event.failure_code or event.failure_text:
+        table.add("failure", failure_of(event))
     if recorded_at:
         table.add("recorded", recorded_at)
     if transaction_id:
@@ -125,6 +129,9 @@ def json_of_event(event: ledger_pb2.ProcessorEvent) -> dict[str, JsonValue]:
         else None,
         "payout_id": event.payout_id or None,
         "reference": event.reference,
+        "bank_reference": event.bank_reference or None,
+        "failure_code": event.failure_code or None,
+        "failure_text": event.failure_text or None,
         "metadata": json_of_pairs(event.metadata),
     }
 

@@ -45,6 +45,8 @@ occurred_at                         ISO 8601 with Z or an offset
 payout_id                           on payout events only; if absent,
                                     metadata.payout_id
 reference                           if absent, metadata.payment_id, if any
+bank_reference                      on payout events only
+failure_code, failure_text          on payout_failed only
 metadata                            an object of strings; numbers, true and
                                     false become text, null is left out
 

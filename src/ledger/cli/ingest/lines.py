@@ -63,6 +63,9 @@ def parse_event_line(
         metadata=metadata,
         available_at=values["available_at"],
         processor_fee_minor=values["processor_fee_minor"],
+        bank_reference=values["bank_reference"],
+        failure_code=values["failure_code"],
+        failure_text=values["failure_text"],
     )
 
 
@@ -93,6 +96,9 @@ _FIELDS = {
     "processor_fee_minor": Field(
         ("processor_fee", "processor_fee_cents", "processor_fee_minor"), read_minor
     ),
+    "bank_reference": Field(("bank_reference",), read_text),
+    "failure_code": Field(("failure_code",), read_text),
+    "failure_text": Field(("failure_text",), read_text),
 }
 # Events that may belong to the platform.
 _FIELDS_OF_PLATFORM = _FIELDS | {"restaurant_id": Field(("restaurant_id",), read_text)}

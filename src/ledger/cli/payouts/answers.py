@@ -1,6 +1,8 @@
-"""`ledger payouts paid` and `failed`: books what the bank answers."""
+"""`ledger payouts paid`, `failed` and `reference`: books what the bank says about a payout."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +28,15 @@ FAILED_HELP = """
 Book that the bank refused a payout, or returned it after it was paid. Its
 amount is available again at once. May be repeated: it is booked once.
 """
+REFERENCE_HELP = """
+Book what the bank calls a payout, such as a trace id, if it became known after
+the answer. The latest reference is shown; the state stays. May be repeated: each
+reference is booked once.
+"""
 
 
 def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the parameters that both commands share."""
+    """Adds the parameters that the commands share."""
     at = click.option(
         "--occurred-at",
         metavar="INSTANT",
@@ -41,29 +48,89 @@ def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+_bank_reference_option = click.option(
+    "--bank-reference",
+    metavar="REFERENCE",
+    default="",
+    help="What the bank calls the payout, such as a trace id.",
+)
+
+
 @click.command(help=PAID_HELP)
+@_bank_reference_option
 @_parameters
-def paid(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
-    _book_answer(
-        payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_PAID, occurred_at, json=json, address=address
-    )
+def paid(
+    payout_id: str,
+    bank_reference: str,
+    occurred_at: Timestamp | None,
+    json: bool,
+    address: str | None,
+) -> None:
+    said = Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID, bank_reference)
+    _book(payout_id, said, occurred_at, json=json, address=address)
 
 
 @click.command(help=FAILED_HELP)
+@click.option("--code", metavar="CODE", default="", help="Why, in the bank's code, such as AC04.")
+@click.option("--text", metavar="TEXT", default="", help="Why, in the bank's words.")
+@_bank_reference_option
 @_parameters
-def failed(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
-    _book_answer(
-        payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, occurred_at, json=json, address=address
-    )
+def failed(
+    payout_id: str,
+    code: str,
+    text: str,
+    bank_reference: str,
+    occurred_at: Timestamp | None,
+    json: bool,
+    address: str | None,
+) -> None:
+    said = Said(ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, bank_reference, code, text)
+    _book(payout_id, said, occurred_at, json=json, address=address)
+
+
+@click.command(help=REFERENCE_HELP)
+@_parameters
+@click.argument(
+    "bank_reference",
+    metavar="REFERENCE",
+    help="What the bank calls the payout, such as a trace id.",
+)
+def reference(
+    payout_id: str,
+    bank_reference: str,
+    occurred_at: Timestamp | None,
+    json: bool,
+    address: str | None,
+) -> None:
+    said = Said(ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED, bank_reference)
+    _book(payout_id, said, occurred_at, json=json, address=address)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the bank said about a payout."""
+
+    event_type: ledger_pb2.EventType.ValueType
+    bank_reference: str = ""
+    failure_code: str = ""
+    failure_text: str = ""
+
+    def event_id(self, payout_id: str) -> str:
+        """The id of the event about the payout. A reference has one of its own for each of them."""
+        name = ledger_pb2.EventType.Name(self.event_type).removeprefix("EVENT_TYPE_").lower()
+        if self.event_type != ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED:
+            return f"cli.{name}.{payout_id}"
+        digest = hashlib.sha256(self.bank_reference.encode()).hexdigest()
+        return f"cli.{name}.{payout_id}.{digest[:32]}"
 
 
 def settle(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
-    event_type: ledger_pb2.EventType.ValueType,
+    said: Said,
     occurred_at: Timestamp | None = None,
 ) -> tuple[str, ledger_pb2.IngestEventResponse]:
-    """Sends the event of `event_type` for `payout`. Returns the event's id and the response.
+    """Sends the event of what the bank said of `payout`. Returns the event's id and the response.
 
     The id follows from the payout, so the event is booked once; a repeat is a DUPLICATE. Without
     `occurred_at` a new event has the current time, and a repeat has the time of the stored event:
@@ -71,15 +138,17 @@ def settle(
     """
     import grpc
 
-    name = ledger_pb2.EventType.Name(event_type).removeprefix("EVENT_TYPE_").lower()
     event = ledger_pb2.ProcessorEvent(
-        event_id=f"cli.{name}.{payout.payout_id}",
-        type=event_type,
+        event_id=said.event_id(payout.payout_id),
+        type=said.event_type,
         restaurant_id=payout.restaurant_id,
         currency=payout.currency,
         amount_minor=payout.amount_minor,
         occurred_at=occurred_at or _now(),
         payout_id=payout.payout_id,
+        bank_reference=said.bank_reference,
+        failure_code=said.failure_code,
+        failure_text=said.failure_text,
     )
     request = ledger_pb2.IngestEventRequest(event=event)
     try:
@@ -93,19 +162,19 @@ def settle(
     return event.event_id, stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
 
 
-def _book_answer(
+def _book(
     payout_id: str,
-    event_type: ledger_pb2.EventType.ValueType,
+    said: Said,
     occurred_at: Timestamp | None,
     *,
     json: bool,
     address: str | None,
 ) -> None:
-    """Books the bank's answer to a payout as an event of `event_type`, and prints the payout."""
+    """Books what the bank said about a payout, and prints the payout."""
     settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
     with connect(settings) as stub:
-        event_id, response = settle(stub, stub.GetPayout(request).payout, event_type, occurred_at)
+        event_id, response = settle(stub, stub.GetPayout(request).payout, said, occurred_at)
         payout = stub.GetPayout(request).payout
     status = word_of(ledger_pb2.IngestStatus, response.status)
     if json:
@@ -124,6 +193,8 @@ def _book_answer(
         f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is"
         f" {payout_state(payout.state)}"
     )
+    if payout.bank_reference:
+        print_line(f"bank reference {payout.bank_reference}")
 
 
 def _now() -> Timestamp:

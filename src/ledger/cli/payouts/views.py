@@ -62,7 +62,7 @@ def runs_table(runs: Iterable[ledger_pb2.PayoutRun]) -> Table:
 
 
 def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
-    """Payouts, one a row."""
+    """Payouts, one a row. A failed one has the code of its failure beside its state."""
     titles = ("payout", "restaurant", "as of", "state", "currency", "amount", "created")
     table = Table(titles, right=frozenset(("amount",)), optional=("created", "as of"))
     for payout in payouts:
@@ -70,7 +70,7 @@ def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
             payout.payout_id,
             payout.restaurant_id,
             format_date(payout.as_of),
-            payout_state(payout.state),
+            " ".join(filter(None, (payout_state(payout.state), payout.failure_code))),
             payout.currency,
             amount_of(payout.amount_minor, payout.currency),
             format_instant(payout.created_at),
@@ -127,6 +127,11 @@ def payout_state(number: ledger_pb2.PayoutState.ValueType) -> str:
     return word_of(ledger_pb2.PayoutState, number)
 
 
+def failure_of(failed: ledger_pb2.Payout | ledger_pb2.ProcessorEvent) -> str:
+    """Why the bank refused a payout: its code, its words, or both."""
+    return " ".join(filter(None, (failed.failure_code, failed.failure_text)))
+
+
 def format_date(day: date_pb2.Date) -> str:
     """The date in ISO 8601."""
     return f"{day.year:04}-{day.month:02}-{day.day:02}"
@@ -162,6 +167,10 @@ def payout_table(payout: ledger_pb2.Payout) -> Table:
     table.add("run", payout.payout_run_id)
     if payout.submission_id:
         table.add("submission", payout.submission_id)
+    if payout.bank_reference:
+        table.add("bank reference", payout.bank_reference)
+    if payout.failure_code or payout.failure_text:
+        table.add("failure", failure_of(payout))
     return table
 
 
@@ -300,6 +309,9 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "answered_at": (
             format_instant(payout.answered_at) if payout.HasField("answered_at") else None
         ),
+        "bank_reference": payout.bank_reference or None,
+        "failure_code": payout.failure_code or None,
+        "failure_text": payout.failure_text or None,
         "retained_minor": str(payout.retained_minor),
         "retained_before_minor": str(payout.retained_before_minor),
     }
@@ -314,6 +326,9 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
                 "recorded_at": format_instant(move.recorded_at),
                 "event_id": move.event_id or None,
                 "transaction_id": move.transaction_id,
+                "bank_reference": move.bank_reference or None,
+                "failure_code": move.failure_code or None,
+                "failure_text": move.failure_text or None,
             }
             for move in payout.history
         ]

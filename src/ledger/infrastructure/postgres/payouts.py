@@ -33,13 +33,18 @@ p.state, p.transaction_id, p.created_at, COALESCE(p.retained_minor, 0) AS retain
 COALESCE(p.retained_before_minor, 0) AS retained_before_minor
 """
 # What the events of a payout "p" say, and the submission that has it. Looked up payout by payout,
-# in indexes.
-_TOLD_COLUMNS = f"{_COLUMNS}, i.submission_id, told.submitted_at, told.answered_at, {IS_REPLICATED}"
+# in indexes. One event at most is a failure.
+_TOLD_COLUMNS = f"""{_COLUMNS}, i.submission_id, told.submitted_at, told.answered_at,
+told.bank_reference, told.failure_code, told.failure_text, {IS_REPLICATED}"""
 _TOLD = """
 LEFT JOIN payout_submission_items AS i ON i.payout_id = p.payout_id
 LEFT JOIN LATERAL (
   SELECT max(v.recorded_at) FILTER (WHERE v.type = 'payout_submitted') AS submitted_at,
-         max(v.recorded_at) FILTER (WHERE v.type IN ('payout_paid', 'payout_failed')) AS answered_at
+         max(v.recorded_at) FILTER (WHERE v.type IN ('payout_paid', 'payout_failed'))
+           AS answered_at,
+         (array_agg(v.bank_reference ORDER BY v.recorded_at DESC, v.event_id DESC)
+            FILTER (WHERE v.bank_reference IS NOT NULL))[1] AS bank_reference,
+         max(v.failure_code) AS failure_code, max(v.failure_text) AS failure_text
   FROM processor_events AS v
   WHERE v.payout_id = p.payout_id::text
 ) AS told ON true
@@ -81,7 +86,8 @@ ORDER BY entry_type
 # transactions, the one that began first need not be the one that moved the payout first. `moves_of`
 # puts them in order.
 SELECT_PAYOUT_EVENTS = """
-SELECT v.type, v.event_id, v.transaction_id, v.recorded_at, e.entry_type
+SELECT v.type, v.event_id, v.transaction_id, v.recorded_at, e.entry_type, v.bank_reference,
+       v.failure_code, v.failure_text
 FROM payouts AS p
 JOIN processor_events AS v ON v.payout_id = p.payout_id::text
 LEFT JOIN ledger_entries AS e
@@ -193,6 +199,9 @@ class PostgresPayouts:
                         event["transaction_id"],
                         event["recorded_at"],
                         None if event["entry_type"] is None else EntryType(event["entry_type"]),
+                        event["bank_reference"] or "",
+                        event["failure_code"] or "",
+                        event["failure_text"] or "",
                     )
                     for event in events
                 ],
@@ -309,6 +318,9 @@ def _told(row: Row) -> Payout:
         submission_id=row["submission_id"],
         submitted_at=row["submitted_at"],
         answered_at=row["answered_at"],
+        bank_reference=row["bank_reference"] or "",
+        failure_code=row["failure_code"] or "",
+        failure_text=row["failure_text"] or "",
     )
 
 

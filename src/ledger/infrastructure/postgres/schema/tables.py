@@ -220,6 +220,9 @@ processor_events = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("available_at", DateTime(timezone=True)),
     Column("processor_fee_minor", BigInteger),
+    Column("bank_reference", Text),
+    Column("failure_code", Text),
+    Column("failure_text", Text),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
     Index(
         "processor_events_payout_id_idx",
