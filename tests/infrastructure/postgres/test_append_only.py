@@ -648,6 +648,8 @@ async def test_payout_makes_only_the_moves_of_the_domain(
     async with session(books) as connection:
         for state in {
             "CREATED": (),
+            "SUBMITTED": ("SUBMITTED",),
+            "CANCELED": ("CANCELED",),
             "PAID": ("PAID",),
             "FAILED": ("FAILED",),
             "RETURNED": ("PAID", "RETURNED"),
