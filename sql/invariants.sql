@@ -2339,7 +2339,7 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('processor_events', 'processor_events_payout_id_check', 'aa56043ffbfc98d14eb9093debfd4b9f'),
     ('processor_events', 'processor_events_pkey', '664f6590bb373fbc0a6140854ab207a4'),
     ('processor_events', 'processor_events_reference_check', 'f501dfefa5c982172aee312f90e42603'),
-    ('processor_events', 'processor_events_terms_check', 'a4d31da5e155b1fea874e7dbe1bbadb5'),
+    ('processor_events', 'processor_events_terms_check', '086846850f04ba50cab167643991117d'),
     ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
     ('processor_events', 'processor_events_words_check', 'e3266f49f4ac2966fd99c97cda862585'),
     ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
@@ -2563,8 +2563,7 @@ WITH wanted (function_name, digest) AS (
     ('deny_change()', '3e5b605e0b7fba14af99bd73338a0e61'),
     ('deny_move()', 'e4924ce01fb4e59d1806af896b3c18b8'),
     ('deny_run_item_removal()', '49e4b80e4842780fdd1c034b6ffcb8ff'),
-    ('has_valid_terms(text, text, timestamp with time zone, timestamp with time zone, bigint)',
-     'c1ed1b8266d94c8215c236ac1ec7cdd4'),
+    ('has_valid_terms(text, text, interval, bigint)', '1d7583640d67da98fc6c14c68547c9b0'),
     ('has_valid_words(text, text, text, text)', 'f9f089d1f449dd5c495bf1af95dff6d0'),
     ('keep_payout_run_going()', '33791efe2a8db0870c438e18339b427e'),
     ('ledger_clock_at()', 'ddc4b30c5e56a39d41f587dd1daa61df'),
@@ -2860,8 +2859,7 @@ broken AS (
          AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
                                                    'summarize_recorded_txids()', 'recorded_now()',
                                                    'seal_without_payments()',
-                           'has_valid_terms(text, text, timestamp with time zone, '
-                             'timestamp with time zone, bigint)',
+                                                   'has_valid_terms(text, text, interval, bigint)',
                                                    'has_valid_words(text, text, text, text)',
                                                    'write_payout_run_items(uuid, integer)')
          OR r.rolname IN ('ledger_app', 'ledger_read')

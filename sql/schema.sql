@@ -371,20 +371,18 @@ $$;
 COMMENT ON FUNCTION deny_run_item_removal() IS
   'Lets only items of runs be removed that are in an archive.';
 
-CREATE FUNCTION has_valid_terms(text, text, timestamp with time zone, timestamp with time zone,
-    bigint) RETURNS boolean
+CREATE FUNCTION has_valid_terms(text, text, interval, bigint) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $_$
 DECLARE
   type ALIAS FOR $1;
   restaurant_id ALIAS FOR $2;
-  occurred_at ALIAS FOR $3;
-  available_at ALIAS FOR $4;
-  processor_fee_minor ALIAS FOR $5;
+  available_after ALIAS FOR $3;
+  processor_fee_minor ALIAS FOR $4;
 BEGIN
-  RETURN (available_at IS NULL
-          OR available_at - occurred_at BETWEEN interval '0' AND interval '400 days'
+  RETURN (available_after IS NULL
+          OR available_after BETWEEN interval '0' AND interval '400 days'
              AND type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
                           'tax_withheld'))
      AND (processor_fee_minor IS NULL
@@ -397,7 +395,7 @@ BEGIN
 END
 $_$;
 
-COMMENT ON FUNCTION has_valid_terms(text, text, timestamp with time zone, timestamp with time zone, bigint) IS
+COMMENT ON FUNCTION has_valid_terms(text, text, interval, bigint) IS
   'Whether an event of this type may have this available_at, this fee of the processor, and this '
   'restaurant or none.';
 
@@ -1628,7 +1626,8 @@ END) AND ((type)::fee_event_type IS NOT NULL)))),
     CONSTRAINT processor_events_terms_check
         CHECK ((((available_at IS NULL) AND (processor_fee_minor IS NULL)
         AND (restaurant_id <> ''::text) AND (NOT starts_with(type, 'processor_settle'::text)))
-        OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor))),
+        OR has_valid_terms(type, restaurant_id, (available_at - occurred_at),
+        processor_fee_minor))),
     CONSTRAINT processor_events_type_check CHECK (((type)::event_type IS NOT NULL)),
     CONSTRAINT processor_events_words_check
         CHECK ((((bank_reference IS NULL) AND (failure_code IS NULL) AND (failure_text IS NULL))
@@ -2264,8 +2263,7 @@ REVOKE ALL ON FUNCTION advance_ledger_clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION advance_ledger_clock() TO ledger_app;
 REVOKE ALL ON FUNCTION catch_up_ledger_clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION catch_up_ledger_clock() TO ledger_app;
-GRANT ALL ON FUNCTION has_valid_terms(text, text, timestamp with time zone,
-    timestamp with time zone, bigint) TO ledger_app;
+GRANT ALL ON FUNCTION has_valid_terms(text, text, interval, bigint) TO ledger_app;
 GRANT ALL ON FUNCTION has_valid_words(text, text, text, text) TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_read;

@@ -129,17 +129,16 @@ NEW_MATURING_TYPES = ("REFUND", "CHARGE_REVERSAL", "FEE_REVERSAL", "TAX_WITHHELD
 # CHECK with every statement: the CHECK calls it only for events that have one of them. In plpgsql,
 # as PostgreSQL would parse a function in SQL with every statement too.
 HAS_VALID_TERMS = """
-CREATE FUNCTION has_valid_terms(text, text, timestamptz, timestamptz, bigint)
+CREATE FUNCTION has_valid_terms(text, text, interval, bigint)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
   type ALIAS FOR $1;
   restaurant_id ALIAS FOR $2;
-  occurred_at ALIAS FOR $3;
-  available_at ALIAS FOR $4;
-  processor_fee_minor ALIAS FOR $5;
+  available_after ALIAS FOR $3;
+  processor_fee_minor ALIAS FOR $4;
 BEGIN
-  RETURN (available_at IS NULL
-          OR available_at - occurred_at BETWEEN interval '0' AND interval '400 days'
+  RETURN (available_after IS NULL
+          OR available_after BETWEEN interval '0' AND interval '400 days'
              AND type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
                           'tax_withheld'))
      AND (processor_fee_minor IS NULL
@@ -152,7 +151,7 @@ BEGIN
 END
 $$
 """
-HAS_VALID_TERMS_NAME = "has_valid_terms(text, text, timestamptz, timestamptz, bigint)"
+HAS_VALID_TERMS_NAME = "has_valid_terms(text, text, interval, bigint)"
 
 # Table, constraint, the new CHECK, and the one before. The new ones let in all that the old ones
 # did. Without BETWEEN in an AND: pg_get_constraintdef() shows parentheses that 0033 would lose.
@@ -334,7 +333,7 @@ ALTER TABLE processor_events
   ADD CONSTRAINT processor_events_terms_check CHECK (
     (available_at IS NULL AND processor_fee_minor IS NULL AND restaurant_id <> ''
      AND NOT starts_with(type, 'processor_settle'))
-    OR has_valid_terms(type, restaurant_id, occurred_at, available_at, processor_fee_minor)
+    OR has_valid_terms(type, restaurant_id, available_at - occurred_at, processor_fee_minor)
   ) NOT VALID
 """,
     *replaced(2),
