@@ -387,7 +387,7 @@ async def test_books_without_accounts_go_to_the_revision_before_them_and_back(
     """
     async with running_ledger(database) as ledger:
         await book_events(ledger, EARLIER_EVENTS)
-        await pay_and_answer(ledger)
+        await pay_and_answer(ledger, said={})
     kept = await query(database.migration_url, KEPT)
     assert None not in kept[0]
     assert await migrate_async(database.migration_url, "0026") == (head_revision(), "0026")
