@@ -97,6 +97,21 @@ async def test_payout_is_explained_by_its_entries(ledger: RunningLedger) -> None
     assert sum(int(entry["amount_minor"]) for entry in entries) == 1000
 
 
+async def test_explained_payout_shows_what_was_left(ledger: RunningLedger) -> None:
+    """The items and what the restaurant's minimum kept are the amount."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1250))
+    await run_command(
+        "restaurants", "update", "res_1", "--min-balance", "PEN=5.00", "--address", ledger.address
+    )
+    await finished_run(ledger, as_of=days_ago(1))
+    payout = await payout_of(ledger, "res_1")
+    outcome = await run_command("payouts", "explain", payout.payout_id, "--address", ledger.address)
+    assert outcome.stdout.splitlines()[-2:] == [
+        "items of 12.50 add up",
+        "left in the account -5.00, so the payout is 7.50",
+    ]
+
+
 async def test_events_of_a_file_are_previewed(ledger: RunningLedger, tmp_path: Path) -> None:
     """What each would post, or why it would be refused; nothing is booked."""
     file = tmp_path / "events.jsonl"

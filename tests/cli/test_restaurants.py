@@ -110,6 +110,10 @@ async def test_payouts_are_put_on_hold_and_paid_again(ledger: RunningLedger) -> 
     }
     listed = await run_command("restaurants", "list", "--with-hold", *address)
     assert listed.stdout.splitlines()[-1] == "1 restaurant"
+    past = await run_command(
+        *("restaurants", "hold", "res_2", "--reason", "x", "--until", "2020-01-01", *address)
+    )
+    assert (past.status, "is in the past" in past.stderr) == (ExitStatus.USAGE, True)
     held = await run_command("restaurants", "hold", "res_2", "--reason", "court order", *address)
     assert "court order, until it is removed" in held.stdout
     free = await run_command("restaurants", "unhold", "res_2", "--json", *address)

@@ -1,6 +1,7 @@
 """`ledger restaurants`: shows and changes the restaurants' profiles."""
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -184,6 +185,11 @@ def update_restaurant(
 def hold(
     restaurant: str, reason: str, until: Timestamp | None, json: bool, address: str | None
 ) -> None:
+    if until is not None and _is_past(until):
+        raise CommandFailure(
+            "--until is in the past: such a hold would not hold anything; `unhold` ends a hold",
+            exit_status=ExitStatus.USAGE,
+        )
     request = ledger_pb2.UpdateRestaurantRequest(
         restaurant=ledger_pb2.Restaurant(
             restaurant_id=restaurant, payout_hold=ledger_pb2.PayoutHold(reason=reason, until=until)
@@ -321,9 +327,14 @@ def _hold_of(restaurant: ledger_pb2.Restaurant) -> str:
     if not restaurant.HasField("payout_hold"):
         return ""
     hold = restaurant.payout_hold
-    return f"{hold.reason}, until " + (
-        format_instant(hold.until) if hold.HasField("until") else "it is removed"
-    )
+    if not hold.HasField("until"):
+        return f"{hold.reason}, until it is removed"
+    word = "ended" if _is_past(hold.until) else "until"
+    return f"{hold.reason}, {word} {format_instant(hold.until)}"
+
+
+def _is_past(instant: Timestamp) -> bool:
+    return instant.seconds < time.time()
 
 
 def _minimums_of(restaurant: ledger_pb2.Restaurant) -> list[str]:

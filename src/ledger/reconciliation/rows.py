@@ -97,7 +97,8 @@ def _find_header(sample: str, layouts: Sequence[Layout]) -> tuple[str, int]:
         except csv.Error:
             continue
     if closest is None:
-        raise ReportUnusable([Problem(1, "", "no header of a known layout is in the first rows")])
+        one = f"the layout {layouts[0].name}" if len(layouts) == 1 else "a known layout"
+        raise ReportUnusable([Problem(1, "", f"no header of {one} is in the first rows")])
     line, missing, cells = closest
     names_shown = ", ".join(shown(cell, 24) for cell in cells[:_NAMES_SHOWN_MAX])
     raise ReportUnusable(

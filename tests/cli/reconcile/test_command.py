@@ -229,7 +229,7 @@ async def test_bad_options_are_refused(ledger: RunningLedger, tmp_path: Path) ->
         (["--layout", "stripe-payout", "--mapping", mapping], "give --layout or --mapping"),
         (["--mapping", mapping], "columns.kin: is no key of a mapping"),
         (["--mapping", "nowhere.toml"], "cannot read nowhere.toml"),
-        (["--layout", "adyen-settlement"], "no header of a known layout"),
+        (["--layout", "adyen-settlement"], "no header of the layout adyen-settlement"),
         (["--currency", "USD"], "is EUR, where --currency says USD"),
     ):
         outcome = await reconcile(ledger, file, *arguments)

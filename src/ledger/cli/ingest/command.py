@@ -35,13 +35,17 @@ duplicate and changes nothing.
 Fields of a line:
 
 \b
-event_id, restaurant_id, currency   strings
+event_id, restaurant_id, currency   strings; an event of the platform's books
+                                    has no restaurant_id
 event_type or type                  charge_succeeded, CHARGE_SUCCEEDED or
                                     EVENT_TYPE_CHARGE_SUCCEEDED, and so on
 amount, amount_cents, amount_minor  whole minor units of the currency: 1250
                                     for 12.50 PEN; never 12.50 or 1e3
 fee, fee_cents, fee_minor           the same; 0 if absent
+processor_fee, processor_fee_cents, what the processor charged the platform;
+processor_fee_minor                 the same; 0 if absent
 occurred_at                         ISO 8601 with Z or an offset
+available_at, available_on          the same; if absent, maturity days count
 payout_id                           on payout events only; if absent,
                                     metadata.payout_id
 reference                           if absent, metadata.payment_id, if any

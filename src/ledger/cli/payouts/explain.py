@@ -13,7 +13,7 @@ from ledger.cli.instants import format_instant
 from ledger.cli.output import JsonValue, Table, print_json_lines, print_line, print_table
 from ledger.cli.pages import pages_of
 from ledger.cli.parameters import address_option, json_lines_option
-from ledger.cli.payouts.views import json_of_payout, payout_table
+from ledger.cli.payouts.views import json_of_payout, payout_table, retained_parts
 from ledger.cli.statement_lines import signed_amount
 from ledger.cli.words import amount_of, amount_or_none, word_of
 from ledger.v1 import ledger_pb2
@@ -51,6 +51,10 @@ def explain(payout_id: str, json: bool, address: str | None) -> None:
     _check(payout, sums)
     if not json:
         print_line(f"items of {amount_of(sum(sums.values()), payout.currency)} add up")
+        if parts := retained_parts(payout):
+            kept = ", ".join(f"{name} {amount_of(part, payout.currency)}" for name, part in parts)
+            paid = amount_of(payout.amount_minor, payout.currency)
+            print_line(f"{kept}, so the payout is {paid}")
 
 
 def _pages(

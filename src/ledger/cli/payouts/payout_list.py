@@ -98,7 +98,7 @@ def list_payouts(
             elif page.payouts:
                 print_table(payouts_table(page.payouts))
     if not json:
-        print_line(f"{count} payouts")
+        print_line("1 payout" if count == 1 else f"{count} payouts")
         if oldest is not None:
             since = format_instant(oldest.created_at)
             print_line(

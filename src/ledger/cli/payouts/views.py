@@ -84,15 +84,23 @@ def items_table(payout: ledger_pb2.Payout) -> Table:
     for item in payout.items:
         table.add(_item_type(item), amount_of(item.amount_minor, payout.currency))
     total = sum(item.amount_minor for item in payout.items)
-    for name, amount_minor in (
-        ("left before", payout.retained_before_minor),
-        ("left in the account", -payout.retained_minor),
-    ):
-        if amount_minor:
-            table.add(name, amount_of(amount_minor, payout.currency))
-            total += amount_minor
+    for name, amount_minor in retained_parts(payout):
+        table.add(name, amount_of(amount_minor, payout.currency))
+        total += amount_minor
     table.footer = ("total", amount_of(total, payout.currency))
     return table
+
+
+def retained_parts(payout: ledger_pb2.Payout) -> list[tuple[str, int]]:
+    """What the payout before left and what this one leaves, where not zero, in minor units.
+
+    With the items they add up to the payout's amount.
+    """
+    parts = [
+        ("left before", payout.retained_before_minor),
+        ("left in the account", -payout.retained_minor),
+    ]
+    return [(name, amount_minor) for name, amount_minor in parts if amount_minor]
 
 
 def history_table(payout: ledger_pb2.Payout) -> Table:
