@@ -206,9 +206,14 @@ def _valid_requests_about_payments() -> dict[str, Message]:
 
 
 def valid_requests(
-    *, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
+    *,
+    payout_run_id: str = UUID_TEXT,
+    payout_id: str = UUID_TEXT,
+    canceled_payout_id: str = UUID_TEXT,
 ) -> dict[str, Message]:
-    """A valid request of each method, about KNOWN_ACCOUNTS, KNOWN_PAYMENT and the like."""
+    """A valid request of each method, about KNOWN_ACCOUNTS, KNOWN_PAYMENT and the like. The payout
+    that is canceled must be of another run: that one's are submitted.
+    """
     return {
         **_valid_requests_about_accounts(),
         **_valid_requests_about_payments(),
@@ -273,9 +278,9 @@ def valid_requests(
             unanswered_since=_EVENT.occurred_at,
         ),
         "SubmitPayouts": ledger_pb2.SubmitPayoutsRequest(
-            submission_id="sub_1", payout_ids=[payout_id]
+            submission_id="sub_1", payout_run_id=payout_run_id
         ),
-        "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=payout_id),
+        "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=canceled_payout_id),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(
             restaurant_id="known",
             name="n",
