@@ -87,7 +87,11 @@ def _matured_since(instant: str, entries: str) -> str:
 
 
 def _tail_sums(instant: str, entries: str, entries_count: str) -> str:
-    """SQL, for FROM: the sums of `entries`, which are SQL as well, with maturity at an instant."""
+    """SQL, for FROM: the sums of `entries`, which are SQL as well, with maturity at an instant.
+
+    What matures is on neither of the accounts that hold money back: a CHECK of the table says so.
+    Most entries mature, and are compared with none of these accounts.
+    """
     return f"""(
   SELECT
     COALESCE(sum(e.payable_minor)
@@ -95,9 +99,10 @@ def _tail_sums(instant: str, entries: str, entries_count: str) -> str:
       AS available_minor,
     COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > {instant}), 0)
       AS pending_minor,
-    COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
-    COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
-    COALESCE(sum(e.reserve_held_minor), 0) AS reserve_held_minor,
+    COALESCE(sum(e.reserved_minor) FILTER (WHERE e.available_at IS NULL), 0) AS reserved_minor,
+    COALESCE(sum(e.disputed_minor) FILTER (WHERE e.available_at IS NULL), 0) AS disputed_minor,
+    COALESCE(sum(e.reserve_held_minor) FILTER (WHERE e.available_at IS NULL), 0)
+      AS reserve_held_minor,
     max(e.occurred_at) AS last_event_at,
     {entries_count} AS entries_count
   FROM ({entries}) AS e

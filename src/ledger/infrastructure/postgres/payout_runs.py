@@ -308,7 +308,11 @@ _SIGNED = signed_minor("restaurant_payable")
 # of accounts and no faster. Hence the LATERALs with LIMIT 1: a join or an EXISTS may be planned as
 # a hash table of all payouts or all their items, which grow for ever. A run that begins while they
 # are few would keep that plan.
+#
+# Few restaurants have a minimum: without one, nothing is calculated for it.
 _CLAIMED = "c.balance_account_id"
+_RETAINED = """CASE WHEN r.minimum_minor > 0
+           THEN LEAST(r.minimum_minor, GREATEST(sums.payable_minor, 0)) ELSE 0 END"""
 VERDICT = f"""
 moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 verdict AS MATERIALIZED (
@@ -316,17 +320,19 @@ verdict AS MATERIALIZED (
          COALESCE(latest.sequence, 0) + 1 AS sequence,
          COALESCE(latest.retained_minor, 0) AS retained_before_minor,
          sums.entry_types, sums.counted_minors, sums.counted_minor, sums.available_minor,
-         sums.entries_read, kept.payable_minor, kept.retained_minor,
-         kept.payable_minor - kept.retained_minor AS amount_minor,
+         sums.entries_read, sums.payable_minor, {_RETAINED} AS retained_minor,
+         CASE WHEN r.minimum_minor > 0 THEN sums.payable_minor - {_RETAINED}
+           ELSE sums.payable_minor END AS amount_minor,
          CASE
            WHEN NOT r.active THEN 'INACTIVE'
            WHEN r.is_on_hold THEN 'ON_HOLD'
            WHEN in_flight.found THEN 'PAYOUT_IN_FLIGHT'
            WHEN live.found THEN 'ALREADY_PAID'
            WHEN latest.cutoff_at > terms.cutoff_at THEN 'CUTOFF_BEFORE_LATEST_PAYOUT'
-           WHEN kept.payable_minor < 1 THEN 'NOTHING_AVAILABLE'
-           WHEN kept.payable_minor < terms.min_amount_minor THEN 'BELOW_MINIMUM'
-           WHEN kept.payable_minor - kept.retained_minor < GREATEST(terms.min_amount_minor, 1)
+           WHEN sums.payable_minor < 1 THEN 'NOTHING_AVAILABLE'
+           WHEN sums.payable_minor < terms.min_amount_minor THEN 'BELOW_MINIMUM'
+           WHEN r.minimum_minor > 0
+             AND sums.payable_minor - {_RETAINED} < GREATEST(terms.min_amount_minor, 1)
              THEN 'MIN_BALANCE'
          END AS skip_reason
   FROM claimed AS c
@@ -362,6 +368,8 @@ verdict AS MATERIALIZED (
     SELECT array_agg(t.entry_type) AS entry_types, array_agg(t.counted_minor) AS counted_minors,
            COALESCE(sum(t.counted_minor), 0) AS counted_minor,
            COALESCE(sum(t.available_minor), 0) AS available_minor,
+           LEAST(COALESCE(sum(t.counted_minor), 0), COALESCE(sum(t.available_minor), 0))
+             AS payable_minor,
            COALESCE(sum(t.entries_read), 0) AS entries_read
     FROM (
       SELECT e.entry_type,
@@ -399,16 +407,13 @@ verdict AS MATERIALIZED (
       GROUP BY e.entry_type
     ) AS t
   ) AS sums
-  CROSS JOIN LATERAL (
-    SELECT p.payable_minor, LEAST(r.minimum_minor, GREATEST(p.payable_minor, 0)) AS retained_minor
-    FROM (SELECT LEAST(sums.counted_minor, sums.available_minor) AS payable_minor) AS p
-  ) AS kept
 )
 """
 
 # What was looked at, as a bigint. A sum that does not fit must not keep a restaurant from being
-# skipped.
-_LOOKED_AT = f"LEAST(GREATEST(v.payable_minor, {INT64_MIN}), {INT64_MAX})"
+# skipped; if one is paid, it fits: the payout has what was available, which is no less.
+_LOOKED_AT = f"""CASE WHEN v.skip_reason IS NULL THEN v.payable_minor
+        ELSE LEAST(GREATEST(v.payable_minor, {INT64_MIN}), {INT64_MAX}) END"""
 
 # Creates the payouts of claimed and locked accounts, with items and reserves, and closes the run's
 # items of these accounts. An item of a payout is what that payout counts of an entry type, less
