@@ -1791,8 +1791,8 @@ COMMENT ON INDEX processor_events_recorded_txid_idx IS
   'For sealing and for checking seals, which read by ranges of it.';
 
 CREATE INDEX processor_events_reference_idx ON processor_events
-    USING brin (reference text_bloom_ops (n_distinct_per_range='3000',
-    false_positive_rate='0.01')) WITH (pages_per_range='64');
+    USING brin (reference text_bloom_ops (n_distinct_per_range='375',
+    false_positive_rate='0.01')) WITH (pages_per_range='8');
 
 COMMENT ON INDEX processor_events_reference_idx IS
   'For lists of the events of a reference, such as a payment. As precise as the filter of each '

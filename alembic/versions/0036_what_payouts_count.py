@@ -9,7 +9,9 @@ down_revision: str | None = "0035"
 # costs, since references are in no order. BRIN costs an event next to nothing: what a range of
 # pages holds is noted when the range is full, in one go, by summarize_recorded_txids(). Of
 # references it notes a bloom filter, which lets 1 % of the other ranges pass: a look-up reads these.
-# A range of 64 pages has some 2,000 events.
+# A range of 8 pages has some 250 events. Its filter has fewer than 500 bytes: PostgreSQL tries to
+# compress a larger one with each event that is added to a range that has one, which costs more than
+# to book the event.
 INDEXES = (
     (
         "processor_events_recorded_at_idx",
@@ -18,8 +20,8 @@ INDEXES = (
     ),
     (
         "processor_events_reference_idx",
-        "brin (reference text_bloom_ops (n_distinct_per_range = 3000, false_positive_rate = 0.01))"
-        " WITH (pages_per_range = 64)",
+        "brin (reference text_bloom_ops (n_distinct_per_range = 375, false_positive_rate = 0.01))"
+        " WITH (pages_per_range = 8)",
         "For lists of the events of a reference, such as a payment. As precise as the filter of"
         " each range of pages: a B-tree would cost ingest a third.",
     ),

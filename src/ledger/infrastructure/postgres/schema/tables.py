@@ -236,7 +236,7 @@ processor_events = Table(
         "reference",
         postgresql_using="brin",
         postgresql_ops={"reference": "text_bloom_ops"},
-        postgresql_with={"pages_per_range": 64},
+        postgresql_with={"pages_per_range": 8},
     ),
 )
 
