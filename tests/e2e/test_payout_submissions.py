@@ -227,7 +227,8 @@ async def test_canceled_payout_is_available_again(ledger: RunningLedger) -> None
         ledger_pb2.EVENT_TYPE_PAYOUT_SUBMITTED,
         ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED,
     ):
-        (result,) = await ledger.ingest(payout_event(payout, kind))
+        event = payout_event(payout, kind, bank_reference="trace 1")
+        (result,) = await ledger.ingest(event)
         assert result.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
     empty = await submit(ledger, "sub_1", payout_run_id=run.payout_run_id)
     assert empty.submission.payouts_count == 0
