@@ -18,6 +18,7 @@ from grpc import aio
 from support.events import event_message, request_of, unique
 from support.health import until_serving
 from support.locks import blocked_since, locked_events, locked_tables, until_blocked
+from support.payout_runs import finished_run, payout_of
 from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of, response_or_error
 from support.waiting import DEADLINE_SECONDS, until
@@ -245,6 +246,7 @@ OF_ACCOUNTS = (
     *("GetAccountBalance", "ListAccountEntries"),
 )
 OF_PAYMENTS = ("GetPayment", "ListPayments")
+OF_PAYOUTS = ("GetPayout", "ListPayouts", "ListPayoutEntries", "SubmitPayouts", "CancelPayout")
 # The tables whose lock each method waits for.
 TABLES = {
     **dict.fromkeys(
@@ -253,9 +255,15 @@ TABLES = {
     ),
     **dict.fromkeys(OF_ACCOUNTS, "accounts, balance_accounts"),
     **dict.fromkeys(OF_PAYMENTS, "payments"),
+    **dict.fromkeys(("ListBalances", "ListMaturities"), "balance_accounts"),
+    **dict.fromkeys(OF_PAYOUTS, "payouts"),
 }
 # How many sessions wait for the lock while CANCELLED_CALLS wait, if not 10.
-SESSIONS = {"GetBalance": 1, "GetAccountBalance": 1, "ListEntries": 4, "ListAccountEntries": 4}
+SESSIONS = {
+    **dict.fromkeys(("GetBalance", "GetAccountBalance"), 1),
+    **dict.fromkeys(("ListEntries", "ListAccountEntries", "ListBalances", "ListMaturities"), 4),
+    **dict.fromkeys(OF_PAYOUTS, 5),
+}
 ACCOUNT = account_pb2.CreateAccountRequest(
     account_id="acc_1", currency="PEN", overdraft=account_pb2.Overdraft(unlimited=True)
 )
@@ -269,9 +277,9 @@ PAYMENT = payment_pb2.AuthorizePaymentRequest(
 )
 
 
-def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
-    """A request of each method that reads the tables of the event and of its restaurant, of
-    ACCOUNT and of PAYMENT.
+def requests_about(event: ledger_pb2.ProcessorEvent, payout_id: str) -> dict[str, Any]:
+    """A request of each method that reads the tables of the event and of its restaurant, of the
+    payout, of ACCOUNT and of PAYMENT.
     """
     return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
@@ -301,14 +309,30 @@ def requests_about(event: ledger_pb2.ProcessorEvent) -> dict[str, Any]:
         "ListAccountEntries": account_pb2.ListAccountEntriesRequest(account_id=ACCOUNT.account_id),
         "GetPayment": payment_pb2.GetPaymentRequest(payment_id=PAYMENT.payment_id),
         "ListPayments": payment_pb2.ListPaymentsRequest(payer_account_id=ACCOUNT.account_id),
+        "ListBalances": ledger_pb2.ListBalancesRequest(currency="PEN"),
+        "ListMaturities": ledger_pb2.ListMaturitiesRequest(currency="PEN"),
+        "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
+        "ListPayouts": ledger_pb2.ListPayoutsRequest(restaurant_id=event.restaurant_id),
+        "ListPayoutEntries": ledger_pb2.ListPayoutEntriesRequest(payout_id=payout_id),
+        "SubmitPayouts": ledger_pb2.SubmitPayoutsRequest(
+            submission_id="sub_1", payout_ids=[payout_id]
+        ),
+        "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=payout_id),
     }
 
 
-async def set_up(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> None:
-    """Stores what the requests are about."""
+async def request_set_up(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, method: str
+) -> Any:
+    """Stores what the requests are about, and returns that of the method."""
     await ledger.ingest(event)
     await ledger.accounts.CreateAccount(ACCOUNT)
     await ledger.payments.AuthorizePayment(PAYMENT)
+    payout_id = ""
+    if method in OF_PAYOUTS:
+        await finished_run(ledger)
+        payout_id = (await payout_of(ledger, event.restaurant_id)).payout_id
+    return requests_about(event, payout_id)[method]
 
 
 def method_of(ledger: RunningLedger, name: str) -> Any:
@@ -325,8 +349,8 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
     No connection is lost, and no error is logged.
     """
     event = event_message(restaurant_id=unique("res"))
-    await set_up(ledger, event)
-    call_method, request = method_of(ledger, method), requests_about(event)[method]
+    request = await request_set_up(ledger, event, method)
+    call_method = method_of(ledger, method)
     with structlog.testing.capture_logs() as lines:
         async with locked_tables(ledger, TABLES[method]) as release:
             calls = [call_method(request) for _ in range(CANCELLED_CALLS)]
@@ -413,8 +437,8 @@ async def test_connection_lost_under_a_call_is_unavailable(
     The next call gets a new session.
     """
     event = event_message(restaurant_id=unique("res"))
-    await set_up(ledger, event)
-    call_method, request = method_of(ledger, method), requests_about(event)[method]
+    request = await request_set_up(ledger, event, method)
+    call_method = method_of(ledger, method)
     async with locked_tables(ledger, TABLES[method]):
         waiting = asyncio.ensure_future(_answer(call_method(request)))
         await until_blocked(ledger)
