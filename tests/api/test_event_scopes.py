@@ -21,6 +21,11 @@ from ledger.v1 import ledger_pb2
 PARTS = (Scope.INGEST_PROCESSOR, Scope.INGEST_BANK, Scope.INGEST_ADJUSTMENT)
 PAYOUT_ID = "0190a1b2-0000-7000-8000-000000000000"
 BOOKED = "BOOKED"
+# The bank's word on the platform's own money: no payout, and no restaurant.
+OF_PLATFORM = (
+    ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED,
+    ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLEMENT_DEBITED,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +58,12 @@ def by(token: str) -> Any:
 def event_of(number: int) -> ledger_pb2.ProcessorEvent:
     """An event of a type; an event about a payout names one that does not exist."""
     fields: dict[str, Any] = {"type": number, "restaurant_id": unique("res")}
-    if SCOPE_BY_EVENT_TYPE[number] is Scope.INGEST_BANK:
+    if number in OF_PLATFORM:
+        fields["restaurant_id"] = ""
+    elif SCOPE_BY_EVENT_TYPE[number] is Scope.INGEST_BANK:
         fields["payout_id"] = PAYOUT_ID
+    if number == ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED:
+        fields["bank_reference"] = "TRACE-1"
     return event_message(**fields)
 
 
@@ -86,7 +95,8 @@ def expected(scopes: set[Scope], number: int) -> str:
     needed = SCOPE_BY_EVENT_TYPE[number]
     if scopes.isdisjoint({Scope.INGEST, needed}):
         return f"SCOPE_MISSING {needed}"
-    return "PAYOUT_NOT_FOUND" if needed is Scope.INGEST_BANK else BOOKED
+    names_a_payout = needed is Scope.INGEST_BANK and number not in OF_PLATFORM
+    return "PAYOUT_NOT_FOUND" if names_a_payout else BOOKED
 
 
 def test_every_event_type_needs_one_of_the_three_scopes() -> None:

@@ -179,6 +179,14 @@ METAVARS = {
     "--min-balance": "CURRENCY=AMOUNT",
     "--remove-min-balance": "CURRENCY",
     "--restaurants-file": "FILE",
+    "--bank-reference": "REFERENCE",
+    "--code": "CODE",
+    "--payout": "PAYOUT",
+    "--submission": "SUBMISSION",
+    "--submit": "SUBMISSION",
+    "--text": "SENTENCE",
+    "--max": "NUMBER",
+    "--older-than": "DURATION",
 }
 # They show nothing, or have a format that others define.
 WITHOUT_JSON = {("serve",), ("demo",), ("completion",), ("payouts", "export")}
@@ -255,7 +263,7 @@ async def test_url_is_no_address() -> None:
         (
             "ledger payouts ",
             2,
-            ["run", "show", "list", "runs", "cancel", "paid", "failed", "export", "explain"],
+            ["run", "show", "list", "runs", "cancel", "submit", "paid", "failed", "reference"],
         ),
         ("ledger payouts list --state r", 4, ["returned"]),
         ("ledger balance res_1 PEN --a", 4, ["--at", "--address"]),

@@ -166,7 +166,7 @@ async def test_named_restaurants_are_planned_and_paid(
     planned = await parsed(ledger, "run", "PEN", *AS_OF, *named, "--dry-run")
     assert [item["amount_minor"] for item in planned["items"]] == ["7500", "0"]
     run = await parsed(ledger, "run", "PEN", *AS_OF, *named)
-    assert (run["restaurants_named"], run["payouts_created"]) == (2, "1")
+    assert (run["restaurants_named"], run["payouts_created"]) == ("2", "1")
     (payout,) = await parsed_lines(ledger, "list")
     assert (payout["restaurant_id"], payout["amount_minor"]) == ("res_1", "7500")
     shown = await command(ledger, "show", payout["payout_id"])

@@ -126,7 +126,12 @@ def _read_field(field: Field, line: Mapping[str, Any], violations: list[FieldVio
     values: dict[str, Any] = {}
     for name in present:
         value = line[name]
-        if name.endswith("_minor") and isinstance(value, str) and _QUOTED_NUMBER.fullmatch(value):
+        if (
+            field.read is read_minor
+            and name.endswith("_minor")
+            and isinstance(value, str)
+            and _QUOTED_NUMBER.fullmatch(value)
+        ):
             value = int(value)
         try:
             values[name] = field.read(value)

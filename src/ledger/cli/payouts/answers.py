@@ -72,7 +72,7 @@ def paid(
 
 @click.command(help=FAILED_HELP)
 @click.option("--code", metavar="CODE", default="", help="Why, in the bank's code, such as AC04.")
-@click.option("--text", metavar="TEXT", default="", help="Why, in the bank's words.")
+@click.option("--text", metavar="SENTENCE", default="", help="Why, in the bank's words.")
 @_bank_reference_option
 @_parameters
 def failed(

@@ -63,10 +63,10 @@ payouts submit`.
 @click.option(
     "--format",
     "format_",
+    metavar="FORMAT",
     type=click.Choice(["csv", "jsonl"]),
     default="csv",
-    show_default=True,
-    help="CSV, or JSON lines, one object a line.",
+    help="csv, or jsonl: JSON lines, one object a line.  [default: csv]",
 )
 @address_option
 def export(

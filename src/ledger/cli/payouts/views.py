@@ -239,7 +239,7 @@ def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
         "is_capped": run.is_capped,
         "restaurants_considered": str(run.restaurants_considered),
         "restaurants_total": str(run.restaurants_total),
-        "restaurants_named": run.restaurants_named,
+        "restaurants_named": str(run.restaurants_named),
         "skipped": skipped,
         "created_at": format_instant(run.created_at) if run.HasField("created_at") else None,
         "finished_at": format_instant(run.finished_at) if run.HasField("finished_at") else None,
