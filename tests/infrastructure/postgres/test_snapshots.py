@@ -75,7 +75,7 @@ COMPARISONS, COMPARISONS_AT_REST, BUDGET_SECONDS = 12, 4, 4.0
 # What a payout would count of each entry type, and its amount, in each account.
 SELECT_VERDICTS = f"""
 WITH terms AS (SELECT current_date AS as_of, $1::timestamptz AS cutoff_at,
-  0::bigint AS min_amount_minor),
+  0::bigint AS min_amount_minor, 'PEN'::text AS currency),
 claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts),
 {VERDICT}
 SELECT restaurant_id, amount_minor, available_minor, skip_reason,
@@ -340,7 +340,13 @@ async def test_earlier_cut_off_leaves_out_what_matured_since(
                 ]
                 for at in (midnight - MICROSECOND, midnight, now + timedelta(days=2))
             }
-        assert [int(row[0][1]) for row in counted.values()] == [100, 120, 123]
+        # Of what it counts it pays no more than is available now.
+        assert [int(row[0][1]) for row in counted.values()] == [100, 120, 120]
+        assert [row[0][4] for row in counted.values()] == [
+            ["CHARGE 100"],
+            ["CHARGE 120"],
+            ["CHARGE 123"],
+        ]
         assert [int(row[0][2]) for row in counted.values()] == [120, 120, 120]
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
         run_id = uuid_utils.compat.uuid7()
