@@ -155,6 +155,7 @@ THEMES = {
     "infrastructure/postgres/test_one_place.py": ["infrastructure/postgres"],
     "infrastructure/postgres/test_pgbouncer.py": ["infrastructure/postgres/sessions"],
     "infrastructure/postgres/test_seals_of_payments.py": ["infrastructure/postgres/seals.py"],
+    "infrastructure/postgres/test_seals_of_later_fields.py": ["infrastructure/postgres/seals.py"],
     "infrastructure/postgres/test_sessions.py": ["infrastructure/postgres/sessions/engine.py"],
     "infrastructure/postgres/test_start_on_standby.py": ["bootstrap", "cli/serve"],
     "infrastructure/postgres/test_stays.py": ["infrastructure/postgres/sessions/horizon.py"],

@@ -17,6 +17,8 @@ from support.running import RunningLedger, running_ledger
 from support.sessions import deadlocks_of
 
 from ledger.bootstrap.database import Database
+from ledger.domain.events import PLATFORM_EVENT_TYPES
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, rules_of
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.v1 import ledger_pb2
 
@@ -50,6 +52,34 @@ async def test_event_of_64_calls_is_created_once(ledger: RunningLedger) -> None:
     assert await ledger.query("SELECT count(*) FROM ledger_entries") == [(2,)]
     assert (await ledger.balance(event.restaurant_id)).available_minor == 950
     await assert_books_in_order(ledger.database)
+
+
+async def test_events_of_all_types_of_64_calls_are_created_once(database: Database) -> None:
+    """All at once through two servers, and the accounts, the platform's too, are opened by them."""
+    requests = [
+        ledger_pb2.IngestEventRequest(
+            event=event_message(
+                ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.name}"),
+                restaurant_id="" if event_type in PLATFORM_EVENT_TYPES else "res_a",
+            )
+        )
+        for event_type in EVENT_POSTING_RULES
+    ]
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        stubs = (first.stub, second.stub)
+        responses = await asyncio.gather(
+            *(stubs[place % 2].IngestEvent(request) for place in range(64) for request in requests)
+        )
+        for number in range(len(requests)):
+            of_event = responses[number :: len(requests)]
+            statuses = Counter(response.status for response in of_event)
+            assert statuses == {CREATED: 1, DUPLICATE: 63}
+            assert len({response.transaction_id for response in of_event}) == 1
+        counts = "SELECT count(*), count(DISTINCT event_id) FROM ledger_entries"
+        posted = sum(len(rules_of(event_type, has_fee=False)) for event_type in EVENT_POSTING_RULES)
+        assert await first.query(counts) == [(posted, len(requests))]
+        assert await first.query("SELECT count(*) FROM balance_accounts") == [(2,)]
+    await assert_books_in_order(database)
 
 
 async def test_one_of_64_events_with_one_id_is_booked(ledger: RunningLedger) -> None:
