@@ -3161,7 +3161,7 @@ WHERE s.balance_minor < 0;
 -- check: processor_has_settled
 -- scope: all. It adds up whole books by day.
 -- In a currency in which the processor's settlements are booked, it has settled what it owed some
--- days ago (LEDGER_SETTLEMENT_DAYS; 7 with psql): processor_clearing over all books up to that day,
+-- days ago (7, or ledger.settlement_days of the session): processor_clearing over all books up to that day,
 -- less all settlements booked since, is not above zero. Each day of the open rest has its row. Days
 -- are those of occurred_at, in UTC; a settlement pays the oldest days first.
 WITH given AS (

@@ -446,18 +446,17 @@ WHERE a.restaurant_id = :'restaurant_id'::text
 ORDER BY a.currency, p.sequence DESC, i.entry_type;
 
 -- query: restaurants_in_red
--- The restaurants of a currency whose available balance is below zero, the longest in the red
--- first. `since` is the instant from which it has been below zero without a break. An entry counts
--- from its recording, or from its maturity if that is later. `entry_type` and `cause_id`, an event, a
--- payout or a payment, name the entry that took most at that instant; `taken_minor` is what the
--- entries of its type have taken since, less what they gave. Of an account in the red all entries
--- are read, of others none but for the balance.
+-- The restaurants of a currency that owe the platform, as ListBalances has them: what they have
+-- available and pending is below zero together. The longest in the red come first. `since` is the
+-- instant from which it has been below zero without a break, by the recording of entries.
+-- `entry_type` and `cause_id`, an event, a payout or a payment, name the entry that took most at that
+-- instant; `taken_minor` is what the entries of its type have taken since, less what they gave.
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 -- For all accounts at once, for the reason given at q1_balances.
 red AS MATERIALIZED (
   SELECT m.balance_account_id,
-         sum(m.signed_minor) FILTER (
-           WHERE m.available_at IS NULL OR m.available_at <= moment.now_at) AS available_minor,
+         COALESCE(sum(m.signed_minor) FILTER (
+           WHERE m.available_at IS NULL OR m.available_at <= moment.now_at), 0) AS available_minor,
          COALESCE(sum(m.signed_minor) FILTER (WHERE m.available_at > moment.now_at), 0)
            AS pending_minor
   FROM moment
@@ -465,44 +464,41 @@ red AS MATERIALIZED (
   JOIN ledger_movements AS m ON m.balance_account_id = a.balance_account_id
   WHERE m.ledger_account = 'restaurant_payable'
   GROUP BY m.balance_account_id
-  HAVING sum(m.signed_minor) FILTER (
-    WHERE m.available_at IS NULL OR m.available_at <= moment.now_at) < 0
+  HAVING sum(m.signed_minor) < 0
 ),
 movement AS MATERIALIZED (
-  SELECT m.balance_account_id, GREATEST(m.recorded_at, m.available_at) AS counted_at,
-         m.entry_type, m.signed_minor, m.event_id, m.payout_id, m.payment_id
-  FROM moment
-  CROSS JOIN red
+  SELECT m.balance_account_id, m.recorded_at, m.entry_type, m.signed_minor, m.event_id,
+         m.payout_id, m.payment_id
+  FROM red
   JOIN ledger_movements AS m ON m.balance_account_id = red.balance_account_id
   WHERE m.ledger_account = 'restaurant_payable'
-    AND (m.available_at IS NULL OR m.available_at <= moment.now_at)
 ),
 -- Entries of one instant count together.
 balance AS (
-  SELECT balance_account_id, counted_at,
-         sum(sum(signed_minor)) OVER (PARTITION BY balance_account_id ORDER BY counted_at)
+  SELECT balance_account_id, recorded_at,
+         sum(sum(signed_minor)) OVER (PARTITION BY balance_account_id ORDER BY recorded_at)
            AS balance_minor
   FROM movement
-  GROUP BY balance_account_id, counted_at
+  GROUP BY balance_account_id, recorded_at
 ),
 last_good AS (
   SELECT balance_account_id,
-         COALESCE(max(counted_at) FILTER (WHERE balance_minor >= 0), '-infinity') AS counted_at
+         COALESCE(max(recorded_at) FILTER (WHERE balance_minor >= 0), '-infinity') AS recorded_at
   FROM balance
   GROUP BY balance_account_id
 ),
 debt AS (
-  SELECT balance.balance_account_id, min(balance.counted_at) AS since
+  SELECT balance.balance_account_id, min(balance.recorded_at) AS since
   FROM balance
   JOIN last_good ON last_good.balance_account_id = balance.balance_account_id
-    AND balance.counted_at > last_good.counted_at
+    AND balance.recorded_at > last_good.recorded_at
   GROUP BY balance.balance_account_id
 ),
 cause AS (
   SELECT DISTINCT ON (m.balance_account_id) m.*
   FROM debt
   JOIN movement AS m ON m.balance_account_id = debt.balance_account_id
-    AND m.counted_at = debt.since
+    AND m.recorded_at = debt.since
   ORDER BY m.balance_account_id, m.signed_minor, m.entry_type, m.event_id, m.payout_id, m.payment_id
 )
 SELECT a.restaurant_id, r.name, red.available_minor, red.pending_minor, debt.since,
@@ -517,7 +513,7 @@ CROSS JOIN LATERAL (
   SELECT sum(m.signed_minor) AS signed_minor
   FROM movement AS m
   WHERE m.balance_account_id = red.balance_account_id AND m.entry_type = cause.entry_type
-    AND m.counted_at >= debt.since
+    AND m.recorded_at >= debt.since
 ) AS taken
 JOIN balance_accounts AS a ON a.balance_account_id = red.balance_account_id
 JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id

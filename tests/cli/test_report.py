@@ -146,10 +146,10 @@ async def test_debts_are_reported(ledger: RunningLedger, monkeypatch: pytest.Mon
     )
     ages = [tuple(row.values()) for row in await rows_of("red", "PEN", "--by-age")]
     assert ages == [
-        ("0 to 7 days", "1", "-200"),
-        ("8 to 30 days", "0", "0"),
-        ("31 to 90 days", "0", "0"),
-        ("over 90 days", "0", "0"),
+        ("0 to 7 days", "1", "-200", "0"),
+        ("8 to 30 days", "0", "0", "0"),
+        ("31 to 90 days", "0", "0", "0"),
+        ("over 90 days", "0", "0", "0"),
     ]
     assert await rows_of("red", "USD") == []
 
@@ -170,9 +170,13 @@ def test_ages_of_debts(days: int, age: str) -> None:
     """A debt is counted in the age of its whole days; sums may exceed 64 bits."""
     debt = Decimal(-(2**63))
     found = one_row_an_age(
-        Report(("days_count", "available_minor"), ((days, debt), (days, debt)), True)
+        Report(
+            ("days_count", "available_minor", "pending_minor"),
+            ((days, debt, 1), (days, debt, 2)),
+            True,
+        )
     )
-    assert [row for row in found.rows if row[1]] == [(age, 2, -(2**64))]
+    assert [row for row in found.rows if row[1]] == [(age, 2, -(2**64), 3)]
 
 
 async def test_calls_are_reported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:

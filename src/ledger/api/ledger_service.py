@@ -131,7 +131,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def PreviewEvent(
         self, request: ledger_pb2.PreviewEventRequest, context: Context
     ) -> ledger_pb2.PreviewEventResponse:
-        event = events.decode_preview(request, self._clock())
+        event = events.decode_ingest_event(request, self._clock())
         return events.encode_preview(event, await self._preview_event(event))
 
     async def GetEvent(

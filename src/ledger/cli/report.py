@@ -187,8 +187,8 @@ def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
 
 
 @click.command(
-    help="Show the restaurants whose available balance in CURRENCY is below zero, the longest"
-    " first: since when, for how many days, and the entry that took most when it fell below zero;"
+    help="Show the restaurants that owe the platform in CURRENCY, the longest first: since when"
+    " available and pending are below zero together, and the entry that took most at that moment;"
     " taken_minor is what entries of that type have taken since.\n\n--by-age adds the debts up by"
     f" their age.\n\n{_WHERE}"
 )

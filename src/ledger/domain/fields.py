@@ -47,6 +47,14 @@ def is_name(text: str) -> bool:
     return len(text) <= NAME_LENGTH_MAX and _CONTROL.search(text) is None
 
 
+def after_prefix(prefix: str) -> str:
+    """The first text, in the byte order of ids, after all ids that begin with `prefix`, not empty.
+
+    The last character is never the last one there is, since no id has that.
+    """
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
 def is_code(text: str) -> bool:
     """Whether `text` can be a bank's code for a failure; empty is not one."""
     return _CODE.match(text) is not None

@@ -249,11 +249,11 @@ class _LedgerAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerAc
     LEDGER_ACCOUNT_RESTAURANT_PAYABLE: _LedgerAccount.ValueType  # 2
     """What the platform owes the restaurant. Normal side: credit."""
     LEDGER_ACCOUNT_PAYOUT_RESERVED: _LedgerAccount.ValueType  # 3
-    """What is inside payouts that are neither paid nor failed. Normal side: credit."""
+    """What is inside payouts that are created or submitted. Normal side: credit."""
     LEDGER_ACCOUNT_PLATFORM_FEES: _LedgerAccount.ValueType  # 4
     """What the platform earned. Normal side: credit."""
     LEDGER_ACCOUNT_PLATFORM_CASH: _LedgerAccount.ValueType  # 5
-    """What left the platform's bank account, with the opposite sign. Normal side: debit."""
+    """What came into the platform's bank account, less what left it. Normal side: debit."""
     LEDGER_ACCOUNT_DISPUTE_RECEIVABLE: _LedgerAccount.ValueType  # 6
     """What the processor withdrew for open disputes. Normal side: debit."""
     LEDGER_ACCOUNT_DISPUTE_HOLD: _LedgerAccount.ValueType  # 7
@@ -291,11 +291,11 @@ LEDGER_ACCOUNT_PROCESSOR_CLEARING: LedgerAccount.ValueType  # 1
 LEDGER_ACCOUNT_RESTAURANT_PAYABLE: LedgerAccount.ValueType  # 2
 """What the platform owes the restaurant. Normal side: credit."""
 LEDGER_ACCOUNT_PAYOUT_RESERVED: LedgerAccount.ValueType  # 3
-"""What is inside payouts that are neither paid nor failed. Normal side: credit."""
+"""What is inside payouts that are created or submitted. Normal side: credit."""
 LEDGER_ACCOUNT_PLATFORM_FEES: LedgerAccount.ValueType  # 4
 """What the platform earned. Normal side: credit."""
 LEDGER_ACCOUNT_PLATFORM_CASH: LedgerAccount.ValueType  # 5
-"""What left the platform's bank account, with the opposite sign. Normal side: debit."""
+"""What came into the platform's bank account, less what left it. Normal side: debit."""
 LEDGER_ACCOUNT_DISPUTE_RECEIVABLE: LedgerAccount.ValueType  # 6
 """What the processor withdrew for open disputes. Normal side: debit."""
 LEDGER_ACCOUNT_DISPUTE_HOLD: LedgerAccount.ValueType  # 7

@@ -185,8 +185,10 @@ def _path(place: int | None, field: str) -> str:
     return f"event.{field}" if place is None else f"events[{place}].{field}"
 
 
-def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -> ProcessorEvent:
-    """The event to book. Raises as decode_event."""
+def decode_ingest_event(
+    request: ledger_pb2.IngestEventRequest | ledger_pb2.PreviewEventRequest, now: datetime
+) -> ProcessorEvent:
+    """The event to book or to preview. Raises as decode_event."""
     if not request.HasField("event"):
         raise InvalidRequest([FieldViolation("event", "must be set")])
     return decode_event(request.event, now)
@@ -339,13 +341,6 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
     for entry in entries:
         write_entry(response.entries.add(), entry)
     return response
-
-
-def decode_preview(request: ledger_pb2.PreviewEventRequest, now: datetime) -> ProcessorEvent:
-    """The event to preview. Raises as decode_event."""
-    if not request.HasField("event"):
-        raise InvalidRequest([FieldViolation("event", "must be set")])
-    return decode_event(request.event, now)
 
 
 def encode_preview(event: ProcessorEvent, preview: EventPreview) -> ledger_pb2.PreviewEventResponse:

@@ -11,6 +11,7 @@ from ledger.application.ports.balance_lists import (
 from ledger.application.ports.balances import BalanceQuery, LongTails
 from ledger.application.ports.pages import Page
 from ledger.domain.balances import Balance, BalanceAccount
+from ledger.domain.fields import after_prefix
 from ledger.domain.payouts import day_bounds
 from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
 from ledger.infrastructure.postgres.movements import signed_minor
@@ -180,7 +181,7 @@ def _bounds(query: BalancesQuery) -> tuple[str, str | None]:
     prefix = query.restaurant_id_prefix
     if prefix is None:
         return "", None
-    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    return prefix, after_prefix(prefix)
 
 
 def _passes(query: BalancesQuery, balance: Balance) -> bool:

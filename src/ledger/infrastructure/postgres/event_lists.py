@@ -20,6 +20,7 @@ from ledger.application.ports.event_lists import (
 )
 from ledger.application.ports.pages import Page
 from ledger.domain.events import OCCURRED_AT_MIN, UNIX_EPOCH, microseconds
+from ledger.domain.fields import after_prefix
 from ledger.domain.payouts import Payout
 from ledger.infrastructure.postgres.counted_entries import FIRST_PAYOUT_THAT_COUNTED
 from ledger.infrastructure.postgres.event_ledger import (
@@ -280,7 +281,7 @@ class PostgresEventLists:
             limit,
             "" if after is None else after.event_id,
             prefix,
-            prefix[:-1] + chr(ord(prefix[-1]) + 1),
+            after_prefix(prefix),
             scanned_max,
         )
         if row is None:
