@@ -32,6 +32,8 @@ from support.waiting import POLL_SECONDS
 
 from ledger.api.convert.instants import decode_instant
 from ledger.bootstrap.database import Database
+from ledger.domain.events import PLATFORM_EVENT_TYPES
+from ledger.domain.posting_rules import EVENT_POSTING_RULES
 from ledger.v1 import ledger_pb2
 
 PAYABLE = ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE
@@ -711,10 +713,11 @@ async def test_position_under_the_right_key_is_checked_like_any_field(
 
 # The property
 
+# Of events in a restaurant's books that need no payout.
 EVENT_TYPES = [
-    number
-    for name, number in ledger_pb2.EventType.items()
-    if number and name not in ("EVENT_TYPE_PAYOUT_PAID", "EVENT_TYPE_PAYOUT_FAILED")
+    ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.name}")
+    for event_type in EVENT_POSTING_RULES
+    if event_type not in PLATFORM_EVENT_TYPES
 ]
 FEE_TYPES = {CHARGE, REFUND, DISPUTE_OPENED}
 
