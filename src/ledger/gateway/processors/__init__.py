@@ -1,0 +1,1 @@
+"""One module a processor: how its deliveries are signed, and what they report."""
