@@ -42,8 +42,8 @@ class Fact:
     `event_id` names the fact and not the delivery, so every delivery of the fact has the same one.
     `commission_minor` is the platform's commission by the processor's own word; None: it says
     nothing, and the endpoint's fee policy decides. `reverses` is the event id of the charge that
-    this fact takes back: the commission of that charge goes back in proportion. A fact `of_platform`
-    belongs to no restaurant.
+    this fact takes back: the commission of that charge goes back in proportion. A fact
+    `of_platform` belongs to no restaurant.
     """
 
     event_id: str

@@ -44,7 +44,7 @@ class Payload:
         raise self._wrong(name, "an integer", value)
 
     def decimal(self, name: str, default: Decimal | None = None) -> Decimal:
-        """A number of JSON, exactly as it was written. Absent or null: `default`, else Malformed."""
+        """A number of JSON, exactly as written. Absent or null: `default`, else Malformed."""
         value = self.values.get(name)
         if value is None and default is not None:
             return default
