@@ -41,9 +41,10 @@ class Fact:
 
     `event_id` names the fact and not the delivery, so every delivery of the fact has the same one.
     `commission_minor` is the platform's commission by the processor's own word; None: it says
-    nothing, and the endpoint's fee policy decides. `reverses` is the event id of the charge that
-    this fact takes back: the commission of that charge goes back in proportion. A fact
-    `of_platform` belongs to no restaurant.
+    nothing, and the endpoint's fee policy decides. `charge` is the event id of the charge that the
+    fact is about, where it is known: if the delivery does not say whose money it is, it is that
+    charge's. `reverses` is the event id of the charge that this fact takes back: the commission of
+    that charge goes back in proportion. A fact `of_platform` belongs to no restaurant.
     """
 
     event_id: str
@@ -59,6 +60,7 @@ class Fact:
     dispute_fee_minor: int = 0
     processor_fee_minor: int = 0
     available_at: datetime | None = None
+    charge: str = ""
     reverses: str = ""
     payout_id: str = ""
     bank_reference: str = ""

@@ -9,6 +9,26 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ledger.domain.fields import is_id
+from ledger.domain.money import is_currency
+from ledger.gateway.amounts import EXPONENT_MAX
+
+# The headers of a delivery that are kept with it in the quarantine: those that processors sign with
+# or sign, and none that lets anybody in.
+KEPT_HEADERS = frozenset(
+    {
+        "content-type",
+        "hmacsignature",
+        "stripe-signature",
+        "user-agent",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+        "x-request-id",
+        "x-signature",
+    }
+)
+
 
 class Table(BaseModel):
     """A table of the file. Names that it does not know are refused."""
@@ -22,7 +42,9 @@ class Secret(Table):
     Several secrets of an endpoint are all accepted, until `not_after`: that is how one is rotated.
     """
 
-    name: str = Field(description="What metrics and logs call it.")
+    name: str = Field(
+        pattern="^[A-Za-z0-9._-]{1,64}$", description="What metrics and logs call it."
+    )
     file: Path | None = Field(None, description="A file that holds the secret and nothing else.")
     variable: str | None = Field(None, description="An environment variable that holds it.")
     value: str | None = Field(None, description="The secret itself; better in a file.")
@@ -39,7 +61,11 @@ class Secret(Table):
     def read(self) -> str:
         """The secret. Raises ValueError if there is none."""
         if self.file is not None:
-            text = self.file.read_text(encoding="utf-8").strip()
+            try:
+                text = self.file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "it is no text"
+                raise ValueError(f"secret {self.name}: cannot read {self.file}: {why}") from error
         elif self.variable is not None:
             text = os.environ.get(self.variable, "")
         else:
@@ -61,6 +87,17 @@ class RestaurantMapping(Table):
         default_factory=dict, description="Restaurant ids by what was found; empty: as found."
     )
 
+    @model_validator(mode="after")
+    def _has_its_key(self) -> "RestaurantMapping":
+        if (self.by in ("metadata", "fixed")) != bool(self.key):
+            raise ValueError("key goes with by = 'metadata' and by = 'fixed', and with no other")
+        for restaurant_id in (*self.table.values(), *([self.key] if self.by == "fixed" else [])):
+            if not is_id(restaurant_id):
+                raise ValueError(
+                    f"{restaurant_id!r} is no restaurant id: [A-Za-z0-9._:-], 1 to 128"
+                )
+        return self
+
 
 class FeePolicy(Table):
     """Whose fee a charge carries: `fee_minor`, the platform's commission, of the event."""
@@ -72,8 +109,18 @@ class FeePolicy(Table):
         " pass_through: what the processor costs, borne by the restaurant.",
     )
     key: str = ""
-    percent: Decimal = Field(Decimal(0), ge=0, le=100)
-    fixed_minor: int = Field(0, ge=0)
+    percent: Decimal = Field(Decimal(0), ge=0, le=100, max_digits=12, decimal_places=9)
+    fixed_minor: int = Field(
+        0, ge=0, description="Minor units of the charge's currency, added to the percentage."
+    )
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "FeePolicy":
+        if (self.commission == "metadata") != bool(self.key):
+            raise ValueError("key goes with commission = 'metadata', and with no other")
+        if (self.commission == "rate") != bool(self.percent or self.fixed_minor):
+            raise ValueError("percent or fixed_minor go with commission = 'rate', and no other")
+        return self
 
 
 class EndpointBase(Table):
@@ -88,3 +135,18 @@ class EndpointBase(Table):
         default_factory=dict,
         description="Decimals of currencies that this processor counts otherwise than its table.",
     )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "EndpointBase":
+        names = [secret.name for secret in self.secrets]
+        if len(set(names)) != len(names):
+            raise ValueError("two secrets have the same name")
+        for currency, exponent in self.exponents.items():
+            if not is_currency(currency) or not 0 <= exponent <= EXPONENT_MAX:
+                raise ValueError(f"exponents: {currency} = {exponent} is no currency's decimals")
+        return self
+
+    @property
+    def kept_headers(self) -> frozenset[str]:
+        """The headers that a later try needs, in lower case."""
+        return KEPT_HEADERS
