@@ -178,6 +178,26 @@ class SubmissionNotFound(LedgerError):
         self.submission_id = submission_id
 
 
+class QuarantinedNotFound(LedgerError):
+    """No payload with this id is in the quarantine."""
+
+    def __init__(self, quarantine_id: str) -> None:
+        super().__init__(f"payload {quarantine_id} is not in the quarantine")
+        self.quarantine_id = quarantine_id
+
+
+class QuarantinedMoved(LedgerError):
+    """The payload stands where the requested move is not possible; nothing was changed."""
+
+    def __init__(self, quarantine_id: str, state: str, move_number: int) -> None:
+        super().__init__(
+            f"payload {quarantine_id} is {state} by its move {move_number}; read it again"
+        )
+        self.quarantine_id = quarantine_id
+        self.state = state
+        self.move_number = move_number
+
+
 class SubmissionIdReused(LedgerError):
     """A submission with this id and other contents is stored.
 

@@ -51,6 +51,8 @@ from ledger.errors import (
     PayoutRunNotFound,
     PayoutRunUnderWay,
     PayoutsNotSubmittable,
+    QuarantinedMoved,
+    QuarantinedNotFound,
     QueueFull,
     RateLimited,
     RequestTooLarge,
@@ -195,6 +197,14 @@ _TABLE: dict[type[LedgerError], _Row] = {
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUTS_NOT_SUBMITTABLE,
         metadata=lambda error: {
             "payout_ids": ",".join(error.payout_ids), "count": str(error.count)}),
+    QuarantinedNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_QUARANTINED_NOT_FOUND,
+        metadata=lambda error: {"quarantine_id": error.quarantine_id}),
+    QuarantinedMoved: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_QUARANTINED_MOVED,
+        metadata=lambda error: {
+            "quarantine_id": error.quarantine_id, "state": error.state,
+            "move_number": str(error.move_number)}),
     PayoutMoveNotAllowed: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED,
         metadata=lambda error: {

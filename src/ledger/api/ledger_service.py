@@ -309,3 +309,38 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         paging = await self._pages.paging(request, restaurants.RESTAURANT_LISTING)
         page = await list_restaurants(self._begin, paging.after, paging.page_size)
         return restaurants.encode_restaurant_page(paging, page)
+
+    async def QuarantinePayload(
+        self, request: ledger_pb2.QuarantinePayloadRequest, context: Context
+    ) -> ledger_pb2.QuarantinePayloadResponse:
+        raise NotImplementedError
+
+    async def ListQuarantined(
+        self, request: ledger_pb2.ListQuarantinedRequest, context: Context
+    ) -> ledger_pb2.ListQuarantinedResponse:
+        raise NotImplementedError
+
+    async def GetQuarantined(
+        self, request: ledger_pb2.GetQuarantinedRequest, context: Context
+    ) -> ledger_pb2.GetQuarantinedResponse:
+        raise NotImplementedError
+
+    async def GetQuarantineSummary(
+        self, request: ledger_pb2.GetQuarantineSummaryRequest, context: Context
+    ) -> ledger_pb2.GetQuarantineSummaryResponse:
+        raise NotImplementedError
+
+    async def RetryQuarantined(
+        self, request: ledger_pb2.RetryQuarantinedRequest, context: Context
+    ) -> ledger_pb2.RetryQuarantinedResponse:
+        raise NotImplementedError
+
+    async def ResolveQuarantined(
+        self, request: ledger_pb2.ResolveQuarantinedRequest, context: Context
+    ) -> ledger_pb2.ResolveQuarantinedResponse:
+        raise NotImplementedError
+
+    async def DiscardQuarantined(
+        self, request: ledger_pb2.DiscardQuarantinedRequest, context: Context
+    ) -> ledger_pb2.DiscardQuarantinedResponse:
+        raise NotImplementedError

@@ -33,6 +33,7 @@ class Scope(StrEnum):
     READ = "read"
     PAYOUT = "payout"
     PAY = "pay"
+    QUARANTINE = "quarantine"
     ADMIN = "admin"
 
 
@@ -103,11 +104,16 @@ class Method:
     @property
     def is_read(self) -> bool:
         """Whether the method changes nothing. Its calls may be refused at any point."""
-        return self.scope is Scope.READ
+        return self.name.startswith(("Get", "List"))
 
 
 def _read(name: str, *, timeout_seconds: int = 10) -> Method:
     return Method(name, Scope.READ, responses=Responses.READS, timeout_seconds=timeout_seconds)
+
+
+def _quarantine_read(name: str) -> Method:
+    # What it returns may hold personal data, and only the call log knows who has read it.
+    return Method(name, Scope.QUARANTINE, Recorded.SOON, responses=Responses.READS)
 
 
 def _balance(name: str) -> Method:
@@ -181,6 +187,14 @@ METHODS: Mapping[str, Method] = _by_name(
         Method("UpdateRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         _read("GetRestaurant"),
         _read("ListRestaurants"),
+        # The body of a delivery alone may have as many bytes as another request.
+        Method("QuarantinePayload", Scope.QUARANTINE, Recorded.SOON, is_large=True),
+        _quarantine_read("ListQuarantined"),
+        _quarantine_read("GetQuarantined"),
+        _read("GetQuarantineSummary"),
+        Method("RetryQuarantined", Scope.QUARANTINE, Recorded.BEFORE_RESPONSE),
+        Method("ResolveQuarantined", Scope.QUARANTINE, Recorded.SOON),
+        Method("DiscardQuarantined", Scope.QUARANTINE, Recorded.BEFORE_RESPONSE),
         Method("CreateAccount", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         Method("UpdateAccount", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
         _read("GetAccount"),

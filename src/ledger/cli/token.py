@@ -25,7 +25,8 @@ themselves.
 
 Scopes: ingest sends events of any kind, ingest:processor, ingest:bank and
 ingest:adjustment those of one kind; read reads; payout starts and cancels
-payout runs; pay authorises payments and what follows them; admin changes
+payout runs; pay authorises payments and what follows them; quarantine keeps,
+reads, retries and discards deliveries that cannot be booked; admin changes
 restaurants and accounts. Only ingest includes other scopes.
 """
 

@@ -317,6 +317,21 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "PAYOUT_ENTRIES_UNKNOWN", "domain": "ledger.v1",
           "metadata": { "payout_id": "01976f6e-0000-7000-8000-000000000000" } }
     """
+    ERROR_REASON_QUARANTINED_NOT_FOUND: _ErrorReason.ValueType  # 45
+    """No payload with this id is in the quarantine. Status NOT_FOUND. Nothing was changed.
+
+        { "reason": "QUARANTINED_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "quarantine_id": "01976f6e-0000-7000-8000-000000000000" } }
+    """
+    ERROR_REASON_QUARANTINED_MOVED: _ErrorReason.ValueType  # 46
+    """The payload has made a move since the one that the request names, or its state allows no such
+    move. Status FAILED_PRECONDITION. Nothing was changed. `state` and `move_number` are where it
+    stands now.
+
+        { "reason": "QUARANTINED_MOVED", "domain": "ledger.v1",
+          "metadata": { "quarantine_id": "01976f6e-0000-7000-8000-000000000000",
+            "state": "DISCARDED", "move_number": "3" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
@@ -620,4 +635,19 @@ the payout of which that is not known.
 
     { "reason": "PAYOUT_ENTRIES_UNKNOWN", "domain": "ledger.v1",
       "metadata": { "payout_id": "01976f6e-0000-7000-8000-000000000000" } }
+"""
+ERROR_REASON_QUARANTINED_NOT_FOUND: ErrorReason.ValueType  # 45
+"""No payload with this id is in the quarantine. Status NOT_FOUND. Nothing was changed.
+
+    { "reason": "QUARANTINED_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "quarantine_id": "01976f6e-0000-7000-8000-000000000000" } }
+"""
+ERROR_REASON_QUARANTINED_MOVED: ErrorReason.ValueType  # 46
+"""The payload has made a move since the one that the request names, or its state allows no such
+move. Status FAILED_PRECONDITION. Nothing was changed. `state` and `move_number` are where it
+stands now.
+
+    { "reason": "QUARANTINED_MOVED", "domain": "ledger.v1",
+      "metadata": { "quarantine_id": "01976f6e-0000-7000-8000-000000000000",
+        "state": "DISCARDED", "move_number": "3" } }
 """

@@ -564,6 +564,72 @@ SUBMIT_STATUS_CREATED: SubmitStatus.ValueType  # 1
 SUBMIT_STATUS_DUPLICATE: SubmitStatus.ValueType  # 2
 """The submission had been made before, with the same contents. Nothing changed."""
 
+class _QuarantineState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuarantineStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_QuarantineState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    QUARANTINE_STATE_UNSPECIFIED: _QuarantineState.ValueType  # 0
+    """In a filter: not allowed. Otherwise never sent."""
+    QUARANTINE_STATE_QUARANTINED: _QuarantineState.ValueType  # 1
+    """It waits for a person. Becomes RETRY_REQUESTED or DISCARDED."""
+    QUARANTINE_STATE_RETRY_REQUESTED: _QuarantineState.ValueType  # 2
+    """A gateway is to try it again. Becomes RELEASED, QUARANTINED or PARKED; DISCARDED if a person
+    decides so before.
+    """
+    QUARANTINE_STATE_PARKED: _QuarantineState.ValueType  # 3
+    """A gateway tries it again at `retry_at`: something that it refers to is not there yet. Becomes
+    RELEASED, PARKED again, QUARANTINED, RETRY_REQUESTED or DISCARDED.
+    """
+    QUARANTINE_STATE_RELEASED: _QuarantineState.ValueType  # 4
+    """All that it reports is booked, or needs no booking. Final."""
+    QUARANTINE_STATE_DISCARDED: _QuarantineState.ValueType  # 5
+    """A person has decided that it will not be booked. Final."""
+
+class QuarantineState(_QuarantineState, metaclass=_QuarantineStateEnumTypeWrapper):
+    """Where a payload of the quarantine stands. This enum grows: expect values that you do not know."""
+
+QUARANTINE_STATE_UNSPECIFIED: QuarantineState.ValueType  # 0
+"""In a filter: not allowed. Otherwise never sent."""
+QUARANTINE_STATE_QUARANTINED: QuarantineState.ValueType  # 1
+"""It waits for a person. Becomes RETRY_REQUESTED or DISCARDED."""
+QUARANTINE_STATE_RETRY_REQUESTED: QuarantineState.ValueType  # 2
+"""A gateway is to try it again. Becomes RELEASED, QUARANTINED or PARKED; DISCARDED if a person
+decides so before.
+"""
+QUARANTINE_STATE_PARKED: QuarantineState.ValueType  # 3
+"""A gateway tries it again at `retry_at`: something that it refers to is not there yet. Becomes
+RELEASED, PARKED again, QUARANTINED, RETRY_REQUESTED or DISCARDED.
+"""
+QUARANTINE_STATE_RELEASED: QuarantineState.ValueType  # 4
+"""All that it reports is booked, or needs no booking. Final."""
+QUARANTINE_STATE_DISCARDED: QuarantineState.ValueType  # 5
+"""A person has decided that it will not be booked. Final."""
+
+class _QuarantineStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuarantineStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_QuarantineStatus.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    QUARANTINE_STATUS_UNSPECIFIED: _QuarantineStatus.ValueType  # 0
+    """Never sent."""
+    QUARANTINE_STATUS_CREATED: _QuarantineStatus.ValueType  # 1
+    """This call stored the payload."""
+    QUARANTINE_STATUS_DUPLICATE: _QuarantineStatus.ValueType  # 2
+    """The payload had been stored before. Nothing changed."""
+
+class QuarantineStatus(_QuarantineStatus, metaclass=_QuarantineStatusEnumTypeWrapper):
+    """The outcome of QuarantinePayload. This enum grows: expect values that you do not know."""
+
+QUARANTINE_STATUS_UNSPECIFIED: QuarantineStatus.ValueType  # 0
+"""Never sent."""
+QUARANTINE_STATUS_CREATED: QuarantineStatus.ValueType  # 1
+"""This call stored the payload."""
+QUARANTINE_STATUS_DUPLICATE: QuarantineStatus.ValueType  # 2
+"""The payload had been stored before. Nothing changed."""
+
 class _PayoutRunState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -3281,5 +3347,708 @@ class ListRestaurantsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "restaurants", b"restaurants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuarantinePayloadRequest(message.Message):
+    """The request of QuarantinePayload."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class HeadersEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    PROCESSOR_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    BODY_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    RECEIVED_AT_FIELD_NUMBER: builtins.int
+    RETRY_AT_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """The gateway's endpoint that received the delivery, 1 to 128 characters of [A-Za-z0-9._:-].
+    Required.
+    """
+    processor: builtins.str
+    """The processor that sent it, 1 to 128 characters of [A-Za-z0-9._:-]. Required."""
+    kind: builtins.str
+    """The processor's name for what it reports, at most 200 characters, none of them a control
+    character. Empty: not known.
+    """
+    body: builtins.bytes
+    """The delivery's body, byte by byte as it came, at most 256 KiB. May be empty."""
+    query: builtins.str
+    """What followed the question mark of the URL, at most 2,000 bytes, without control characters."""
+    reason: builtins.str
+    """Why it cannot be booked: a word of 1 to 64 characters of [A-Z0-9_], beginning with a letter.
+    Required.
+    """
+    detail: builtins.str
+    """What to mend, for people, at most 1,000 characters, none of them a control character."""
+    @builtins.property
+    def headers(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """The headers that a try needs, at most 8 KiB of names and values, without NUL. Names have 1 to
+        128 characters of [a-z0-9._-]. Never those that hold credentials: authorization,
+        proxy-authorization, cookie, set-cookie.
+        """
+
+    @builtins.property
+    def received_at(self) -> timestamp_pb2.Timestamp:
+        """When the gateway received it. Required."""
+
+    @builtins.property
+    def retry_at(self) -> timestamp_pb2.Timestamp:
+        """Set: PARKED, to be tried again then. Unset: QUARANTINED."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        processor: builtins.str = ...,
+        kind: builtins.str = ...,
+        body: builtins.bytes = ...,
+        headers: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        query: builtins.str = ...,
+        reason: builtins.str = ...,
+        detail: builtins.str = ...,
+        received_at: timestamp_pb2.Timestamp | None = ...,
+        retry_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["received_at", b"received_at", "retry_at", b"retry_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "detail", b"detail", "endpoint", b"endpoint", "headers", b"headers", "kind", b"kind", "processor", b"processor", "query", b"query", "reason", b"reason", "received_at", b"received_at", "retry_at", b"retry_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuarantinePayloadResponse(message.Message):
+    """The response of QuarantinePayload."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    status: QuarantineStatus.ValueType
+    """CREATED or DUPLICATE."""
+    @builtins.property
+    def payload(self) -> QuarantinedPayload:
+        """The payload as it stands, without its body and its moves."""
+
+    def __init__(
+        self,
+        *,
+        status: QuarantineStatus.ValueType = ...,
+        payload: QuarantinedPayload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payload", b"payload", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuarantinedPayload(message.Message):
+    """A delivery in the quarantine. Set by the server. Body, headers and query may hold personal data."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class HeadersEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    QUARANTINE_ID_FIELD_NUMBER: builtins.int
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    PROCESSOR_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    BODY_FIELD_NUMBER: builtins.int
+    BODY_SIZE_BYTES_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    RECEIVED_AT_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    MOVE_NUMBER_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    RETRY_AT_FIELD_NUMBER: builtins.int
+    MOVED_AT_FIELD_NUMBER: builtins.int
+    MOVES_FIELD_NUMBER: builtins.int
+    quarantine_id: builtins.str
+    """Its id."""
+    endpoint: builtins.str
+    """The gateway's endpoint that received it."""
+    processor: builtins.str
+    """The processor that sent it."""
+    kind: builtins.str
+    """The processor's name for what it reports. Empty: not known."""
+    body: builtins.bytes
+    """The body as it came. Empty in lists, unless they are `with_bodies`."""
+    body_size_bytes: builtins.int
+    """How many bytes the body has."""
+    query: builtins.str
+    """What followed the question mark of the URL."""
+    state: QuarantineState.ValueType
+    """Where it stands."""
+    move_number: builtins.int
+    """The number of its latest move, from 1 on."""
+    reason: builtins.str
+    """Why the latest try did not book it."""
+    detail: builtins.str
+    """What to mend, for people."""
+    @builtins.property
+    def headers(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """The headers that were kept, names in lower case."""
+
+    @builtins.property
+    def received_at(self) -> timestamp_pb2.Timestamp:
+        """When the gateway received it."""
+
+    @builtins.property
+    def created_at(self) -> timestamp_pb2.Timestamp:
+        """When it was stored, by the database's clock."""
+
+    @builtins.property
+    def retry_at(self) -> timestamp_pb2.Timestamp:
+        """When a gateway should try it: set if it is PARKED or RETRY_REQUESTED."""
+
+    @builtins.property
+    def moved_at(self) -> timestamp_pb2.Timestamp:
+        """When it made its latest move, by the database's clock."""
+
+    @builtins.property
+    def moves(self) -> containers.RepeatedCompositeFieldContainer[QuarantineMove]:
+        """Its moves, oldest first; of more than 1,000 the latest. Only from GetQuarantined."""
+
+    def __init__(
+        self,
+        *,
+        quarantine_id: builtins.str = ...,
+        endpoint: builtins.str = ...,
+        processor: builtins.str = ...,
+        kind: builtins.str = ...,
+        body: builtins.bytes = ...,
+        body_size_bytes: builtins.int = ...,
+        headers: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        query: builtins.str = ...,
+        received_at: timestamp_pb2.Timestamp | None = ...,
+        created_at: timestamp_pb2.Timestamp | None = ...,
+        state: QuarantineState.ValueType = ...,
+        move_number: builtins.int = ...,
+        reason: builtins.str = ...,
+        detail: builtins.str = ...,
+        retry_at: timestamp_pb2.Timestamp | None = ...,
+        moved_at: timestamp_pb2.Timestamp | None = ...,
+        moves: abc.Iterable[QuarantineMove] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["created_at", b"created_at", "moved_at", b"moved_at", "received_at", b"received_at", "retry_at", b"retry_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "body_size_bytes", b"body_size_bytes", "created_at", b"created_at", "detail", b"detail", "endpoint", b"endpoint", "headers", b"headers", "kind", b"kind", "move_number", b"move_number", "moved_at", b"moved_at", "moves", b"moves", "processor", b"processor", "quarantine_id", b"quarantine_id", "query", b"query", "reason", b"reason", "received_at", b"received_at", "retry_at", b"retry_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuarantineMove(message.Message):
+    """One move of a payload in the quarantine. Set by the server."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    EVENT_IDS_FIELD_NUMBER: builtins.int
+    RETRY_AT_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    RECORDED_AT_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """Counts up from 1, the payload's arrival."""
+    state: QuarantineState.ValueType
+    """The state it moved to."""
+    reason: builtins.str
+    """Why it was not booked. Empty: the move does not say."""
+    detail: builtins.str
+    """What to mend; of a discarded payload, the reason that the person gave."""
+    actor: builtins.str
+    """Who moved it: the caller's identity. Empty: callers do not authenticate."""
+    @builtins.property
+    def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The events that the payload reports, all of them stored. Only if it moved to RELEASED, and none
+        if nothing was to be booked.
+        """
+
+    @builtins.property
+    def retry_at(self) -> timestamp_pb2.Timestamp:
+        """When a gateway should try it."""
+
+    @builtins.property
+    def recorded_at(self) -> timestamp_pb2.Timestamp:
+        """When it moved, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        state: QuarantineState.ValueType = ...,
+        reason: builtins.str = ...,
+        detail: builtins.str = ...,
+        event_ids: abc.Iterable[builtins.str] | None = ...,
+        retry_at: timestamp_pb2.Timestamp | None = ...,
+        actor: builtins.str = ...,
+        recorded_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["recorded_at", b"recorded_at", "retry_at", b"retry_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["actor", b"actor", "detail", b"detail", "event_ids", b"event_ids", "number", b"number", "reason", b"reason", "recorded_at", b"recorded_at", "retry_at", b"retry_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListQuarantinedRequest(message.Message):
+    """The request of ListQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    PROCESSOR_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: builtins.int
+    DUE_BEFORE_FIELD_NUMBER: builtins.int
+    OLDEST_FIRST_FIELD_NUMBER: builtins.int
+    WITH_BODIES_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """Only payloads of this endpoint. Empty: all."""
+    processor: builtins.str
+    """Only payloads of this processor. Empty: all."""
+    reason: builtins.str
+    """Only payloads with this reason. Empty: all."""
+    oldest_first: builtins.bool
+    """Oldest first by `created_at`, instead of latest first."""
+    with_bodies: builtins.bool
+    """With the bodies. Then a page has at most 10 payloads."""
+    page_size: builtins.int
+    """At most this many payloads; 0 means 100, above 1,000 means 1,000."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    @builtins.property
+    def states(self) -> containers.RepeatedScalarFieldContainer[QuarantineState.ValueType]:
+        """Only payloads in one of these states, each at most once. Empty: all."""
+
+    @builtins.property
+    def created_before(self) -> timestamp_pb2.Timestamp:
+        """Only payloads that were stored before it. Unset: all."""
+
+    @builtins.property
+    def due_before(self) -> timestamp_pb2.Timestamp:
+        """Only what a gateway should try by then: RETRY_REQUESTED or PARKED, with `retry_at` before it,
+        in the order of `retry_at`. Unset: all. Not together with `states` or `oldest_first`.
+        """
+
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        processor: builtins.str = ...,
+        states: abc.Iterable[QuarantineState.ValueType] | None = ...,
+        reason: builtins.str = ...,
+        created_before: timestamp_pb2.Timestamp | None = ...,
+        due_before: timestamp_pb2.Timestamp | None = ...,
+        oldest_first: builtins.bool = ...,
+        with_bodies: builtins.bool = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["created_before", b"created_before", "due_before", b"due_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["created_before", b"created_before", "due_before", b"due_before", "endpoint", b"endpoint", "oldest_first", b"oldest_first", "page_size", b"page_size", "page_token", b"page_token", "processor", b"processor", "reason", b"reason", "states", b"states", "with_bodies", b"with_bodies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListQuarantinedResponse(message.Message):
+    """The response of ListQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYLOADS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty on the last one."""
+    @builtins.property
+    def payloads(self) -> containers.RepeatedCompositeFieldContainer[QuarantinedPayload]:
+        """The payloads, without their moves."""
+
+    def __init__(
+        self,
+        *,
+        payloads: abc.Iterable[QuarantinedPayload] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "payloads", b"payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetQuarantinedRequest(message.Message):
+    """The request of GetQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUARANTINE_ID_FIELD_NUMBER: builtins.int
+    quarantine_id: builtins.str
+    """The id of the payload. Required."""
+    def __init__(
+        self,
+        *,
+        quarantine_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["quarantine_id", b"quarantine_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetQuarantinedResponse(message.Message):
+    """The response of GetQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payload(self) -> QuarantinedPayload:
+        """The payload, with its body and its moves."""
+
+    def __init__(
+        self,
+        *,
+        payload: QuarantinedPayload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetQuarantineSummaryRequest(message.Message):
+    """The request of GetQuarantineSummary."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """Only payloads of this endpoint. Empty: all."""
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetQuarantineSummaryResponse(message.Message):
+    """The response of GetQuarantineSummary."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: builtins.int
+    OPEN_COUNT_FIELD_NUMBER: builtins.int
+    OLDEST_CREATED_AT_FIELD_NUMBER: builtins.int
+    open_count: builtins.int
+    """How many open payloads there are in all."""
+    @builtins.property
+    def counts(self) -> containers.RepeatedCompositeFieldContainer[QuarantineCount]:
+        """The open payloads by endpoint, state and reason, in this order; of more than 1,000 such groups
+        the largest.
+        """
+
+    @builtins.property
+    def oldest_created_at(self) -> timestamp_pb2.Timestamp:
+        """When the oldest of them was stored. Unset: there is none."""
+
+    def __init__(
+        self,
+        *,
+        counts: abc.Iterable[QuarantineCount] | None = ...,
+        open_count: builtins.int = ...,
+        oldest_created_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["oldest_created_at", b"oldest_created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts", "oldest_created_at", b"oldest_created_at", "open_count", b"open_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuarantineCount(message.Message):
+    """The open payloads of one endpoint, state and reason."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    OLDEST_CREATED_AT_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """The gateway's endpoint."""
+    state: QuarantineState.ValueType
+    """Where they stand."""
+    reason: builtins.str
+    """Why they are not booked."""
+    count: builtins.int
+    """How many."""
+    @builtins.property
+    def oldest_created_at(self) -> timestamp_pb2.Timestamp:
+        """When the oldest of them was stored."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        state: QuarantineState.ValueType = ...,
+        reason: builtins.str = ...,
+        count: builtins.int = ...,
+        oldest_created_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["oldest_created_at", b"oldest_created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "endpoint", b"endpoint", "oldest_created_at", b"oldest_created_at", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RetryQuarantinedRequest(message.Message):
+    """The request of RetryQuarantined: ids, or filters, or `all`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUARANTINE_IDS_FIELD_NUMBER: builtins.int
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    ALL_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """The payloads of this endpoint."""
+    reason: builtins.str
+    """The payloads with this reason."""
+    all: builtins.bool
+    """All payloads. Not together with ids or filters."""
+    dry_run: builtins.bool
+    """Return what would be requested, and write nothing."""
+    @builtins.property
+    def quarantine_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """These payloads: at most 1,000, each once."""
+
+    def __init__(
+        self,
+        *,
+        quarantine_ids: abc.Iterable[builtins.str] | None = ...,
+        endpoint: builtins.str = ...,
+        reason: builtins.str = ...,
+        all: builtins.bool = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["all", b"all", "dry_run", b"dry_run", "endpoint", b"endpoint", "quarantine_ids", b"quarantine_ids", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RetryQuarantinedResponse(message.Message):
+    """The response of RetryQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUARANTINE_IDS_FIELD_NUMBER: builtins.int
+    LEFT_COUNT_FIELD_NUMBER: builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: builtins.int
+    left_count: builtins.int
+    """How many that the filters leave are still to be requested: call again for them."""
+    unchanged_count: builtins.int
+    """How many of the named payloads stay as they are: RETRY_REQUESTED already, RELEASED or
+    DISCARDED.
+    """
+    @builtins.property
+    def quarantine_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The payloads that became RETRY_REQUESTED, or would with `dry_run`, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        quarantine_ids: abc.Iterable[builtins.str] | None = ...,
+        left_count: builtins.int = ...,
+        unchanged_count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["left_count", b"left_count", "quarantine_ids", b"quarantine_ids", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResolveQuarantinedRequest(message.Message):
+    """The request of ResolveQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUARANTINE_ID_FIELD_NUMBER: builtins.int
+    MOVE_NUMBER_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    EVENT_IDS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    RETRY_AT_FIELD_NUMBER: builtins.int
+    quarantine_id: builtins.str
+    """The id of the payload. Required."""
+    move_number: builtins.int
+    """The payload's `move_number` as it was when the try began. Required."""
+    outcome: QuarantineState.ValueType
+    """RELEASED, QUARANTINED or PARKED. Required."""
+    reason: builtins.str
+    """Why it is not booked: a word of 1 to 64 characters of [A-Z0-9_], beginning with a letter.
+    Required with QUARANTINED and PARKED, empty with RELEASED.
+    """
+    detail: builtins.str
+    """What to mend, for people, at most 1,000 characters, none of them a control character."""
+    @builtins.property
+    def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The events that the payload reports, booked now or before: at most 1,000, each once. Only with
+        RELEASED; none if nothing was to be booked.
+        """
+
+    @builtins.property
+    def retry_at(self) -> timestamp_pb2.Timestamp:
+        """When to try again. Required with PARKED, unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        quarantine_id: builtins.str = ...,
+        move_number: builtins.int = ...,
+        outcome: QuarantineState.ValueType = ...,
+        event_ids: abc.Iterable[builtins.str] | None = ...,
+        reason: builtins.str = ...,
+        detail: builtins.str = ...,
+        retry_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["retry_at", b"retry_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "event_ids", b"event_ids", "move_number", b"move_number", "outcome", b"outcome", "quarantine_id", b"quarantine_id", "reason", b"reason", "retry_at", b"retry_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResolveQuarantinedResponse(message.Message):
+    """The response of ResolveQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payload(self) -> QuarantinedPayload:
+        """The payload as it stands, without its body and its moves."""
+
+    def __init__(
+        self,
+        *,
+        payload: QuarantinedPayload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DiscardQuarantinedRequest(message.Message):
+    """The request of DiscardQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUARANTINE_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    quarantine_id: builtins.str
+    """The id of the payload. Required."""
+    reason: builtins.str
+    """Why it will not be booked, 1 to 1,000 characters, none of them a control character. Required."""
+    def __init__(
+        self,
+        *,
+        quarantine_id: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["quarantine_id", b"quarantine_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DiscardQuarantinedResponse(message.Message):
+    """The response of DiscardQuarantined."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payload(self) -> QuarantinedPayload:
+        """The payload as it stands, without its body and its moves."""
+
+    def __init__(
+        self,
+        *,
+        payload: QuarantinedPayload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -156,6 +156,41 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.ListRestaurantsRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListRestaurantsResponse.FromString,
                 _registered_method=True)
+        self.QuarantinePayload = channel.unary_unary(
+                '/ledger.v1.LedgerService/QuarantinePayload',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantined = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListQuarantined',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListQuarantinedRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.GetQuarantined = channel.unary_unary(
+                '/ledger.v1.LedgerService/GetQuarantined',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantinedRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.GetQuarantineSummary = channel.unary_unary(
+                '/ledger.v1.LedgerService/GetQuarantineSummary',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryResponse.FromString,
+                _registered_method=True)
+        self.RetryQuarantined = channel.unary_unary(
+                '/ledger.v1.LedgerService/RetryQuarantined',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.ResolveQuarantined = channel.unary_unary(
+                '/ledger.v1.LedgerService/ResolveQuarantined',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.DiscardQuarantined = channel.unary_unary(
+                '/ledger.v1.LedgerService/DiscardQuarantined',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -456,6 +491,92 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QuarantinePayload(self, request, context):
+        """Keeps a delivery that a gateway cannot book, and that no repeat of the processor would change:
+        durably before the response, until a person or a retry settles it. The delivery is kept as it
+        came; nothing is ever deleted. With `retry_at` it is PARKED and tried again then, without it
+        QUARANTINED.
+
+        On repeat: the same endpoint, body and query get QUARANTINE_STATUS_DUPLICATE with the payload
+        as it stands, for ever, also one that was released or discarded; whatever else the request says
+        is not compared and changes nothing. Of calls at the same time one gets CREATED.
+
+        INVALID_ARGUMENT: a bad field, or a header that holds credentials. Then nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantined(self, request, context):
+        """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
+        gateway that looks for work gives `due_before`, and gets what it should try, in the order in
+        which it fell due.
+
+        INVALID_ARGUMENT: a bad field or page token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuarantined(self, request, context):
+        """Returns a payload with its body and its moves. NOT_FOUND: no such payload. INVALID_ARGUMENT:
+        not a payload's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuarantineSummary(self, request, context):
+        """Counts the payloads that are open (QUARANTINED, RETRY_REQUESTED or PARKED), by endpoint, state
+        and reason. Of the payloads it shows nothing else. INVALID_ARGUMENT: a bad endpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryQuarantined(self, request, context):
+        """Requests that payloads be tried again: those that are QUARANTINED or PARKED become
+        RETRY_REQUESTED. A gateway that serves their endpoint takes them up, and answers with
+        ResolveQuarantined. Takes the payloads that the request names, or of those that its filters
+        leave the 1,000 oldest; `left_count` counts the others.
+
+        On repeat: payloads that are RETRY_REQUESTED stay so, and count as unchanged. With `dry_run`
+        nothing is written.
+
+        INVALID_ARGUMENT: a bad field, neither ids nor a filter nor `all`, or ids together with one of
+        these. NOT_FOUND: a named payload does not exist; then nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveQuarantined(self, request, context):
+        """Records what became of a try: the payload becomes RELEASED, QUARANTINED again or PARKED again.
+        The request names the move that the try followed, so that of two tries at the same time one is
+        recorded, and none after a person has decided otherwise.
+
+        On repeat: the same request returns the payload as it stands, if the move that it made is the
+        latest one.
+
+        NOT_FOUND: no such payload, or an event of `event_ids` is not stored. FAILED_PRECONDITION: the
+        payload has made another move since, or cannot make this one. INVALID_ARGUMENT: a bad field. In
+        all these cases nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardQuarantined(self, request, context):
+        """Ends a payload that will not be booked, for a reason that a person gives. It stays stored, and
+        deliveries that repeat it stay discarded.
+
+        On repeat: a discarded payload is returned as it stands. NOT_FOUND: no such payload.
+        FAILED_PRECONDITION: it was released. INVALID_ARGUMENT: a bad field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -578,6 +699,41 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListRestaurants,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListRestaurantsRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.ListRestaurantsResponse.SerializeToString,
+            ),
+            'QuarantinePayload': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuarantinePayload,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadResponse.SerializeToString,
+            ),
+            'ListQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantined,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListQuarantinedRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListQuarantinedResponse.SerializeToString,
+            ),
+            'GetQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuarantined,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantinedRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantinedResponse.SerializeToString,
+            ),
+            'GetQuarantineSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuarantineSummary,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryResponse.SerializeToString,
+            ),
+            'RetryQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryQuarantined,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedResponse.SerializeToString,
+            ),
+            'ResolveQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveQuarantined,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedResponse.SerializeToString,
+            ),
+            'DiscardQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardQuarantined,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1230,6 +1386,195 @@ class LedgerService:
             '/ledger.v1.LedgerService/ListRestaurants',
             ledger_dot_v1_dot_ledger__pb2.ListRestaurantsRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.ListRestaurantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuarantinePayload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/QuarantinePayload',
+            ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.QuarantinePayloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListQuarantined',
+            ledger_dot_v1_dot_ledger__pb2.ListQuarantinedRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/GetQuarantined',
+            ledger_dot_v1_dot_ledger__pb2.GetQuarantinedRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.GetQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuarantineSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/GetQuarantineSummary',
+            ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.GetQuarantineSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/RetryQuarantined',
+            ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.RetryQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ResolveQuarantined',
+            ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ResolveQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/DiscardQuarantined',
+            ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.DiscardQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -256,6 +256,64 @@ class LedgerServiceStub:
     """
     ListRestaurants: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListRestaurantsRequest, _ledger_pb2.ListRestaurantsResponse]
     """Lists restaurants in the byte order of their ids. INVALID_ARGUMENT: a bad page size or token."""
+    QuarantinePayload: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.QuarantinePayloadRequest, _ledger_pb2.QuarantinePayloadResponse]
+    """Keeps a delivery that a gateway cannot book, and that no repeat of the processor would change:
+    durably before the response, until a person or a retry settles it. The delivery is kept as it
+    came; nothing is ever deleted. With `retry_at` it is PARKED and tried again then, without it
+    QUARANTINED.
+
+    On repeat: the same endpoint, body and query get QUARANTINE_STATUS_DUPLICATE with the payload
+    as it stands, for ever, also one that was released or discarded; whatever else the request says
+    is not compared and changes nothing. Of calls at the same time one gets CREATED.
+
+    INVALID_ARGUMENT: a bad field, or a header that holds credentials. Then nothing is stored.
+    """
+    ListQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListQuarantinedRequest, _ledger_pb2.ListQuarantinedResponse]
+    """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
+    gateway that looks for work gives `due_before`, and gets what it should try, in the order in
+    which it fell due.
+
+    INVALID_ARGUMENT: a bad field or page token.
+    """
+    GetQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetQuarantinedRequest, _ledger_pb2.GetQuarantinedResponse]
+    """Returns a payload with its body and its moves. NOT_FOUND: no such payload. INVALID_ARGUMENT:
+    not a payload's id.
+    """
+    GetQuarantineSummary: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetQuarantineSummaryRequest, _ledger_pb2.GetQuarantineSummaryResponse]
+    """Counts the payloads that are open (QUARANTINED, RETRY_REQUESTED or PARKED), by endpoint, state
+    and reason. Of the payloads it shows nothing else. INVALID_ARGUMENT: a bad endpoint.
+    """
+    RetryQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RetryQuarantinedRequest, _ledger_pb2.RetryQuarantinedResponse]
+    """Requests that payloads be tried again: those that are QUARANTINED or PARKED become
+    RETRY_REQUESTED. A gateway that serves their endpoint takes them up, and answers with
+    ResolveQuarantined. Takes the payloads that the request names, or of those that its filters
+    leave the 1,000 oldest; `left_count` counts the others.
+
+    On repeat: payloads that are RETRY_REQUESTED stay so, and count as unchanged. With `dry_run`
+    nothing is written.
+
+    INVALID_ARGUMENT: a bad field, neither ids nor a filter nor `all`, or ids together with one of
+    these. NOT_FOUND: a named payload does not exist; then nothing is changed.
+    """
+    ResolveQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ResolveQuarantinedRequest, _ledger_pb2.ResolveQuarantinedResponse]
+    """Records what became of a try: the payload becomes RELEASED, QUARANTINED again or PARKED again.
+    The request names the move that the try followed, so that of two tries at the same time one is
+    recorded, and none after a person has decided otherwise.
+
+    On repeat: the same request returns the payload as it stands, if the move that it made is the
+    latest one.
+
+    NOT_FOUND: no such payload, or an event of `event_ids` is not stored. FAILED_PRECONDITION: the
+    payload has made another move since, or cannot make this one. INVALID_ARGUMENT: a bad field. In
+    all these cases nothing is changed.
+    """
+    DiscardQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.DiscardQuarantinedRequest, _ledger_pb2.DiscardQuarantinedResponse]
+    """Ends a payload that will not be booked, for a reason that a person gives. It stays stored, and
+    deliveries that repeat it stay discarded.
+
+    On repeat: a discarded payload is returned as it stands. NOT_FOUND: no such payload.
+    FAILED_PRECONDITION: it was released. INVALID_ARGUMENT: a bad field.
+    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -460,6 +518,64 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListRestaurants: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListRestaurantsRequest, _ledger_pb2.ListRestaurantsResponse]  # type: ignore[assignment]
     """Lists restaurants in the byte order of their ids. INVALID_ARGUMENT: a bad page size or token."""
+    QuarantinePayload: _aio.UnaryUnaryMultiCallable[_ledger_pb2.QuarantinePayloadRequest, _ledger_pb2.QuarantinePayloadResponse]  # type: ignore[assignment]
+    """Keeps a delivery that a gateway cannot book, and that no repeat of the processor would change:
+    durably before the response, until a person or a retry settles it. The delivery is kept as it
+    came; nothing is ever deleted. With `retry_at` it is PARKED and tried again then, without it
+    QUARANTINED.
+
+    On repeat: the same endpoint, body and query get QUARANTINE_STATUS_DUPLICATE with the payload
+    as it stands, for ever, also one that was released or discarded; whatever else the request says
+    is not compared and changes nothing. Of calls at the same time one gets CREATED.
+
+    INVALID_ARGUMENT: a bad field, or a header that holds credentials. Then nothing is stored.
+    """
+    ListQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListQuarantinedRequest, _ledger_pb2.ListQuarantinedResponse]  # type: ignore[assignment]
+    """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
+    gateway that looks for work gives `due_before`, and gets what it should try, in the order in
+    which it fell due.
+
+    INVALID_ARGUMENT: a bad field or page token.
+    """
+    GetQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetQuarantinedRequest, _ledger_pb2.GetQuarantinedResponse]  # type: ignore[assignment]
+    """Returns a payload with its body and its moves. NOT_FOUND: no such payload. INVALID_ARGUMENT:
+    not a payload's id.
+    """
+    GetQuarantineSummary: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetQuarantineSummaryRequest, _ledger_pb2.GetQuarantineSummaryResponse]  # type: ignore[assignment]
+    """Counts the payloads that are open (QUARANTINED, RETRY_REQUESTED or PARKED), by endpoint, state
+    and reason. Of the payloads it shows nothing else. INVALID_ARGUMENT: a bad endpoint.
+    """
+    RetryQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RetryQuarantinedRequest, _ledger_pb2.RetryQuarantinedResponse]  # type: ignore[assignment]
+    """Requests that payloads be tried again: those that are QUARANTINED or PARKED become
+    RETRY_REQUESTED. A gateway that serves their endpoint takes them up, and answers with
+    ResolveQuarantined. Takes the payloads that the request names, or of those that its filters
+    leave the 1,000 oldest; `left_count` counts the others.
+
+    On repeat: payloads that are RETRY_REQUESTED stay so, and count as unchanged. With `dry_run`
+    nothing is written.
+
+    INVALID_ARGUMENT: a bad field, neither ids nor a filter nor `all`, or ids together with one of
+    these. NOT_FOUND: a named payload does not exist; then nothing is changed.
+    """
+    ResolveQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ResolveQuarantinedRequest, _ledger_pb2.ResolveQuarantinedResponse]  # type: ignore[assignment]
+    """Records what became of a try: the payload becomes RELEASED, QUARANTINED again or PARKED again.
+    The request names the move that the try followed, so that of two tries at the same time one is
+    recorded, and none after a person has decided otherwise.
+
+    On repeat: the same request returns the payload as it stands, if the move that it made is the
+    latest one.
+
+    NOT_FOUND: no such payload, or an event of `event_ids` is not stored. FAILED_PRECONDITION: the
+    payload has made another move since, or cannot make this one. INVALID_ARGUMENT: a bad field. In
+    all these cases nothing is changed.
+    """
+    DiscardQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.DiscardQuarantinedRequest, _ledger_pb2.DiscardQuarantinedResponse]  # type: ignore[assignment]
+    """Ends a payload that will not be booked, for a reason that a person gives. It stays stored, and
+    deliveries that repeat it stay discarded.
+
+    On repeat: a discarded payload is returned as it stands. NOT_FOUND: no such payload.
+    FAILED_PRECONDITION: it was released. INVALID_ARGUMENT: a bad field.
+    """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
@@ -805,5 +921,105 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListRestaurantsResponse, _abc.Awaitable[_ledger_pb2.ListRestaurantsResponse]]:
         """Lists restaurants in the byte order of their ids. INVALID_ARGUMENT: a bad page size or token."""
+
+    @_abc_1.abstractmethod
+    def QuarantinePayload(
+        self,
+        request: _ledger_pb2.QuarantinePayloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.QuarantinePayloadResponse, _abc.Awaitable[_ledger_pb2.QuarantinePayloadResponse]]:
+        """Keeps a delivery that a gateway cannot book, and that no repeat of the processor would change:
+        durably before the response, until a person or a retry settles it. The delivery is kept as it
+        came; nothing is ever deleted. With `retry_at` it is PARKED and tried again then, without it
+        QUARANTINED.
+
+        On repeat: the same endpoint, body and query get QUARANTINE_STATUS_DUPLICATE with the payload
+        as it stands, for ever, also one that was released or discarded; whatever else the request says
+        is not compared and changes nothing. Of calls at the same time one gets CREATED.
+
+        INVALID_ARGUMENT: a bad field, or a header that holds credentials. Then nothing is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def ListQuarantined(
+        self,
+        request: _ledger_pb2.ListQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListQuarantinedResponse, _abc.Awaitable[_ledger_pb2.ListQuarantinedResponse]]:
+        """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
+        gateway that looks for work gives `due_before`, and gets what it should try, in the order in
+        which it fell due.
+
+        INVALID_ARGUMENT: a bad field or page token.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuarantined(
+        self,
+        request: _ledger_pb2.GetQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetQuarantinedResponse, _abc.Awaitable[_ledger_pb2.GetQuarantinedResponse]]:
+        """Returns a payload with its body and its moves. NOT_FOUND: no such payload. INVALID_ARGUMENT:
+        not a payload's id.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuarantineSummary(
+        self,
+        request: _ledger_pb2.GetQuarantineSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetQuarantineSummaryResponse, _abc.Awaitable[_ledger_pb2.GetQuarantineSummaryResponse]]:
+        """Counts the payloads that are open (QUARANTINED, RETRY_REQUESTED or PARKED), by endpoint, state
+        and reason. Of the payloads it shows nothing else. INVALID_ARGUMENT: a bad endpoint.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryQuarantined(
+        self,
+        request: _ledger_pb2.RetryQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.RetryQuarantinedResponse, _abc.Awaitable[_ledger_pb2.RetryQuarantinedResponse]]:
+        """Requests that payloads be tried again: those that are QUARANTINED or PARKED become
+        RETRY_REQUESTED. A gateway that serves their endpoint takes them up, and answers with
+        ResolveQuarantined. Takes the payloads that the request names, or of those that its filters
+        leave the 1,000 oldest; `left_count` counts the others.
+
+        On repeat: payloads that are RETRY_REQUESTED stay so, and count as unchanged. With `dry_run`
+        nothing is written.
+
+        INVALID_ARGUMENT: a bad field, neither ids nor a filter nor `all`, or ids together with one of
+        these. NOT_FOUND: a named payload does not exist; then nothing is changed.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveQuarantined(
+        self,
+        request: _ledger_pb2.ResolveQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ResolveQuarantinedResponse, _abc.Awaitable[_ledger_pb2.ResolveQuarantinedResponse]]:
+        """Records what became of a try: the payload becomes RELEASED, QUARANTINED again or PARKED again.
+        The request names the move that the try followed, so that of two tries at the same time one is
+        recorded, and none after a person has decided otherwise.
+
+        On repeat: the same request returns the payload as it stands, if the move that it made is the
+        latest one.
+
+        NOT_FOUND: no such payload, or an event of `event_ids` is not stored. FAILED_PRECONDITION: the
+        payload has made another move since, or cannot make this one. INVALID_ARGUMENT: a bad field. In
+        all these cases nothing is changed.
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardQuarantined(
+        self,
+        request: _ledger_pb2.DiscardQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.DiscardQuarantinedResponse, _abc.Awaitable[_ledger_pb2.DiscardQuarantinedResponse]]:
+        """Ends a payload that will not be booked, for a reason that a person gives. It stays stored, and
+        deliveries that repeat it stay discarded.
+
+        On repeat: a discarded payload is returned as it stands. NOT_FOUND: no such payload.
+        FAILED_PRECONDITION: it was released. INVALID_ARGUMENT: a bad field.
+        """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -195,6 +195,68 @@ def _payment_batch(
     }
 
 
+def _delivery(
+    request: ledger_pb2.QuarantinePayloadRequest,
+    response: ledger_pb2.QuarantinePayloadResponse | None,
+) -> Content:
+    content: dict[str, str | int | bool] = {
+        "endpoint": _shown(request.endpoint),
+        "reason": _shown(request.reason),
+    }
+    if response is not None:
+        content["quarantine_id"] = response.payload.quarantine_id
+        content["status"] = _word(ledger_pb2.QuarantineStatus.DESCRIPTOR, response.status)
+    return content
+
+
+def _delivery_kept(request: ledger_pb2.QuarantinePayloadRequest) -> object:
+    """The request without its body, which would take too much memory."""
+    return ledger_pb2.QuarantinePayloadRequest(endpoint=request.endpoint, reason=request.reason)
+
+
+def _quarantine_list(
+    request: ledger_pb2.ListQuarantinedRequest, response: ledger_pb2.ListQuarantinedResponse | None
+) -> Content:
+    content: dict[str, str | int | bool] = {
+        "endpoint": _shown(request.endpoint),
+        "with_bodies": request.with_bodies,
+    }
+    if response is not None:
+        content["payloads"] = len(response.payloads)
+    return content
+
+
+def _quarantined(
+    request: ledger_pb2.GetQuarantinedRequest | ledger_pb2.DiscardQuarantinedRequest, _: object
+) -> Content:
+    return {"quarantine_id": _shown(request.quarantine_id)}
+
+
+def _quarantine_retry(
+    request: ledger_pb2.RetryQuarantinedRequest,
+    response: ledger_pb2.RetryQuarantinedResponse | None,
+) -> Content:
+    content: dict[str, str | int | bool] = {"dry_run": request.dry_run}
+    if request.quarantine_ids:
+        content["payloads_named"] = len(request.quarantine_ids)
+    else:
+        content["endpoint"] = _shown(request.endpoint)
+        content["reason"] = _shown(request.reason)
+        content["all"] = request.all
+    if response is not None:
+        content["requested"] = len(response.quarantine_ids)
+    return content
+
+
+def _quarantine_outcome(request: ledger_pb2.ResolveQuarantinedRequest, _: object) -> Content:
+    return {
+        "quarantine_id": _shown(request.quarantine_id),
+        "move_number": request.move_number,
+        "outcome": _word(ledger_pb2.QuarantineState.DESCRIPTOR, request.outcome),
+        "events": len(request.event_ids),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class ContentRule:
     """How to get the content of a call's record.
@@ -219,6 +281,12 @@ CONTENT_BY_METHOD: Mapping[str, ContentRule] = {
     "CancelPayout": ContentRule(_canceled_payout),
     "PutRestaurant": ContentRule(_restaurant),
     "UpdateRestaurant": ContentRule(_restaurant_change),
+    "QuarantinePayload": ContentRule(_delivery, keep=_delivery_kept),
+    "ListQuarantined": ContentRule(_quarantine_list),
+    "GetQuarantined": ContentRule(_quarantined),
+    "RetryQuarantined": ContentRule(_quarantine_retry),
+    "ResolveQuarantined": ContentRule(_quarantine_outcome),
+    "DiscardQuarantined": ContentRule(_quarantined),
     "CreateAccount": ContentRule(_opened_account),
     "UpdateAccount": ContentRule(_account_change),
     "AuthorizePayment": ContentRule(_payment),
