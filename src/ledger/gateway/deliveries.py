@@ -109,7 +109,23 @@ class SignatureRefused(Exception):
 
 
 class FetchFailed(Exception):
-    """What a delivery refers to cannot be had now: the delivery is parked and tried again."""
+    """What a delivery refers to cannot be had now: the delivery is parked and tried again.
+
+    `retry_after_seconds` is how long the other side asks to wait; None: it does not say. `readings`
+    are facts that are known already: they are booked at once, and the delivery is parked all the
+    same. The next try reports them again.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        *,
+        retry_after_seconds: float | None = None,
+        readings: Sequence[Reading] = (),
+    ) -> None:
+        super().__init__(why)
+        self.retry_after_seconds = retry_after_seconds
+        self.readings = readings
 
 
 class Processor(Protocol):

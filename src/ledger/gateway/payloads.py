@@ -28,7 +28,7 @@ class Payload:
         value = self.values.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, str):
+        if isinstance(value, str) and is_unicode(value):
             return value
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
@@ -85,7 +85,11 @@ class Payload:
         value = self.values.get(name)
         if not isinstance(value, dict):
             return {}
-        return {key: text for key, text in value.items() if isinstance(text, str)}
+        return {
+            key: text
+            for key, text in value.items()
+            if isinstance(text, str) and is_unicode(key) and is_unicode(text)
+        }
 
     def _at(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -93,6 +97,11 @@ class Payload:
     def _wrong(self, name: str, wanted: str, value: object) -> Malformed:
         found = "is missing" if value is None else f"is {type(value).__name__}"
         return Malformed(f"{self._at(name)} must be {wanted}; it {found}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be sent on: JSON's escapes can name half of a character, UTF-8 cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def parse(body: bytes) -> Payload:
@@ -108,7 +117,8 @@ def parse(body: bytes) -> Payload:
             parse_constant=_refuse_constant,
             object_pairs_hook=_without_repeats,
         )
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    # ArithmeticError: an exponent beyond those of Decimal.
+    except (UnicodeDecodeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Malformed("the body is not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise Malformed("the body is not a JSON object")
