@@ -37,6 +37,7 @@ $(TOOLS)/bin/uv:
 	@echo 'installing the locked environment into .venv, once; this takes a moment' >&2
 	@"$(UV)" sync --locked --all-extras --compile-bytecode --quiet
 	@$(RUN) python -m compileall -q src
+	@$(RUN) python scripts/generate_stubs.py --imports .cache/imports
 	@touch .venv/.installed-service $@
 
 # The part of the environment that runs the service. It does not remove the rest.
@@ -97,11 +98,17 @@ format: install ## Format the code
 proto: install ## Generate src/ledger/v1 from proto/
 	@$(RUN) python scripts/generate_stubs.py
 
-proto-lint: install ## Lint the contract with buf, where buf is installed
+# The last release is known by its tag. Releases before the first with a descriptor set have none.
+proto-lint: install ## Lint the contract with buf, and compare it with the last release
 	@command -v buf >/dev/null \
 	  || { echo 'buf is not installed; only this target needs it' >&2; exit 1; }
-	@mkdir -p .cache && $(RUN) python scripts/generate_stubs.py --image .cache/ledger.binpb
-	@buf lint .cache/ledger.binpb --config proto/buf.yaml && buf format -d --exit-code proto
+	@$(RUN) python scripts/generate_stubs.py --imports .cache/imports
+	@buf lint proto && buf format -d --exit-code proto
+	@released=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); \
+	  if git show "$${released:-none}:src/ledger/v1/ledger.binpb" >.cache/released.binpb \
+	    2>/dev/null; \
+	  then buf breaking src/ledger/v1/ledger.binpb --against .cache/released.binpb; \
+	  else echo 'no release with a descriptor set to compare with'; fi
 
 revision: install ## Write a new migration: make revision m="add a column"
 	@test -n "$(m)" || { echo 'say what it does: make revision m="add a column"' >&2; exit 2; }

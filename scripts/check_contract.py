@@ -1,7 +1,8 @@
 """Checks that the contract only grew since the last release.
 
 `proto/released.txt` lists what the last release promised, one element a line: messages, fields with
-number, type and label, enum values, methods. Each must still be there, unchanged. Comments, new
+number, type and label, enum values, methods, and the package of each language. Each must still be
+there, unchanged. Comments, new
 elements and their order are free. `--release` writes the list; a release does so
 (docs/releasing.md).
 
@@ -25,6 +26,8 @@ HEADER = (
 def elements(file: FileDescriptor) -> Iterator[str]:
     """Everything a client may rely on in a file of the contract, one element a line."""
     where = f"{file.name}: "
+    for option, value in file.GetOptions().ListFields():
+        yield f"{where}option {option.name} = {value}"
     for message in file.message_types_by_name.values():
         yield from (where + line for line in _of_message(message))
     for enum in file.enum_types_by_name.values():

@@ -1,7 +1,7 @@
 """Generates `src/ledger/v1` from `proto/`.
 
-With `--check` it only compares, and fails if what is committed is stale. With `--image FILE` it
-writes the contract and everything it imports as one file, for buf.
+With `--check` it only compares, and fails if what is committed is stale. With `--imports FOLDER` it
+only copies what the contract imports of google.rpc and google.type, for buf.
 
 The package `ledger.v1` and the folder `ledger/v1` have the same name, so the imports of the
 generated code need no change.
@@ -15,19 +15,24 @@ from importlib.resources import files
 from pathlib import Path
 
 import google.rpc
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 STUBS = ROOT / "src" / "ledger" / "v1"
+IMPORTS = ROOT / ".cache" / "imports"
 SERVICE_CONFIG = "service_config.json"
+DESCRIPTOR_SET = "ledger.binpb"
+# google.rpc and google.type ship their .proto files next to their modules.
+COMMON_PROTOS = Path(next(iter(google.rpc.__path__))).parent.parent
+# The details of errors. No file of the contract imports them.
+ERROR_DETAILS = "google/rpc/error_details.proto"
 
 
-def run_protoc(*outputs: str) -> None:
-    """Runs protoc over the contract. Raises RuntimeError when it fails."""
+def run_protoc(*outputs: str, also: tuple[str, ...] = ()) -> None:
+    """Runs protoc over the contract, and the files in `also`. Raises RuntimeError when it fails."""
     well_known_types = files("grpc_tools") / "_proto"
-    # google.rpc and google.type ship their .proto files next to their modules.
-    common_protos = Path(next(iter(google.rpc.__path__))).parent.parent
     sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("ledger/v1/*.proto"))
     if (
         protoc.main(
@@ -35,9 +40,10 @@ def run_protoc(*outputs: str) -> None:
                 "protoc",
                 f"-I{PROTO}",
                 f"-I{well_known_types}",
-                f"-I{common_protos}",
+                f"-I{COMMON_PROTOS}",
                 *outputs,
                 *sources,
+                *also,
             ]
         )
         != 0
@@ -61,18 +67,31 @@ def generate(target: Path) -> Path:
     for module in folder.glob("error_reason_pb2_grpc.py*"):
         module.unlink()
     (folder / "__init__.py").write_text(
-        '"""The contract: messages, stubs and the service config, as `make proto` generates '
-        'them."""\n'
+        '"""The contract: messages, stubs, the service config and the descriptor set, as `make '
+        'proto` generates them."""\n'
     )
     shutil.copy(PROTO / "ledger" / "v1" / SERVICE_CONFIG, folder / SERVICE_CONFIG)
+    run_protoc(
+        "--include_imports",
+        "--include_source_info",
+        f"--descriptor_set_out={folder / DESCRIPTOR_SET}",
+        also=(ERROR_DETAILS,),
+    )
     return folder
 
 
+def copy_imports(target: Path) -> None:
+    """Copies the files of google.rpc and google.type that the descriptor set has to `target`."""
+    described = FileDescriptorSet.FromString((STUBS / DESCRIPTOR_SET).read_bytes())
+    for file in described.file:
+        if file.name.startswith("google/") and not file.name.startswith("google/protobuf/"):
+            (target / file.name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(COMMON_PROTOS / file.name, target / file.name)
+
+
 def main() -> int:
-    if sys.argv[1:2] == ["--image"]:
-        run_protoc(
-            "--include_imports", "--include_source_info", f"--descriptor_set_out={sys.argv[2]}"
-        )
+    if sys.argv[1:2] == ["--imports"]:
+        copy_imports(Path(sys.argv[2]))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = generate(Path(scratch))
@@ -80,6 +99,7 @@ def main() -> int:
         if "--check" not in sys.argv[1:]:
             shutil.rmtree(STUBS, ignore_errors=True)
             shutil.copytree(fresh, STUBS)
+            copy_imports(IMPORTS)
             return 0
         committed = sorted(path.name for path in STUBS.iterdir() if path.is_file())
         _, differing, missing = filecmp.cmpfiles(fresh, STUBS, names, shallow=False)

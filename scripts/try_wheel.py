@@ -3,7 +3,8 @@
 The environment is a temporary folder outside the checkout, so that no file of the checkout replaces
 one that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
 the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
-and imports the stubs. Prints each step; exits with 1 at the first that fails.
+imports the stubs, and finds the contract's files. Prints each step; exits with 1 at the first that
+fails.
 
     python scripts/try_wheel.py UV [--locked]
 
@@ -21,6 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORT_STUBS = (
     "from ledger.v1 import ledger_pb2_grpc; print(ledger_pb2_grpc.LedgerServiceStub.__name__)"
 )
+# The files from which other languages generate their code.
+FIND_CONTRACT = """
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from ledger.contract import descriptor_set, proto_folder, service_config
+files = {file.name for file in FileDescriptorSet.FromString(descriptor_set()).file}
+protos = sorted(proto_folder().glob("ledger/v1/*.proto"))
+assert protos and {f"ledger/v1/{path.name}" for path in protos} <= files, (protos, files)
+assert service_config().startswith("{")
+print(*(path.name for path in protos))
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> None:
@@ -58,6 +69,7 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
     run(scratch / "server" / "bin" / "ledger", "--version", cwd=scratch)
     run(scratch / "server" / "bin" / "ledger", "demo", cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", IMPORT_STUBS, cwd=scratch)
+    run(scratch / "client" / "bin" / "python", "-c", FIND_CONTRACT, cwd=scratch)
 
 
 def main() -> int:

@@ -560,6 +560,24 @@ def test_instant_that_does_not_exist_is_refused_by_json(text: str) -> None:
         )
 
 
+def test_every_file_names_its_package_in_each_language() -> None:
+    """The same in each file, and a class of its own for each file's own names in Java."""
+    options = [json_format.MessageToDict(module.DESCRIPTOR.GetOptions()) for module in MODULES]
+    classes = {option.pop("javaOuterClassname") for option in options}
+    assert classes == {"LedgerProto", "AccountProto", "PaymentProto", "ErrorReasonProto"}
+    for option in options:
+        assert option == {
+            "csharpNamespace": "Ledger.V1",
+            "goPackage": "ledger.example/ledger/v1;ledgerv1",
+            "javaMultipleFiles": True,
+            "javaPackage": "example.ledger.v1",
+            "objcClassPrefix": "LDG",
+            "phpMetadataNamespace": "Ledger\\V1\\GPBMetadata",
+            "phpNamespace": "Ledger\\V1",
+            "rubyPackage": "Ledger::V1",
+        }
+
+
 def test_json_keeps_an_event_unchanged() -> None:
     """In the JSON mapping of protobuf."""
     event = event_message(amount_minor=10**12, metadata={"a": "\u20ac"})

@@ -76,6 +76,10 @@ def remove_method(file: FileDescriptorProto) -> None:
     file.service[0].method.pop()
 
 
+def move_package(file: FileDescriptorProto) -> None:
+    file.options.java_package = "example.books.v1"
+
+
 PRESENT = list(elements(ledger_pb2.DESCRIPTOR))
 
 
@@ -95,6 +99,7 @@ def test_new_field_breaks_no_promise() -> None:
         (remove_value, "value ledger.v1.EventType."),
         (make_stream, "rpc ledger.v1.LedgerService.GetBalance"),
         (remove_method, "rpc ledger.v1.LedgerService."),
+        (move_package, "option java_package = example.ledger.v1"),
     ],
 )
 def test_broken_promise_is_named(change: Change, named: str) -> None:

@@ -8,13 +8,13 @@ from typing import cast
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ledger.api.access.security import Security
 from ledger.api.call_frame import CallFrame
 from ledger.api.call_limits import CallLimits
 from ledger.api.methods import SERVICE_NAMES
 from ledger.api.metrics import CallMetrics, NoCallMetrics
+from ledger.api.reflection import Reflection
 from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import CallLog
@@ -184,13 +184,9 @@ class Server:
         )
         self._add_health(self._frame)
         if reflect:
-            names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            # The library's function checks the class of the server, and would take CallFrame for a
-            # server of threads.
-            add_reflection: Callable[[object, aio.Server], None] = (
-                reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-            )
-            add_reflection(reflection.aio.ReflectionServicer(names), framed)
+            reflection = Reflection((*SERVICE_NAMES, health.SERVICE_NAME))
+            for name, handlers in reflection.handlers().items():
+                self._frame.add_registered_method_handlers(name, handlers)
 
     @property
     def port(self) -> int:

@@ -1,1 +1,1 @@
-"""The contract: messages, stubs and the service config, as `make proto` generates them."""
+"""The contract: messages, stubs, the service config and the descriptor set, as `make proto` generates them."""
