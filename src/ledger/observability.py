@@ -7,12 +7,14 @@ import logging
 import sys
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ledger.settings import LogFormat, LogLevel
+if TYPE_CHECKING:
+    # Not at run time: every call's frame imports this module, and settings take pydantic.
+    from ledger.settings import LogFormat, LogLevel
 
 # The request id and the method of the current call.
 CALL_IDS: ContextVar[tuple[str, str] | None] = ContextVar("CALL_IDS", default=None)
@@ -60,7 +62,9 @@ def _drop_lost_clients(record: logging.LogRecord) -> bool:
     )
 
 
-def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
+def configure_logging(
+    log_format: "LogFormat", level: "LogLevel", *, worker: int | None = None
+) -> None:
     """Formats our log lines and those of libraries in one way. A repeated call replaces it.
 
     `worker` is the number of this process among those that share a log. Each line shows it.
@@ -78,7 +82,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
 
         shared.append(add_worker)
     renderer: Processor
-    if log_format is LogFormat.JSON:
+    if log_format == "json":
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:

@@ -19,10 +19,10 @@ from ledger.api.access.reloading import FileUnusable, ReloadedFiles, Reloader
 from ledger.api.access.tls import ServerTls, TlsFiles
 from ledger.api.methods import Method, Recorded
 from ledger.application.call_log import CallLog
-from ledger.settings import Settings
 
 if TYPE_CHECKING:
     from ledger.api.access.jwt_tokens import JwtVerifier
+    from ledger.settings import Settings
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Security:
     `reloader` reads the files again when they change.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: "Settings") -> None:
         """Reads the files. Raises SecurityMisconfigured."""
         _check(settings)
         try:
@@ -85,7 +85,7 @@ class Security:
             self._authenticator.forget()
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: "Settings") -> None:
     """Raises SecurityMisconfigured for settings without effect, or with a surprising one."""
     needs = (
         ("tls_certificate_file", "tls_key_file"),
@@ -119,7 +119,7 @@ def _check(settings: Settings) -> None:
     _check_exposure(settings)
 
 
-def _check_exposure(settings: Settings) -> None:
+def _check_exposure(settings: "Settings") -> None:
     if settings.allow_insecure or is_within_this_machine(settings.grpc_address):
         return
     missing = []
@@ -138,14 +138,14 @@ def _check_exposure(settings: Settings) -> None:
         )
 
 
-def _tls_of(settings: Settings) -> ServerTls | None:
+def _tls_of(settings: "Settings") -> ServerTls | None:
     certificate, key = settings.tls_certificate_file, settings.tls_key_file
     if certificate is None or key is None:
         return None
     return ServerTls(TlsFiles(certificate, key, settings.tls_client_ca_file))
 
 
-def _jwt_of(settings: Settings) -> "JwtVerifier | None":
+def _jwt_of(settings: "Settings") -> "JwtVerifier | None":
     if settings.jwt_jwks_file is None:
         return None
     # Imported when needed: its libraries take 0.1 s to load.
@@ -167,7 +167,7 @@ def _reloaded(
     )
 
 
-def _rate_limit_of(settings: Settings) -> RateLimit | None:
+def _rate_limit_of(settings: "Settings") -> RateLimit | None:
     calls_per_second = settings.rate_limit_calls_per_second
     if not calls_per_second:
         return None

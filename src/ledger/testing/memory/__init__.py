@@ -1,0 +1,1 @@
+"""The application's ports in memory, as `ledger.infrastructure.postgres` has them on a database."""

@@ -1,0 +1,207 @@
+"""A server of the whole contract that keeps its books in memory."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import structlog
+
+from ledger.api.server import Server
+from ledger.domain.restaurants import UnknownRestaurants
+from ledger.testing.application import MemoryApplication
+from ledger.testing.clock import MovableClock
+
+_HOST = "127.0.0.1"
+# A server in memory starts and stops in some ten milliseconds.
+_WAIT_SECONDS = 30.0
+
+Result = TypeVar("Result")
+
+
+class LedgerServer:
+    """Serves gRPC on a free port of the loopback interface, with books that begin empty.
+
+        with LedgerServer() as server:
+            stub = LedgerServiceStub(grpc.insecure_channel(server.address))
+
+    Also `async with`. It answers from an event loop in a thread of its own, so callers may be
+    synchronous or asynchronous. Nothing is kept when it ends. It checks no credentials.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        start_at: datetime | None = None,
+        maturity_days: int = 7,
+        settlement_timezone: str = "UTC",
+        unknown_restaurants: str = UnknownRestaurants.REGISTER,
+    ) -> None:
+        """The last three are as the settings of a server with these names.
+
+        `port` 0 is any free one. The clock begins at `start_at`, which is aware, or now. Raises
+        ValueError for an instant without a zone, an unknown zone or an unknown word.
+        """
+        self.clock = MovableClock(start_at)
+        self._port = port
+        self._application = MemoryApplication(
+            self.clock.now,
+            maturity_days=maturity_days,
+            settlement_timezone=settlement_timezone,
+            unknown_restaurants=UnknownRestaurants(unknown_restaurants),
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = asyncio.Event()
+        self._has_configured_log = False
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as clients take it: 127.0.0.1:50051."""
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port at which it listens. Raises RuntimeError unless it serves."""
+        if self._loop is None:
+            raise RuntimeError("the server does not serve: use it in a with statement")
+        return self._port
+
+    def start(self) -> None:
+        """Serves, in a thread, until `stop`. Once only.
+
+        Raises AddressUnavailable when another server has the port.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the server has served: make a new one, with empty books")
+        serving: Future[None] = Future()
+        self._has_configured_log = _log_to_the_standard_library()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(serving)), name="ledger.testing", daemon=True
+        )
+        self._thread.start()
+        serving.result(_WAIT_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the server and cancels open calls. A repeat does nothing."""
+        if self._thread is None or self._loop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(_WAIT_SECONDS)
+        self._loop = None
+        if self._has_configured_log:
+            structlog.reset_defaults()
+
+    @contextmanager
+    def payout_runs_held(self) -> Iterator[None]:
+        """Payout runs that start in the block stay RUNNING and create no payout until its end.
+
+        Otherwise a run has ended when RunPayouts is answered, though the answer shows it RUNNING,
+        as that of a real server does.
+        """
+        self._in_loop(self._application.hold_runs)
+        try:
+            yield
+        finally:
+            self._in_loop(self._application.release_runs)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _in_loop(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` between two calls, and returns its result."""
+        if self._loop is None:
+            raise RuntimeError("the server does not serve: use it in a with statement")
+
+        async def run() -> Result:
+            return work()
+
+        coroutine: Coroutine[Any, Any, Result] = run()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_WAIT_SECONDS)
+
+    async def _serve(self, serving: Future[None]) -> None:
+        """Serves until it is to stop. `serving` gets the error if that cannot begin."""
+        application = self._application
+        release = application.release_expired
+        try:
+            server = Server(
+                application.service,
+                accounts=cast(Any, _After(release, application.accounts)),
+                payments=cast(Any, _After(release, application.payments)),
+                address=f"{_HOST}:{self._port}",
+                reflect=True,
+                ping=_ping,
+            )
+            await server.start()
+        except Exception as error:  # noqa: BLE001  # `start` raises it
+            serving.set_exception(error)
+            return
+        self._port = server.port
+        self._loop = asyncio.get_running_loop()
+        serving.set_result(None)
+        await self._stopping.wait()
+        await server.stop(0)
+        await application.close()
+
+
+class _After:
+    """A service whose methods, each with one request and one response, begin after some work."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]], service: object) -> None:
+        self._work = work
+        self._service = service
+
+    def __getattr__(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        method: Callable[[Any, Any], Awaitable[Any]] = getattr(self._service, name)
+
+        async def call(request: Any, context: Any) -> Any:
+            await self._work()
+            return await method(request, context)
+
+        return call
+
+
+async def _ping() -> None:
+    """Books in memory can always be used."""
+
+
+def _log_to_the_standard_library() -> bool:
+    """Sends our log lines to `logging`, where tests capture them, unless the process has configured
+    structlog. Returns whether it did.
+    """
+    if structlog.is_configured():
+        return False
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    return True
