@@ -121,6 +121,7 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 
 
 METAVARS = {
+    "--config": "FILE",
     "--account": "ACCOUNT",
     "--format": "FORMAT",
     "--output": "FILE",

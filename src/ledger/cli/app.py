@@ -147,6 +147,13 @@ SEALS = Branch(
     "Show the head of the chain of seals.",
     needs=Needs.DATABASE,
 )
+GATEWAY = Branch(
+    {
+        "serve": Leaf("gateway.command:serve", "Take posts until stopped; also without this word."),
+    },
+    "Take the webhooks of payment processors and book what they report.",
+    default="serve",
+)
 COMMANDS: dict[str, Leaf | Branch] = {
     "serve": Leaf("serve.command:serve", "Run the server.", needs=Needs.DATABASE),
     "serve-worker": Leaf(
@@ -158,6 +165,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "migrate": Leaf(
         "migrate:migrate", "Bring the database to the newest schema.", needs=Needs.DATABASE
     ),
+    "gateway": GATEWAY,
     "ingest": Leaf("ingest.command:ingest", "Book the events of a file."),
     "reconcile": Leaf(
         "reconcile.command:reconcile_report", "Compare a processor's report with the books."
@@ -239,7 +247,6 @@ def _package_version(ctx: click.Context, _: click.Parameter, value: bool) -> Non
     cls=LazyGroup,
     entries=COMMANDS,
     help=HELP.replace("\n\n", "\n\n\b\n"),
-    no_args_is_help=True,
     context_settings=CONTEXT,
 )
 @click.option(

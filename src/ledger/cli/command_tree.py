@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": False}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "show_default": False}
 
 
 class Needs(Enum):
@@ -37,22 +37,37 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A group of commands."""
+    """A group of commands. Without the name of one, the `default` runs, if there is one."""
 
     entries: Mapping[str, Leaf]
     summary: str
     hidden: bool = False
     needs: Needs = Needs.SERVER
+    default: str = ""
 
 
 class LazyGroup(click.Group):
     """A group that loads a command when it is called. Help shows `entries` in their order."""
 
     def __init__(
-        self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any
+        self,
+        *arguments: Any,
+        entries: Mapping[str, Leaf | Branch],
+        default: str = "",
+        **attributes: Any,
     ) -> None:
         super().__init__(*arguments, **attributes)
+        self.no_args_is_help = not default
         self._entries = entries
+        self._default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_option = bool(args) and args[0].startswith("-")
+        if self._default and (
+            not args or (is_option and args[0] not in CONTEXT["help_option_names"])
+        ):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, entry in self._entries.items() if not entry.hidden]
@@ -65,8 +80,8 @@ class LazyGroup(click.Group):
             return LazyGroup(
                 cmd_name,
                 entries=entry.entries,
+                default=entry.default,
                 help=entry.summary,
-                no_args_is_help=True,
                 context_settings=CONTEXT,
             )
         module, _, function = entry.function.partition(":")

@@ -48,7 +48,8 @@ class Fact:
     """
 
     event_id: str
-    type: ledger_pb2.EventType
+    # In quotes: only type checkers see it.
+    type: "ledger_pb2.EventType.ValueType"
     amount_minor: int
     currency: str
     occurred_at: datetime

@@ -1,0 +1,53 @@
+"""What the commands of the gateway share: the option --config, and how its file fails."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.parameters import FileName
+
+Decorator = TypeVar("Decorator", bound=Callable[..., Any])
+
+DEFAULT_FILE = "gateway.toml"
+
+
+def config_option(function: Decorator) -> Decorator:
+    """Adds --config."""
+    return click.option(
+        "--config",
+        "config",
+        type=FileName(),
+        metavar="FILE",
+        default=DEFAULT_FILE,
+        help=f"The gateway's file.  [default: {DEFAULT_FILE}]",
+    )(function)
+
+
+@contextmanager
+def gateway_failures() -> Iterator[None]:
+    """Reports a missing extra, a faulty file and a taken address. Raises CommandFailure."""
+    try:
+        from ledger.gateway.configuration import ConfigurationError
+        from ledger.gateway.server import AddressTaken
+    except ModuleNotFoundError as error:
+        raise CommandFailure(
+            f"{error.name} is not installed: pip install 'ledger-service[gateway]'",
+            exit_status=ExitStatus.USAGE,
+        ) from error
+    try:
+        yield
+    except ConfigurationError as error:
+        raise CommandFailure(
+            f"{error.path} cannot be used:", *error.problems, exit_status=ExitStatus.USAGE
+        ) from error
+    except AddressTaken as error:
+        raise CommandFailure(str(error)) from error
+
+
+def config_path(config: str | Path) -> Path:
+    """The path that --config gives, or its default."""
+    return Path(config).expanduser()

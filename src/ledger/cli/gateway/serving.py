@@ -1,0 +1,75 @@
+"""Runs the gateway of `ledger gateway`."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+from grpc import aio
+
+from ledger.cli.client_settings import load_client_settings
+from ledger.cli.configuration import load_settings
+from ledger.cli.connection import credentials_of
+from ledger.cli.failures import log_reports
+from ledger.cli.gateway.parameters import config_path
+from ledger.cli.output import print_json_lines, print_line
+from ledger.gateway.books import RemoteBooks
+from ledger.gateway.configuration import Configuration, load
+from ledger.gateway.server import Listening, new_event_loop, serve
+from ledger.observability import configure_logging
+from ledger.settings import LogFormat, Settings
+from ledger.v1 import ledger_pb2_grpc
+
+# The first line on standard output is this and the URL. With LEDGER_LOG_FORMAT=json that line is an
+# object with the field `url`.
+READY_PREFIX = "ledger gateway takes posts on "
+
+
+def serve_until_stopped(config: Path, address: str | None) -> None:
+    """Serves until stopped. Raises CommandFailure, ConfigurationError and AddressTaken."""
+    settings = load_settings(address)
+    configuration = load(config_path(config))
+    configure_logging(settings.log_format, settings.log_level)
+    if settings.log_format is LogFormat.JSON:
+        log_reports()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(settings, config_path(config), configuration))
+
+
+async def _serve(settings: Settings, path: Path, configuration: Configuration) -> None:
+    def on_ready(listening: Listening) -> None:
+        # The gateway goes on if the reader has closed the output.
+        with suppress(OSError):
+            _print_ready(settings, listening, configuration)
+
+    credentials = credentials_of(load_client_settings(settings.grpc_address))
+    channel = (
+        aio.insecure_channel(settings.grpc_address)
+        if credentials is None
+        else aio.secure_channel(settings.grpc_address, credentials)
+    )
+    async with channel:
+        books = RemoteBooks(ledger_pb2_grpc.LedgerServiceStub(channel))
+        await serve(path, configuration, books, on_ready=on_ready)
+
+
+def _print_ready(settings: Settings, listening: Listening, configuration: Configuration) -> None:
+    url = f"{listening.scheme}://{listening.address}"
+    if settings.log_format is LogFormat.JSON:
+        print_json_lines(
+            [
+                {
+                    "event": "ready",
+                    "url": url,
+                    "private_address": listening.private_address,
+                    "ledger": settings.grpc_address,
+                    "endpoints": [*sorted(configuration.routes)],
+                }
+            ]
+        )
+        return
+    print_line(f"{READY_PREFIX}{url}")
+    if listening.private_address:
+        print_line(f"and shows metrics and health on http://{listening.private_address}")
+    print_line(f"it books with the ledger at {settings.grpc_address}")
+    for name, route in sorted(configuration.routes.items()):
+        print_line(f"  {url}/hooks/{name}  {route.processor_name}, {route.endpoint.mode}")

@@ -1,0 +1,309 @@
+"""The gateway's HTTP: takes posts within bounds, and answers each by what became of it.
+
+2xx says that all that the delivery reports is durable in the ledger, or needs no booking. Any other
+status makes the processor send it again. docs/gateway.md has the table.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import grpc
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
+
+from ledger.gateway.booking import Route, Trial, receive
+from ledger.gateway.books import Allowance, Books, LedgerError
+from ledger.gateway.deliveries import Delivery, SignatureRefused
+from ledger.gateway.metrics import PAGE_TYPE, GatewayMetrics, names_of
+
+BODY_BYTES_MAX = 256 * 1024
+QUERY_BYTES_MAX = 2000
+# How long the readiness that was found is believed.
+READY_SECONDS = 2.0
+# An event id that the gateway asks for to see whether the ledger answers it.
+_PROBE = "gateway.readiness"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;.*)?\Z", re.IGNORECASE)
+
+_log = structlog.get_logger("ledger.gateway")
+
+_Code = grpc.StatusCode
+# The ledger cannot take it now: the processor is asked to come again.
+_LATER_CODES = frozenset(
+    {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.CANCELLED}
+)
+
+
+@dataclass(slots=True)
+class Bounds:
+    """What a process takes. `answer_seconds` is shorter than any processor waits."""
+
+    posts_max: int = 1000
+    body_seconds: float = 10.0
+    answer_seconds: float = 8.0
+    # The seconds of Retry-After.
+    retry_after: int = 5
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What the handlers of a process share. `routes` is replaced as a whole on a reload."""
+
+    routes: Mapping[str, Route]
+    books: Books
+    metrics: GatewayMetrics
+    bounds: Bounds = field(default_factory=Bounds)
+    under_way: int = 0
+    is_draining: bool = False
+    _is_ready: bool = False
+    _ready_until: float = 0.0
+    _refusals: "RefusalLog" = field(default_factory=lambda: RefusalLog())
+
+    async def is_ready(self) -> bool:
+        """Whether the ledger answers this gateway, asked at most every two seconds."""
+        now = time.monotonic()
+        if now >= self._ready_until:
+            try:
+                await self.books.event(_PROBE, Allowance.of(f"ready-{_new_id()}", 2.0))
+            except LedgerError as error:
+                _log.warning("the ledger does not answer", code=error.code.name)
+                self._is_ready = False
+            else:
+                self._is_ready = True
+            self._ready_until = time.monotonic() + READY_SECONDS
+        return self._is_ready and not self.is_draining
+
+
+def make_app(gateway: Gateway, *, with_metrics: bool = True) -> Starlette:
+    """The application that takes posts."""
+
+    async def post(request: Request) -> Response:
+        return await _post(gateway, request)
+
+    looks = _looks(gateway)
+    return Starlette(
+        routes=[
+            HttpRoute("/hooks/{name}", post, methods=["POST"]),
+            *(looks if with_metrics else looks[:2]),
+        ]
+    )
+
+
+def make_private_app(gateway: Gateway) -> Starlette:
+    """The application for operators alone: health and metrics."""
+    return Starlette(routes=_looks(gateway))
+
+
+def _looks(gateway: Gateway) -> list[HttpRoute]:
+    """The routes that show how the gateway is, the metrics last."""
+
+    async def alive(_: Request) -> Response:
+        return _text(200, "ok")
+
+    async def ready(_: Request) -> Response:
+        return _text(200, "ok") if await gateway.is_ready() else _text(503, "the ledger is away")
+
+    async def metrics(_: Request) -> Response:
+        return Response(gateway.metrics.page(), media_type=PAGE_TYPE)
+
+    return [
+        HttpRoute("/healthz", alive),
+        HttpRoute("/readyz", ready),
+        HttpRoute("/metrics", metrics),
+    ]
+
+
+class _Answer(Exception):
+    """Ends a post with a status. The text is for the processor's dashboard."""
+
+    def __init__(
+        self, status: int, text: str, *, retry_after: int | None = None, closes: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.retry_after = retry_after
+        # The rest of the body is not read: the connection can carry nothing else.
+        self.closes = closes
+
+
+async def _post(gateway: Gateway, request: Request) -> Response:
+    began = time.monotonic()
+    name = request.path_params["name"]
+    route = gateway.routes.get(name)
+    gateway.under_way += 1
+    gateway.metrics.post_began()
+    status = 500
+    try:
+        response = await _answered(gateway, route, request)
+        status = response.status_code
+        return response
+    finally:
+        gateway.under_way -= 1
+        gateway.metrics.post_ended("" if route is None else name, status, time.monotonic() - began)
+
+
+async def _answered(gateway: Gateway, route: Route | None, request: Request) -> Response:
+    request_id = _request_id(request)
+    log = _log.bind(request_id=request_id)
+    try:
+        if route is None:
+            raise _Answer(404, "no such endpoint", closes=True)
+        log = log.bind(endpoint=route.endpoint.name)
+        if gateway.under_way > gateway.bounds.posts_max:
+            raise _Answer(503, "too many posts at once", retry_after=1, closes=True)
+        delivery = await _delivery(gateway, request)
+        trial = await _taken(gateway, route, delivery, request_id)
+    except _Answer as answer:
+        if gateway._refusals.takes(answer.status):
+            log.warning("post refused", status=answer.status, why=answer.text)
+        return _text(
+            answer.status, answer.text, retry_after=answer.retry_after, closes=answer.closes
+        )
+    except SignatureRefused as refusal:
+        if gateway._refusals.takes(refusal.status):
+            log.warning("signature refused", status=refusal.status, why=str(refusal))
+        return _text(refusal.status, "the signature is not accepted")
+    except ClientDisconnect:
+        log.warning("the post broke off")
+        return _text(400, "the body broke off", closes=True)
+    except LedgerError as error:
+        return _failed(gateway, error, log)
+    _log_delivery(log, trial)
+    return Response(route.processor.acknowledgement, media_type=route.processor.content_type)
+
+
+async def _taken(gateway: Gateway, route: Route, delivery: Delivery, request_id: str) -> Trial:
+    """Verifies and books a delivery. Raises SignatureRefused, LedgerError and _Answer."""
+    name = route.endpoint.name
+    secret = route.processor.verify(delivery)
+    gateway.metrics.verified(name, secret, delivery.received_at)
+    seconds = gateway.bounds.answer_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            trial = await receive(route, delivery, gateway.books, Allowance.of(request_id, seconds))
+    except TimeoutError as error:
+        raise _Answer(
+            503, "no answer from the ledger in time", retry_after=gateway.bounds.retry_after
+        ) from error
+    gateway.metrics.booked(name, trial, datetime.now(UTC))
+    return trial
+
+
+def _failed(
+    gateway: Gateway, error: LedgerError, log: structlog.typing.FilteringBoundLogger
+) -> Response:
+    retry_after = max(gateway.bounds.retry_after, round(error.retry_after or 0))
+    if error.code in _LATER_CODES:
+        status, text = 503, "the ledger is away"
+    elif error.code is _Code.RESOURCE_EXHAUSTED:
+        status, text = 429, "the ledger has too much to do"
+    else:
+        # Ours to mend: credentials, an older server, a defect. The processor keeps trying.
+        log.error("the ledger failed", code=error.code.name, reason=error.reason, why=error.message)
+        return _text(500, "the ledger cannot book it")
+    log.warning(text, code=error.code.name, reason=error.reason, status=status)
+    return _text(status, text, retry_after=retry_after)
+
+
+async def _delivery(gateway: Gateway, request: Request) -> Delivery:
+    """The post within its bounds. Raises _Answer and ClientDisconnect."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in request.scope["headers"]:
+        header, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[header] = f"{headers[header]},{value}" if header in headers else value
+    content_type = headers.get("content-type", "")
+    if content_type and _JSON.match(content_type.strip()) is None:
+        raise _Answer(415, "the content type must be application/json", closes=True)
+    if headers.get("content-encoding", "identity") != "identity":
+        raise _Answer(415, "the body must not be compressed", closes=True)
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > BODY_BYTES_MAX:
+        raise _Answer(413, f"the body is larger than {BODY_BYTES_MAX} bytes", closes=True)
+    query = request.scope["query_string"]
+    if len(query) > QUERY_BYTES_MAX:
+        raise _Answer(414, f"the query is longer than {QUERY_BYTES_MAX} bytes", closes=True)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(gateway.bounds.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise _Answer(
+                        413, f"the body is larger than {BODY_BYTES_MAX} bytes", closes=True
+                    )
+    except TimeoutError as error:
+        raise _Answer(408, "the body came too slowly", closes=True) from error
+    return Delivery(bytes(body), headers, query.decode("latin-1"), datetime.now(UTC))
+
+
+def _log_delivery(log: structlog.typing.FilteringBoundLogger, trial: Trial) -> None:
+    particulars: dict[str, object] = {}
+    if trial.event_ids:
+        particulars["event_ids"] = trial.event_ids[:20]
+    if trial.ignored:
+        particulars["ignored"] = names_of([message.kind for message in trial.ignored])
+    problem = trial.problem
+    if problem is not None:
+        log.error(
+            "delivery not booked",
+            outcome=trial.outcome.value,
+            kind=problem.kind,
+            reason=problem.reason,
+            detail=problem.detail,
+            **particulars,
+        )
+    elif any(message.is_alert for message in trial.ignored):
+        log.warning(
+            "delivery",
+            outcome=trial.outcome.value,
+            why=names_of([message.why for message in trial.ignored if message.is_alert]),
+            **particulars,
+        )
+    else:
+        log.info("delivery", outcome=trial.outcome.value, **particulars)
+
+
+class RefusalLog:
+    """Bounds the lines about posts that were refused: anybody may send those."""
+
+    def __init__(self, lines_per_second: int = 10) -> None:
+        self._lines_per_second = lines_per_second
+        self._second = 0
+        self._lines = 0
+
+    def takes(self, status: int) -> bool:
+        """Whether a refusal with this status gets a line. Metrics count all of them."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        return self._lines <= self._lines_per_second or status >= 500
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.match(given) else _new_id()
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _text(
+    status: int, text: str, *, retry_after: int | None = None, closes: bool = False
+) -> Response:
+    headers = {}
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
+    if closes:
+        headers["connection"] = "close"
+    return Response(f"{text}\n", status, headers, "text/plain; charset=utf-8")

@@ -1,0 +1,347 @@
+"""Books what a delivery reports, or puts the delivery into the quarantine.
+
+A delivery is answered once all that it reports is booked, needs no booking, or the delivery itself
+is stored in the ledger. Booking it again, from whatever point, changes nothing: events are booked
+once by their ids, deliveries are quarantined once by their contents.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+
+import grpc
+
+from ledger.gateway.books import Allowance, Books, LedgerError
+from ledger.gateway.deliveries import (
+    Delivery,
+    Fact,
+    FetchFailed,
+    Ignored,
+    Processor,
+    Reading,
+    Unbookable,
+)
+from ledger.gateway.endpoints import EndpointBase
+from ledger.gateway.events import (
+    CHARGE,
+    CHARGE_REVERSED,
+    PAYOUT_TYPES,
+    PLATFORM_TYPES,
+    event_of,
+    passed_on,
+    printable_text,
+)
+from ledger.gateway.fees import commission_minor, returned_commission_minor
+from ledger.gateway.reasons import (
+    CHARGE_NOT_FOUND,
+    FETCH_FAILED,
+    PAYOUT_NOT_FOUND,
+    REVERSAL_MISMATCH,
+    UNKNOWN_RESTAURANT,
+    CannotBook,
+)
+from ledger.gateway.restaurants import named_by, restaurant_of
+from ledger.v1 import ledger_pb2
+
+# What the quarantine keeps of a text; the contract has the limits.
+DETAIL_LENGTH_MAX = 1000
+KIND_LENGTH_MAX = 200
+
+# How long a parked delivery waits before it is tried first. Later waits grow with its age.
+FIRST_RETRY = timedelta(seconds=30)
+
+_Code = grpc.StatusCode
+# No repeat of the delivery would be booked: the event is not what the ledger takes.
+_UNBOOKABLE_CODES = frozenset(
+    {
+        _Code.INVALID_ARGUMENT,
+        _Code.FAILED_PRECONDITION,
+        _Code.NOT_FOUND,
+        _Code.OUT_OF_RANGE,
+        _Code.ALREADY_EXISTS,
+    }
+)
+# A fact that is booked stands as it was booked first, if a later delivery differs in these alone:
+# processors send fresher dates with a repeat.
+_STANDS_AS_BOOKED = frozenset({"occurred_at", "available_at", "reference"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint that takes deliveries."""
+
+    endpoint: EndpointBase
+    # The value of `processor` in the file.
+    processor_name: str
+    processor: Processor
+
+
+class Outcome(Enum):
+    """What became of a delivery, the most telling part first."""
+
+    QUARANTINED = "quarantined"
+    PARKED = "parked"
+    BOOKED = "booked"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a delivery, or a part of it, is not booked."""
+
+    kind: str
+    reason: str
+    detail: str
+    may_come: bool = False
+    retry_after_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class Trial:
+    """What a try to book a delivery has led to."""
+
+    # Booked now or before.
+    event_ids: list[str] = field(default_factory=list)
+    created: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
+    duplicates: int = 0
+    ignored: list[Ignored] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def problem(self) -> Problem | None:
+        """All problems as one; it is parked only if nothing else keeps it from being booked."""
+        if not self.problems:
+            return None
+        first = min(self.problems, key=lambda problem: problem.may_come)
+        alike = Counter((problem.reason, problem.detail) for problem in self.problems)
+        details = "; ".join(
+            detail if reason == first.reason else f"{reason}: {detail}" for reason, detail in alike
+        )
+        return Problem(
+            printable_text(first.kind, KIND_LENGTH_MAX),
+            first.reason,
+            printable_text(details, DETAIL_LENGTH_MAX),
+            first.may_come,
+            first.retry_after_seconds,
+        )
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the delivery."""
+        if (problem := self.problem) is not None:
+            return Outcome.PARKED if problem.may_come else Outcome.QUARANTINED
+        if self.created:
+            return Outcome.BOOKED
+        return Outcome.DUPLICATE if self.duplicates else Outcome.IGNORED
+
+
+async def receive(route: Route, delivery: Delivery, books: Books, allowance: Allowance) -> Trial:
+    """Books a verified delivery, and puts it into the quarantine if it cannot be booked.
+
+    Raises LedgerError if the ledger cannot do either now; then the delivery must come again.
+    """
+    trial = await book(route, delivery, books, allowance)
+    if (problem := trial.problem) is not None:
+        await books.quarantine(_payload(route, delivery, problem), allowance)
+    return trial
+
+
+async def book(route: Route, delivery: Delivery, books: Books, allowance: Allowance) -> Trial:
+    """Books what a delivery reports, as far as it can be. Raises LedgerError as `receive` does."""
+    trial = Trial()
+    try:
+        readings = await route.processor.read(delivery)
+    except FetchFailed as failure:
+        trial.problems.append(
+            Problem(
+                "",
+                FETCH_FAILED,
+                str(failure),
+                True,
+                retry_after_seconds=failure.retry_after_seconds,
+            )
+        )
+        readings = failure.readings
+    await _book_readings(route, readings, books, allowance, trial)
+    return trial
+
+
+async def _book_readings(
+    route: Route, readings: Sequence[Reading], books: Books, allowance: Allowance, trial: Trial
+) -> None:
+    for reading in readings:
+        if isinstance(reading, Ignored):
+            trial.ignored.append(reading)
+        elif isinstance(reading, Unbookable):
+            trial.problems.append(Problem(reading.kind, reading.reason, reading.detail))
+        else:
+            kind = ledger_pb2.EventType.Name(reading.type).removeprefix("EVENT_TYPE_").lower()
+            try:
+                for event in await _events_of(route.endpoint, reading, books, allowance):
+                    await _ingest(route.endpoint, event, books, allowance, trial)
+            except CannotBook as refusal:
+                trial.problems.append(
+                    Problem(kind, refusal.reason, refusal.detail, refusal.may_come)
+                )
+
+
+async def _events_of(
+    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+) -> list[ledger_pb2.ProcessorEvent]:
+    """The events to book for a fact: one, or two if a fee is passed on. Raises CannotBook."""
+    charge: ledger_pb2.ProcessorEvent | None = None
+    if fact.type == CHARGE_REVERSED and fact.reverses:
+        charge = await _reversed_charge(endpoint, fact, books, allowance)
+    if charge is not None:
+        # Where the charge was booked, whatever the mapping says by now.
+        restaurant_id = charge.restaurant_id
+    else:
+        restaurant_id = await _restaurant(endpoint, fact, books, allowance)
+    event = event_of(
+        fact,
+        restaurant_id=restaurant_id,
+        fee_minor=_fee_minor(endpoint, fact, charge),
+        endpoint=endpoint.name,
+    )
+    if endpoint.fees.commission == "pass_through" and (borne := passed_on(event)) is not None:
+        return [event, borne]
+    return [event]
+
+
+def _fee_minor(endpoint: EndpointBase, fact: Fact, charge: ledger_pb2.ProcessorEvent | None) -> int:
+    if fact.type == CHARGE:
+        return commission_minor(endpoint.fees, fact)
+    if charge is not None:
+        return returned_commission_minor(fact.amount_minor, charge.amount_minor, charge.fee_minor)
+    return fact.dispute_fee_minor
+
+
+async def _reversed_charge(
+    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+) -> ledger_pb2.ProcessorEvent | None:
+    """The charge that a fact takes back; None if it is not booked and can have no commission."""
+    charge = await books.event(fact.reverses, allowance)
+    if charge is None:
+        if endpoint.fees.commission == "none":
+            return None
+        raise CannotBook(
+            CHARGE_NOT_FOUND,
+            f"the charge {fact.reverses[:128]!r} is not booked; its commission goes back with it",
+            may_come=True,
+        )
+    if charge.type != CHARGE or charge.currency != fact.currency:
+        raise CannotBook(
+            REVERSAL_MISMATCH, f"{fact.reverses!r} is booked as no charge in {fact.currency[:16]}"
+        )
+    if not 0 < fact.amount_minor <= charge.amount_minor:
+        raise CannotBook(
+            REVERSAL_MISMATCH,
+            f"{fact.amount_minor} cannot be taken back of a charge of {charge.amount_minor}",
+        )
+    return charge
+
+
+async def _restaurant(
+    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+) -> str:
+    """The restaurant of a fact; empty for the platform's own. Raises CannotBook."""
+    if fact.of_platform or fact.type in PLATFORM_TYPES:
+        return ""
+    if fact.type in PAYOUT_TYPES:
+        # The payout knows best, and what the processor calls the restaurant may be missing.
+        paid = await books.restaurant_of_payout(fact.payout_id, allowance)
+        if paid is None:
+            raise CannotBook(
+                PAYOUT_NOT_FOUND, f"there is no payout {fact.payout_id[:128]!r}", may_come=True
+            )
+        return paid
+    if restaurant_id := restaurant_of(fact, endpoint.restaurant):
+        return restaurant_id
+    if not fact.charge:
+        raise CannotBook(UNKNOWN_RESTAURANT, f"the delivery has no {named_by(endpoint.restaurant)}")
+    charge = await books.event(fact.charge, allowance)
+    if charge is None:
+        raise CannotBook(
+            CHARGE_NOT_FOUND,
+            f"the delivery has no {named_by(endpoint.restaurant)}, and its charge"
+            f" {fact.charge[:128]!r} is not booked",
+            may_come=True,
+        )
+    return charge.restaurant_id
+
+
+async def _ingest(
+    endpoint: EndpointBase,
+    event: ledger_pb2.ProcessorEvent,
+    books: Books,
+    allowance: Allowance,
+    trial: Trial,
+) -> None:
+    try:
+        response = await books.ingest(event, allowance)
+    except LedgerError as error:
+        if error.code not in _UNBOOKABLE_CODES:
+            raise
+        if not _stands_as_booked(endpoint, error):
+            raise CannotBook(
+                error.reason or error.code.name,
+                _in_words(event, error),
+                may_come=error.reason == PAYOUT_NOT_FOUND,
+            ) from error
+    else:
+        if response.status == ledger_pb2.INGEST_STATUS_CREATED:
+            trial.event_ids.append(event.event_id)
+            trial.created.append(event)
+            return
+    trial.event_ids.append(event.event_id)
+    trial.duplicates += 1
+
+
+def _stands_as_booked(endpoint: EndpointBase, error: LedgerError) -> bool:
+    """Whether the event is booked, and differs from this one only in what does not matter."""
+    if error.code is not _Code.ALREADY_EXISTS:
+        return False
+    differing = set(error.metadata.get("differing_fields", "").split(","))
+    # A rate that was changed since holds for charges from then on.
+    may_differ = _STANDS_AS_BOOKED | (
+        {"fee_minor"} if endpoint.fees.commission == "rate" else set()
+    )
+    return bool(differing) and differing <= may_differ
+
+
+def _in_words(event: ledger_pb2.ProcessorEvent, error: LedgerError) -> str:
+    wrong = "; ".join(f"{found.field}: {found.description}" for found in error.violations)
+    return f"event {event.event_id}: {wrong or error.message}"
+
+
+def _payload(
+    route: Route, delivery: Delivery, problem: Problem
+) -> ledger_pb2.QuarantinePayloadRequest:
+    request = ledger_pb2.QuarantinePayloadRequest(
+        endpoint=route.endpoint.name,
+        processor=route.processor_name,
+        kind=problem.kind,
+        body=delivery.body,
+        headers={
+            name: value
+            for name, value in delivery.headers.items()
+            if name in route.endpoint.kept_headers
+        },
+        query=delivery.query,
+        reason=problem.reason,
+        detail=problem.detail,
+    )
+    request.received_at.FromDatetime(delivery.received_at)
+    if problem.may_come:
+        request.retry_at.FromDatetime(first_retry_at(delivery.received_at, problem))
+    return request
+
+
+def first_retry_at(now: datetime, problem: Problem) -> datetime:
+    """When a parked delivery is tried first."""
+    return now.astimezone(UTC) + max(
+        FIRST_RETRY, timedelta(seconds=problem.retry_after_seconds or 0.0)
+    )

@@ -1,0 +1,29 @@
+"""The processors that an endpoint may have: the one list of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from ledger.gateway.deliveries import Processor
+from ledger.gateway.endpoints import EndpointBase
+from ledger.gateway.signatures import SigningSecret
+
+# Makes an endpoint's processor. Raises ValueError if it lacks something, such as a key of an API.
+Maker = Callable[[Any, Sequence[SigningSecret]], Processor]
+
+# The model of each processor's endpoints, and what makes its processor.
+MAKERS: dict[type[EndpointBase], Maker] = {}
+
+
+def processor_name(endpoint: EndpointBase | type[EndpointBase]) -> str:
+    """What `processor` is for an endpoint in the file."""
+    name: str = get_args(
+        (endpoint if isinstance(endpoint, type) else type(endpoint))
+        .model_fields["processor"]
+        .annotation
+    )[0]
+    return name
+
+
+def make_processor(endpoint: EndpointBase, secrets: Sequence[SigningSecret]) -> Processor:
+    """The processor of an endpoint. Raises ValueError."""
+    return MAKERS[type(endpoint)](endpoint, secrets)

@@ -1,0 +1,233 @@
+"""A gateway process: its listeners, its worker, and the reload of its file."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from ledger.addresses import host_and_port, with_port
+from ledger.gateway.app import Bounds, Gateway, make_app, make_private_app
+from ledger.gateway.booking import Route
+from ledger.gateway.books import RemoteBooks
+from ledger.gateway.configuration import Configuration, ConfigurationError, Http, load
+from ledger.gateway.connections import BoundedProtocol
+from ledger.gateway.metrics import GatewayMetrics
+
+# How often the files are looked at for changes.
+RELOAD_SECONDS = 5.0
+# How long posts under way may take after a stop: longer than any may take.
+GRACE_SECONDS = 25
+BACKLOG = 2048
+
+_log = structlog.get_logger("ledger.gateway")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's event loop where it is installed, which spends less time on a post."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class AddressTaken(Exception):
+    """The gateway cannot listen where the file says."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, whose signals are handled here."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a gateway listens, with the ports that were bound."""
+
+    address: str
+    private_address: str
+    scheme: str
+
+
+@asynccontextmanager
+async def running_gateway(
+    path: Path, configuration: Configuration, books: RemoteBooks
+) -> AsyncIterator[tuple[Gateway, Listening]]:
+    """A gateway that answers posts, until the end of the block; then it drains.
+
+    Raises AddressTaken, and ConfigurationError if the TLS files cannot be used.
+    """
+    metrics = GatewayMetrics()
+    http = configuration.http
+    gateway = Gateway(
+        configuration.routes,
+        books,
+        metrics,
+        Bounds(http.posts_max, http.body_seconds, http.answer_seconds),
+    )
+    begin_endpoints(gateway, configuration.routes)
+    apps = [(http.address, make_app(gateway, with_metrics=not http.private_address), True)]
+    if http.private_address:
+        apps.append((http.private_address, make_private_app(gateway), False))
+    sockets = [_bound(address) for address, _, _ in apps]
+    servers = [_server(app, http if is_public else Http(), path) for _, app, is_public in apps]
+    tasks = [
+        asyncio.create_task(server.serve([listener]))
+        for server, listener in zip(servers, sockets, strict=True)
+    ]
+    addresses = [
+        with_port(address, listener.getsockname()[1])
+        for (address, _, _), listener in zip(apps, sockets, strict=True)
+    ]
+    try:
+        await _until_started(servers, tasks)
+        yield (
+            gateway,
+            Listening(
+                addresses[0],
+                addresses[1] if len(addresses) > 1 else "",
+                "https" if http.tls_certificate else "http",
+            ),
+        )
+    finally:
+        gateway.is_draining = True
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks)
+
+
+def begin_endpoints(gateway: Gateway, routes: Mapping[str, Route]) -> None:
+    """Puts routes in force, and gives each its series."""
+    gateway.routes = routes
+    for name in routes:
+        gateway.metrics.begin_endpoint(name, datetime.now(UTC))
+
+
+async def serve(
+    path: Path,
+    configuration: Configuration,
+    books: RemoteBooks,
+    *,
+    on_ready: Callable[[Listening], None],
+) -> None:
+    """Serves until SIGTERM or SIGINT, then lets posts under way end. SIGHUP reads the file again.
+
+    Raises AddressTaken and ConfigurationError.
+    """
+    stop = asyncio.Event()
+    changed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, changed.set)
+    async with running_gateway(path, configuration, books) as (gateway, listening):
+        reloader = asyncio.create_task(_reload(path, configuration, gateway, changed))
+        try:
+            on_ready(listening)
+            await stop.wait()
+        finally:
+            reloader.cancel()
+            with suppress(asyncio.CancelledError):
+                await reloader
+
+
+async def _reload(
+    path: Path, configuration: Configuration, gateway: Gateway, changed: asyncio.Event
+) -> None:
+    """Puts a changed file in force, or keeps the one before if it has a fault."""
+    seen = _marks(configuration.files)
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELOAD_SECONDS):
+                await changed.wait()
+        is_asked, marks = changed.is_set(), _marks(configuration.files)
+        changed.clear()
+        if marks == seen and not is_asked:
+            continue
+        seen = marks
+        try:
+            loaded = load(path)
+        except ConfigurationError as error:
+            gateway.metrics.file_is_current(False)
+            _log.error("the file is not taken over", file=str(path), problems=error.problems)
+            continue
+        if (loaded.http, loaded.retries) != (configuration.http, configuration.retries):
+            _log.warning("a change of [http] or [retries] needs a restart", file=str(path))
+        configuration = loaded
+        seen = _marks(configuration.files)
+        begin_endpoints(gateway, configuration.routes)
+        gateway.metrics.file_is_current(True)
+        _log.info("the file was read again", file=str(path), endpoints=sorted(loaded.routes))
+
+
+def _marks(files: tuple[Path, ...]) -> list[tuple[int, int, int] | None]:
+    """What changes when a file does, also if it is a link that Kubernetes swaps."""
+    marks: list[tuple[int, int, int] | None] = []
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError:
+            marks.append(None)
+        else:
+            marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return marks
+
+
+def _bound(address: str) -> socket.socket:
+    host, port = host_and_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise AddressTaken(f"cannot listen on {address}: {error.strerror}") from error
+    return listener
+
+
+def _server(app: Starlette, http: Http, path: Path) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        # Beyond what the gateway itself refuses with a Retry-After: connections that send nothing.
+        limit_concurrency=4 * http.posts_max,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=http.tls_certificate,
+        ssl_keyfile=None if http.tls_key is None else str(http.tls_key),
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise ConfigurationError(path, [f"http: the TLS files: {error}"]) from error
+    return _Server(config)
+
+
+async def _until_started(servers: list[_Server], tasks: list[asyncio.Task[None]]) -> None:
+    while not all(server.started for server in servers):
+        for task in tasks:
+            if task.done():
+                task.result()
+        await asyncio.sleep(0.005)
