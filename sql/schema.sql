@@ -259,6 +259,34 @@ $$;
 COMMENT ON FUNCTION check_payout_terms() IS
   'Keeps servers of earlier revisions from paying what is on hold or has to stay.';
 
+CREATE FUNCTION check_quarantine_move() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  IF (OLD.quarantine_id, OLD.endpoint, OLD.processor, OLD.kind, OLD.body, OLD.headers, OLD.query,
+      OLD.received_at, OLD.created_at)
+     IS DISTINCT FROM
+     (NEW.quarantine_id, NEW.endpoint, NEW.processor, NEW.kind, NEW.body, NEW.headers, NEW.query,
+      NEW.received_at, NEW.created_at)
+     OR NEW.move_number <> OLD.move_number + 1
+     OR NOT (
+       (OLD.state = 'QUARANTINED' AND NEW.state IN ('RETRY_REQUESTED', 'DISCARDED'))
+       OR (OLD.state = 'RETRY_REQUESTED'
+           AND NEW.state IN ('RELEASED', 'QUARANTINED', 'PARKED', 'DISCARDED'))
+       OR (OLD.state = 'PARKED'
+           AND NEW.state IN ('RELEASED', 'PARKED', 'QUARANTINED', 'RETRY_REQUESTED', 'DISCARDED'))
+     ) THEN
+    RAISE EXCEPTION 'payload % cannot be changed so', OLD.quarantine_id
+      USING ERRCODE = 'check_violation';
+  END IF;
+  RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION check_quarantine_move() IS
+  'Lets a payload change by a move from one state to another, and in nothing else.';
+
 CREATE FUNCTION check_run_is_under_way() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -1678,6 +1706,121 @@ COMMENT ON COLUMN processor_events.failure_code IS
 COMMENT ON COLUMN processor_events.failure_text IS
   'Why the payout failed, in the bank''s words; NULL: it does not say.';
 
+CREATE TABLE quarantine_moves (
+    quarantine_id uuid NOT NULL,
+    number integer NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL COLLATE pg_catalog."C",
+    detail text NOT NULL,
+    event_ids text[] NOT NULL COLLATE pg_catalog."C",
+    retry_at timestamp with time zone,
+    actor text NOT NULL COLLATE pg_catalog."C",
+    recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    CONSTRAINT quarantine_moves_actor_check
+        CHECK (((actor ~ '^[!-~]*$'::text) AND (octet_length(actor) <= 256))),
+    CONSTRAINT quarantine_moves_detail_check
+        CHECK (((char_length(detail) <= 1000)
+        AND ((state <> 'DISCARDED'::text) OR (detail <> ''::text)))),
+    CONSTRAINT quarantine_moves_event_ids_check
+        CHECK (((cardinality(event_ids) <= 1000)
+        AND ((state = 'RELEASED'::text) OR (cardinality(event_ids) = 0))
+        AND (array_position(event_ids, NULL::text) IS NULL))),
+    CONSTRAINT quarantine_moves_first_check
+        CHECK (((number > 1) OR (state = ANY (ARRAY['QUARANTINED'::text, 'PARKED'::text])))),
+    CONSTRAINT quarantine_moves_number_check CHECK ((number >= 1)),
+    CONSTRAINT quarantine_moves_reason_check CHECK (
+CASE
+    WHEN (state = ANY (ARRAY['QUARANTINED'::text, 'PARKED'::text]))
+        THEN ((reason ~ '^[A-Z][A-Z0-9_]*$'::text) AND (octet_length(reason) <= 64))
+    ELSE (reason = ''::text)
+END),
+    CONSTRAINT quarantine_moves_retry_at_check
+        CHECK (((retry_at IS NOT NULL) = (state = ANY (ARRAY['RETRY_REQUESTED'::text,
+        'PARKED'::text])))),
+    CONSTRAINT quarantine_moves_state_check
+        CHECK ((state = ANY (ARRAY['QUARANTINED'::text, 'RETRY_REQUESTED'::text, 'PARKED'::text,
+        'RELEASED'::text, 'DISCARDED'::text])))
+);
+
+COMMENT ON TABLE quarantine_moves IS 'The moves of each payload from state to state. Append-only.';
+COMMENT ON COLUMN quarantine_moves.quarantine_id IS 'The payload.';
+COMMENT ON COLUMN quarantine_moves.number IS 'Counts up from 1, the payload''s arrival.';
+COMMENT ON COLUMN quarantine_moves.state IS 'The state that it moved to.';
+COMMENT ON COLUMN quarantine_moves.reason IS
+  'Why it was not booked, in a word; empty unless it moved to QUARANTINED or PARKED.';
+COMMENT ON COLUMN quarantine_moves.detail IS
+  'What to mend; of DISCARDED, the reason that a person gave.';
+COMMENT ON COLUMN quarantine_moves.event_ids IS 'The events that a RELEASED payload reports.';
+COMMENT ON COLUMN quarantine_moves.retry_at IS 'When a gateway should try it.';
+COMMENT ON COLUMN quarantine_moves.actor IS
+  'The identity of the caller; empty: callers do not authenticate.';
+COMMENT ON COLUMN quarantine_moves.recorded_at IS 'When it moved, by the database''s clock.';
+
+CREATE TABLE quarantined_payloads (
+    quarantine_id uuid NOT NULL,
+    endpoint text NOT NULL COLLATE pg_catalog."C",
+    processor text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    body bytea NOT NULL,
+    body_sha256 bytea GENERATED ALWAYS AS (sha256(body)) STORED NOT NULL,
+    headers jsonb NOT NULL,
+    query text NOT NULL COLLATE pg_catalog."C",
+    received_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    state text NOT NULL,
+    move_number integer NOT NULL,
+    reason text NOT NULL COLLATE pg_catalog."C",
+    detail text NOT NULL,
+    retry_at timestamp with time zone,
+    CONSTRAINT quarantined_payloads_body_check CHECK ((octet_length(body) <= 262144)),
+    CONSTRAINT quarantined_payloads_detail_check CHECK ((char_length(detail) <= 1000)),
+    CONSTRAINT quarantined_payloads_endpoint_check
+        CHECK (((endpoint ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(endpoint) <= 128))),
+    CONSTRAINT quarantined_payloads_headers_check
+        CHECK (((jsonb_typeof(headers) = 'object'::text)
+        AND (octet_length((headers)::text) <= 131072))),
+    CONSTRAINT quarantined_payloads_kind_check CHECK ((char_length(kind) <= 200)),
+    CONSTRAINT quarantined_payloads_move_number_check CHECK ((move_number >= 1)),
+    CONSTRAINT quarantined_payloads_processor_check
+        CHECK (((processor ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(processor) <= 128))),
+    CONSTRAINT quarantined_payloads_query_check CHECK ((octet_length(query) <= 2000)),
+    CONSTRAINT quarantined_payloads_reason_check
+        CHECK (((reason ~ '^[A-Z][A-Z0-9_]*$'::text) AND (octet_length(reason) <= 64))),
+    CONSTRAINT quarantined_payloads_retry_at_check
+        CHECK (((retry_at IS NOT NULL) = (state = ANY (ARRAY['RETRY_REQUESTED'::text,
+        'PARKED'::text])))),
+    CONSTRAINT quarantined_payloads_state_check
+        CHECK ((state = ANY (ARRAY['QUARANTINED'::text, 'RETRY_REQUESTED'::text, 'PARKED'::text,
+        'RELEASED'::text, 'DISCARDED'::text])))
+);
+
+COMMENT ON TABLE quarantined_payloads IS
+  'Deliveries of processors that a gateway cannot book, as they came. None is ever removed.';
+COMMENT ON COLUMN quarantined_payloads.quarantine_id IS 'The id of the payload.';
+COMMENT ON COLUMN quarantined_payloads.endpoint IS 'The endpoint of the gateway that received it.';
+COMMENT ON COLUMN quarantined_payloads.processor IS 'The processor that sent it.';
+COMMENT ON COLUMN quarantined_payloads.kind IS
+  'The processor''s name for what it reports; empty: not known.';
+COMMENT ON COLUMN quarantined_payloads.body IS 'The body, byte by byte. May hold personal data.';
+COMMENT ON COLUMN quarantined_payloads.body_sha256 IS
+  'The SHA-256 of the body. With endpoint and query it is the key of a delivery.';
+COMMENT ON COLUMN quarantined_payloads.headers IS
+  'The headers that a try needs, by names in lower case. May hold personal data.';
+COMMENT ON COLUMN quarantined_payloads.query IS
+  'What followed the question mark of the URL. May hold personal data.';
+COMMENT ON COLUMN quarantined_payloads.received_at IS
+  'When the gateway received it, by its own clock.';
+COMMENT ON COLUMN quarantined_payloads.created_at IS
+  'When it was stored, by the database''s clock.';
+COMMENT ON COLUMN quarantined_payloads.state IS
+  'QUARANTINED waits for a person, RETRY_REQUESTED and PARKED for a gateway; RELEASED is booked, '
+  'DISCARDED never will be.';
+COMMENT ON COLUMN quarantined_payloads.move_number IS 'The number of its latest move.';
+COMMENT ON COLUMN quarantined_payloads.reason IS 'Why the latest try did not book it, in a word.';
+COMMENT ON COLUMN quarantined_payloads.detail IS 'What to mend, for people.';
+COMMENT ON COLUMN quarantined_payloads.retry_at IS
+  'When a gateway should try it; NULL unless it is RETRY_REQUESTED or PARKED.';
+
 CREATE TABLE restaurants (
     restaurant_id text NOT NULL COLLATE pg_catalog."C",
     name text DEFAULT ''::text NOT NULL,
@@ -1901,6 +2044,18 @@ ALTER TABLE ONLY payouts
 ALTER TABLE ONLY processor_events
     ADD CONSTRAINT processor_events_pkey PRIMARY KEY (event_id);
 
+ALTER TABLE ONLY quarantine_moves
+    ADD CONSTRAINT quarantine_moves_pkey PRIMARY KEY (quarantine_id, number);
+
+ALTER TABLE ONLY quarantine_moves
+    ADD CONSTRAINT quarantine_moves_state_key UNIQUE (quarantine_id, number, state);
+
+ALTER TABLE ONLY quarantined_payloads
+    ADD CONSTRAINT quarantined_payloads_delivery_key UNIQUE (endpoint, body_sha256, query);
+
+ALTER TABLE ONLY quarantined_payloads
+    ADD CONSTRAINT quarantined_payloads_pkey PRIMARY KEY (quarantine_id);
+
 ALTER TABLE ONLY restaurants
     ADD CONSTRAINT restaurants_pkey PRIMARY KEY (restaurant_id);
 
@@ -2001,6 +2156,24 @@ CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (pay
 
 COMMENT ON INDEX processor_events_payout_id_idx IS
   'For the history of a payout; only payout events are in it.';
+
+CREATE INDEX quarantined_payloads_created_at_idx ON quarantined_payloads
+    USING btree (created_at, quarantine_id);
+
+COMMENT ON INDEX quarantined_payloads_created_at_idx IS 'For lists in the order of creation.';
+
+CREATE INDEX quarantined_payloads_open_idx ON quarantined_payloads
+    USING btree (created_at, quarantine_id) INCLUDE (endpoint, state, reason)
+    WHERE (state = ANY (ARRAY['QUARANTINED'::text, 'RETRY_REQUESTED'::text, 'PARKED'::text]));
+
+COMMENT ON INDEX quarantined_payloads_open_idx IS
+  'For lists and counts of payloads that are not settled.';
+
+CREATE INDEX quarantined_payloads_retry_at_idx ON quarantined_payloads
+    USING btree (retry_at, quarantine_id) WHERE (retry_at IS NOT NULL);
+
+COMMENT ON INDEX quarantined_payloads_retry_at_idx IS
+  'For what a gateway should try, as it falls due.';
 
 CREATE TRIGGER accounts_deny_change BEFORE DELETE OR TRUNCATE ON accounts FOR EACH STATEMENT
     EXECUTE FUNCTION deny_change();
@@ -2186,6 +2359,21 @@ CREATE TRIGGER processor_events_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE 
 
 ALTER TABLE processor_events ENABLE ALWAYS TRIGGER processor_events_deny_change;
 
+CREATE TRIGGER quarantine_moves_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON quarantine_moves
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE quarantine_moves ENABLE ALWAYS TRIGGER quarantine_moves_deny_change;
+
+CREATE TRIGGER quarantined_payloads_deny_change BEFORE DELETE OR TRUNCATE ON quarantined_payloads
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE quarantined_payloads ENABLE ALWAYS TRIGGER quarantined_payloads_deny_change;
+
+CREATE TRIGGER quarantined_payloads_move BEFORE UPDATE ON quarantined_payloads FOR EACH ROW
+    EXECUTE FUNCTION check_quarantine_move();
+
+ALTER TABLE quarantined_payloads ENABLE ALWAYS TRIGGER quarantined_payloads_move;
+
 CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR EACH STATEMENT
     EXECUTE FUNCTION deny_change();
 
@@ -2251,6 +2439,16 @@ ALTER TABLE ONLY payouts
 ALTER TABLE ONLY payouts
     ADD CONSTRAINT payouts_payout_run_id_fkey FOREIGN KEY (payout_run_id)
         REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY quarantine_moves
+    ADD CONSTRAINT quarantine_moves_quarantine_id_fkey FOREIGN KEY (quarantine_id)
+        REFERENCES quarantined_payloads(quarantine_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY quarantined_payloads
+    ADD CONSTRAINT quarantined_payloads_latest_move_fkey
+        FOREIGN KEY (quarantine_id, move_number, state)
+        REFERENCES quarantine_moves(quarantine_id, number, state)
+        ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;
 
 ALTER TABLE ONLY statement_marks
     ADD CONSTRAINT statement_marks_balance_account_id_fkey FOREIGN KEY (balance_account_id)
@@ -2469,6 +2667,42 @@ GRANT INSERT(processor_fee_minor) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(bank_reference) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(failure_code) ON TABLE processor_events TO ledger_app;
 GRANT INSERT(failure_text) ON TABLE processor_events TO ledger_app;
+GRANT SELECT ON TABLE quarantine_moves TO ledger_app;
+GRANT SELECT ON TABLE quarantine_moves TO ledger_read;
+GRANT INSERT(quarantine_id) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(number) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(state) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(reason) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(detail) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(event_ids) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(retry_at) ON TABLE quarantine_moves TO ledger_app;
+GRANT INSERT(actor) ON TABLE quarantine_moves TO ledger_app;
+GRANT SELECT ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(quarantine_id) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(quarantine_id) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(endpoint) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(endpoint) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(processor) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(processor) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(kind) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(kind) ON TABLE quarantined_payloads TO ledger_app;
+GRANT INSERT(body) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(body_sha256) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(headers) ON TABLE quarantined_payloads TO ledger_app;
+GRANT INSERT(query) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(received_at) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(received_at) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(created_at) ON TABLE quarantined_payloads TO ledger_read;
+GRANT SELECT(state) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(state),UPDATE(state) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(move_number) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(move_number),UPDATE(move_number) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(reason) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(reason),UPDATE(reason) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(detail) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(detail),UPDATE(detail) ON TABLE quarantined_payloads TO ledger_app;
+GRANT SELECT(retry_at) ON TABLE quarantined_payloads TO ledger_read;
+GRANT INSERT(retry_at),UPDATE(retry_at) ON TABLE quarantined_payloads TO ledger_app;
 GRANT SELECT ON TABLE restaurants TO ledger_app;
 GRANT SELECT ON TABLE restaurants TO ledger_read;
 GRANT INSERT(restaurant_id) ON TABLE restaurants TO ledger_app;

@@ -12,6 +12,7 @@ from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.payouts import PayoutSubmissions
+from ledger.application.ports.quarantine import QuarantineMoves
 from ledger.application.ports.unit_of_work import Restaurants
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import ProcessorEvent, microseconds
@@ -32,6 +33,7 @@ class FakeUnitOfWork:
     accounts: Accounts
     payments: PaymentBooks
     submissions: PayoutSubmissions
+    quarantine: QuarantineMoves
 
     def __init__(self, ledger: "FakeEventLedger") -> None:
         self._ledger = ledger

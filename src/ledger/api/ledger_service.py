@@ -14,6 +14,7 @@ from ledger.api.convert import (
     events,
     payout_entries,
     payouts,
+    quarantine,
     restaurants,
     statements,
 )
@@ -41,9 +42,18 @@ from ledger.application.ports.event_lists import EventLists
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.payout_entries import PayoutEntries
 from ledger.application.ports.payouts import PayoutRuns, Payouts
+from ledger.application.ports.quarantine import Quarantine
 from ledger.application.ports.statements import StatementQuery, Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.preview_event import PreviewEvent
+from ledger.application.quarantine import (
+    discard_quarantined,
+    get_quarantined,
+    list_quarantined,
+    quarantine_payload,
+    resolve_quarantined,
+    retry_quarantined,
+)
 from ledger.application.restaurants import (
     get_restaurant,
     list_restaurants,
@@ -52,6 +62,7 @@ from ledger.application.restaurants import (
 )
 from ledger.application.run_payouts import run_payouts
 from ledger.application.submit_payouts import submit_payouts
+from ledger.observability import CALLER
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
@@ -73,6 +84,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_runs: PayoutRuns,
         payouts: Payouts,
         payout_entries: PayoutEntries,
+        quarantine: Quarantine,
         wake_payout_worker: Callable[[], None],
         pages: Pages,
         begin: UnitOfWorkFactory,
@@ -89,6 +101,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._payout_runs = payout_runs
         self._payouts = payouts
         self._payout_entries = payout_entries
+        self._quarantine = quarantine
         self._wake_payout_worker = wake_payout_worker
         self._pages = pages
         self._begin = begin
@@ -313,34 +326,72 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def QuarantinePayload(
         self, request: ledger_pb2.QuarantinePayloadRequest, context: Context
     ) -> ledger_pb2.QuarantinePayloadResponse:
-        raise NotImplementedError
+        payload = quarantine.decode_payload(request, self._clock())
+        is_new, stored = await quarantine_payload(self._quarantine, payload, _actor())
+        return quarantine.encode_quarantined(stored, is_new=is_new)
 
     async def ListQuarantined(
         self, request: ledger_pb2.ListQuarantinedRequest, context: Context
     ) -> ledger_pb2.ListQuarantinedResponse:
-        raise NotImplementedError
+        query = quarantine.decode_quarantine_query(request)
+        paging = await self._pages.paging(request, quarantine.quarantine_listing(query))
+        page = await list_quarantined(
+            self._quarantine,
+            query,
+            paging.after,
+            quarantine.page_size_of(request, paging.page_size),
+            with_bodies=request.with_bodies,
+        )
+        return quarantine.encode_quarantine_page(paging, query, page)
 
     async def GetQuarantined(
         self, request: ledger_pb2.GetQuarantinedRequest, context: Context
     ) -> ledger_pb2.GetQuarantinedResponse:
-        raise NotImplementedError
+        quarantine_id = quarantine.decode_quarantine_id(request)
+        payload, moves = await get_quarantined(self._quarantine, quarantine_id)
+        return ledger_pb2.GetQuarantinedResponse(
+            payload=quarantine.encode_payload_with_moves(payload, moves)
+        )
 
     async def GetQuarantineSummary(
         self, request: ledger_pb2.GetQuarantineSummaryRequest, context: Context
     ) -> ledger_pb2.GetQuarantineSummaryResponse:
-        raise NotImplementedError
+        endpoint = quarantine.decode_summarized_endpoint(request)
+        return quarantine.encode_summary(await self._quarantine.summary(endpoint))
 
     async def RetryQuarantined(
         self, request: ledger_pb2.RetryQuarantinedRequest, context: Context
     ) -> ledger_pb2.RetryQuarantinedResponse:
-        raise NotImplementedError
+        selection = quarantine.decode_retry_selection(request)
+        requested = await retry_quarantined(
+            self._quarantine, selection, _actor(), dry_run=request.dry_run
+        )
+        return quarantine.encode_retries(requested)
 
     async def ResolveQuarantined(
         self, request: ledger_pb2.ResolveQuarantinedRequest, context: Context
     ) -> ledger_pb2.ResolveQuarantinedResponse:
-        raise NotImplementedError
+        resolution = quarantine.decode_resolution(request, self._clock())
+        payload = await resolve_quarantined(
+            self._begin,
+            self._quarantine,
+            resolution.quarantine_id,
+            resolution.move_number,
+            resolution.decision,
+            _actor(),
+        )
+        return ledger_pb2.ResolveQuarantinedResponse(payload=quarantine.encode_payload(payload))
 
     async def DiscardQuarantined(
         self, request: ledger_pb2.DiscardQuarantinedRequest, context: Context
     ) -> ledger_pb2.DiscardQuarantinedResponse:
-        raise NotImplementedError
+        quarantine_id, reason = quarantine.decode_discard(request)
+        payload = await discard_quarantined(
+            self._begin, self._quarantine, quarantine_id, reason, _actor()
+        )
+        return ledger_pb2.DiscardQuarantinedResponse(payload=quarantine.encode_payload(payload))
+
+
+def _actor() -> str:
+    """The identity of the caller; empty if callers do not authenticate."""
+    return CALLER.get() or ""

@@ -49,6 +49,7 @@ from ledger.infrastructure.postgres.payments import PostgresPayments
 from ledger.infrastructure.postgres.payout_entries import PostgresPayoutEntries
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.quarantine import PostgresQuarantine
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.sessions.clock import LedgerClock, host_now
 from ledger.infrastructure.postgres.sessions.engine import (
@@ -249,6 +250,7 @@ class Application:
             payout_runs=runs,
             payouts=stored_payouts,
             payout_entries=PostgresPayoutEntries(engine, self._fence),
+            quarantine=PostgresQuarantine(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
             pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),

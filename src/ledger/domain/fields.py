@@ -65,6 +65,11 @@ def is_text(text: str) -> bool:
     return len(text) <= TEXT_LENGTH_MAX and _CONTROL.search(text) is None
 
 
+def has_control(text: str) -> bool:
+    """Whether `text` has a control character."""
+    return _CONTROL.search(text) is not None
+
+
 def is_metadata(metadata: Mapping[str, str]) -> bool:
     """Whether keys and values together stay within METADATA_BYTES_MAX and can be stored as
     PostgreSQL text.

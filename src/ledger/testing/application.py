@@ -34,6 +34,7 @@ from ledger.testing.memory.event_lists import MemoryEventLists
 from ledger.testing.memory.payments import MemoryPayments
 from ledger.testing.memory.payout_runs import MemoryPayoutRuns
 from ledger.testing.memory.payouts import MemoryPayoutEntries, MemoryPayouts
+from ledger.testing.memory.quarantine import MemoryQuarantine
 from ledger.testing.memory.statements import MemoryAccountStatements, MemoryStatements
 from ledger.testing.memory.unit_of_work import MemoryUnitOfWork
 
@@ -113,6 +114,7 @@ class MemoryApplication:
             payout_runs=self._runs,
             payouts=payouts,
             payout_entries=MemoryPayoutEntries(books),
+            quarantine=MemoryQuarantine(books),
             wake_payout_worker=self._pay_runs,
             pages=pages,
             begin=begin,

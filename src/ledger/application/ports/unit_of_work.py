@@ -6,6 +6,7 @@ from typing import Protocol, Self
 from ledger.application.ports.accounts import Accounts
 from ledger.application.ports.payments import PaymentBooks
 from ledger.application.ports.payouts import PayoutSettlement, PayoutSubmissions
+from ledger.application.ports.quarantine import QuarantineMoves
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 
 
@@ -47,6 +48,9 @@ class UnitOfWork(Protocol):
 
     @property
     def submissions(self) -> PayoutSubmissions: ...
+
+    @property
+    def quarantine(self) -> QuarantineMoves: ...
 
     @property
     def payments(self) -> PaymentBooks: ...

@@ -14,6 +14,7 @@ from ledger.infrastructure.postgres.accounts import PostgresAccounts
 from ledger.infrastructure.postgres.payment_books import PostgresPaymentBooks
 from ledger.infrastructure.postgres.payout_submissions import PostgresPayoutSubmissions
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
+from ledger.infrastructure.postgres.quarantine import PostgresQuarantineMoves
 from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
 from ledger.infrastructure.postgres.sessions.driver import Connection, Transaction
 from ledger.infrastructure.postgres.sessions.engine import (
@@ -62,6 +63,10 @@ class PostgresUnitOfWork:
     @property
     def submissions(self) -> PostgresPayoutSubmissions:
         return PostgresPayoutSubmissions(self._in_transaction())
+
+    @property
+    def quarantine(self) -> PostgresQuarantineMoves:
+        return PostgresQuarantineMoves(self._in_transaction())
 
     @property
     def payments(self) -> PostgresPaymentBooks:

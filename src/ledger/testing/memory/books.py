@@ -22,6 +22,7 @@ from ledger.domain.events import microseconds
 from ledger.domain.payments import Payment, PaymentOperation
 from ledger.domain.payouts import Payout, PayoutItem, PayoutRun, PayoutRunItem
 from ledger.domain.posting_rules import EntryType, PostingRule
+from ledger.domain.quarantine import QuarantinedPayload, QuarantineMove
 from ledger.domain.restaurants import Restaurant
 
 K = TypeVar("K")
@@ -130,6 +131,13 @@ class BookedOperation(NamedTuple):
     batch_id: UUID
 
 
+class KeptPayload(NamedTuple):
+    """A payload of the quarantine as it stands, with all its moves."""
+
+    payload: QuarantinedPayload
+    moves: tuple[QuarantineMove, ...]
+
+
 @dataclass
 class Books:
     """The tables. `clock` gives the instants at which transactions record."""
@@ -159,6 +167,9 @@ class Books:
         self.submission_ids: Table[UUID, str] = Table(self._undo)
         self.payments: Table[str, BookedPayment] = Table(self._undo)
         self.operations: Table[str, BookedOperation] = Table(self._undo)
+        self.quarantine: Table[UUID, KeptPayload] = Table(self._undo)
+        # By endpoint, body and query.
+        self.deliveries: Table[tuple[str, bytes, str], UUID] = Table(self._undo)
         # By balance account, in the order in which they were posted.
         self._entries: defaultdict[int, list[BookedEntry]] = defaultdict(list)
 

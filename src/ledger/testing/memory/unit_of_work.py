@@ -7,6 +7,7 @@ from ledger.testing.memory.accounts import MemoryAccounts
 from ledger.testing.memory.books import Books
 from ledger.testing.memory.payment_books import MemoryPaymentBooks
 from ledger.testing.memory.payouts import MemoryPayoutSettlement
+from ledger.testing.memory.quarantine import MemoryQuarantineMoves
 from ledger.testing.memory.restaurants import MemoryRestaurants
 from ledger.testing.memory.submissions import MemoryPayoutSubmissions
 
@@ -20,6 +21,7 @@ class MemoryUnitOfWork:
         self.accounts = MemoryAccounts(books)
         self.settlement = MemoryPayoutSettlement(books)
         self.submissions = MemoryPayoutSubmissions(books)
+        self.quarantine = MemoryQuarantineMoves(books)
         self.payments = MemoryPaymentBooks(books)
 
     async def commit(self) -> None:

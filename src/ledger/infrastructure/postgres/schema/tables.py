@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Date,
     DateTime,
     ForeignKeyConstraint,
@@ -484,6 +485,76 @@ payout_submission_items = Table(
         ondelete="RESTRICT",
     ),
     Index("payout_submission_items_submission_id_idx", "submission_id", "created_at", "payout_id"),
+)
+
+_IS_OPEN = text("state IN ('QUARANTINED', 'RETRY_REQUESTED', 'PARKED')")
+
+quarantined_payloads = Table(
+    "quarantined_payloads",
+    metadata,
+    Column("quarantine_id", Uuid, nullable=False),
+    Column("endpoint", _bytewise(), nullable=False),
+    Column("processor", _bytewise(), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", LargeBinary, Computed("sha256(body)"), nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("query", _bytewise(), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("move_number", Integer, nullable=False),
+    Column("reason", _bytewise(), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("retry_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("quarantine_id", name="quarantined_payloads_pkey"),
+    UniqueConstraint("endpoint", "body_sha256", "query", name="quarantined_payloads_delivery_key"),
+    # Each table refers to the other: the latest move of a payload exists, and has its state.
+    ForeignKeyConstraint(
+        ["quarantine_id", "move_number", "state"],
+        ["quarantine_moves.quarantine_id", "quarantine_moves.number", "quarantine_moves.state"],
+        name="quarantined_payloads_latest_move_fkey",
+        ondelete="RESTRICT",
+        deferrable=True,
+        initially="DEFERRED",
+        use_alter=True,
+    ),
+    Index("quarantined_payloads_created_at_idx", "created_at", "quarantine_id"),
+    Index(
+        "quarantined_payloads_open_idx",
+        "created_at",
+        "quarantine_id",
+        postgresql_include=["endpoint", "state", "reason"],
+        postgresql_where=_IS_OPEN,
+    ),
+    Index(
+        "quarantined_payloads_retry_at_idx",
+        "retry_at",
+        "quarantine_id",
+        postgresql_where=text("retry_at IS NOT NULL"),
+    ),
+)
+
+quarantine_moves = Table(
+    "quarantine_moves",
+    metadata,
+    Column("quarantine_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", _bytewise(), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("event_ids", ARRAY(_bytewise()), nullable=False),
+    Column("retry_at", DateTime(timezone=True)),
+    Column("actor", _bytewise(), nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("quarantine_id", "number", name="quarantine_moves_pkey"),
+    UniqueConstraint("quarantine_id", "number", "state", name="quarantine_moves_state_key"),
+    ForeignKeyConstraint(
+        ["quarantine_id"],
+        ["quarantined_payloads.quarantine_id"],
+        name="quarantine_moves_quarantine_id_fkey",
+        ondelete="RESTRICT",
+    ),
 )
 
 payout_run_items = Table(
