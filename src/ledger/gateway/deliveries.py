@@ -44,7 +44,9 @@ class Fact:
     nothing, and the endpoint's fee policy decides. `charge` is the event id of the charge that the
     fact is about, where it is known: if the delivery does not say whose money it is, it is that
     charge's. `reverses` is the event id of the charge that this fact takes back: the commission of
-    that charge goes back in proportion. A fact `of_platform` belongs to no restaurant.
+    that charge goes back in proportion. A fact `of_platform` belongs to no restaurant. `may_change`
+    names fields that the processor may tell otherwise later: the first report stands, and a report
+    that differs in nothing else is a duplicate.
     """
 
     event_id: str
@@ -68,6 +70,7 @@ class Fact:
     failure_code: str = ""
     failure_text: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    may_change: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

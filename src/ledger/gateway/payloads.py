@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -60,6 +61,17 @@ class Payload:
         if isinstance(value, bool):
             return value
         raise self._wrong(name, "true or false", value)
+
+    def instant(self, name: str) -> datetime:
+        """An instant of ISO 8601 with its offset, in UTC. Absent or anything else: Malformed."""
+        text = self.text(name)
+        try:
+            found = datetime.fromisoformat(text)
+            if found.tzinfo is None:
+                raise ValueError("no offset")
+            return found.astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise Malformed(f"{self._at(name)} is no instant with an offset") from error
 
     def child(self, name: str) -> "Payload":
         """An object of JSON. Absent or anything else: Malformed."""
