@@ -1,0 +1,93 @@
+"""Stripe's envelope, and the fields that its resources share."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ledger.domain.fields import is_id
+from ledger.gateway.payloads import Malformed, Payload
+
+_SECONDS_MAX = 4_102_444_800  # The year 2100: later instants are no instants of payments.
+
+
+class Unbooked(Exception):
+    """A message cannot become a fact: see Unbookable, whose reason and detail these are."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One Event. `resource` is what it is about; `previous` has what changed, as it was before.
+
+    `account` is the connected account; empty: the platform's own.
+    """
+
+    kind: str
+    stripe_event_id: str
+    account: str
+    is_live: bool
+    created_at: datetime
+    resource: Payload
+    previous: Payload
+
+
+# A resource as GET returns it, signed in place of an Event, is the message that reports all of its
+# facts. Others, whose facts take the time of their Event, are of no use alone.
+_KIND_OF_RESOURCE = {"charge": "charge.succeeded", "refund": "refund.updated"}
+
+
+def message_of(body: Payload) -> Message:
+    """The message in a body. Raises Malformed: thin events and all that is no Event."""
+    what = body.text("object", "event")
+    if what in _KIND_OF_RESOURCE:
+        return Message(
+            kind=_KIND_OF_RESOURCE[what],
+            stripe_event_id="",
+            account="",
+            is_live=body.flag("livemode"),
+            created_at=instant(body, "created"),
+            resource=body,
+            previous=Payload({}),
+        )
+    if what != "event":
+        raise Malformed(f"object is {what[:64]!r}: only events with their data can be read")
+    contents = body.child("data")
+    return Message(
+        kind=body.text("type"),
+        stripe_event_id=body.text("id", ""),
+        account=body.text("account", ""),
+        is_live=body.flag("livemode"),
+        created_at=instant(body, "created"),
+        resource=contents.child("object"),
+        previous=(
+            contents.child("previous_attributes")
+            if contents.has("previous_attributes")
+            else Payload({})
+        ),
+    )
+
+
+def instant(payload: Payload, name: str) -> datetime:
+    """Seconds since 1970 as an instant. Raises Malformed."""
+    seconds = payload.integer(name)
+    if not 0 <= seconds <= _SECONDS_MAX:
+        raise Malformed(f"{name} is {seconds if abs(seconds) < 10**18 else 'no'} seconds")
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def id_in(payload: Payload, name: str) -> str:
+    """The id of another resource, which may be expanded; empty if there is none."""
+    if isinstance(payload.values.get(name), dict):
+        return payload.child(name).text("id")
+    return payload.text(name, "")
+
+
+def event_id(resource_id: str, *step: str) -> str:
+    """The ledger's event id of a fact about a resource. Raises Malformed."""
+    name = ":".join(("stripe", resource_id, *step))
+    if not resource_id or not is_id(name):
+        raise Malformed(f"id is {resource_id[:64]!r}, which cannot be part of an event id")
+    return name
