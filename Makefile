@@ -18,7 +18,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-service run demo test test-fast coverage faults failover moves lint
-.PHONY: format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: format proto client proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom wheel release clean
 
 help: ## Show this list
@@ -83,6 +83,7 @@ lint: install ## Check format, types, layers, contract, generated code and confi
 	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 \
 	  || { cat .cache/lint-imports.log; exit 1; }
 	@$(RUN) python scripts/generate_stubs.py --check
+	@$(RUN) python scripts/generate_client.py --check
 	@$(RUN) python scripts/check_contract.py
 	@$(RUN) python scripts/dump_schema.py --check
 	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
@@ -97,6 +98,9 @@ format: install ## Format the code
 
 proto: install ## Generate src/ledger/v1 from proto/
 	@$(RUN) python scripts/generate_stubs.py
+
+client: install ## Generate the synchronous part of src/ledger/client from the asynchronous one
+	@$(RUN) python scripts/generate_client.py
 
 # The last release is known by its tag. Releases before the first with a descriptor set have none.
 proto-lint: install ## Lint the contract with buf, and compare it with the last release

@@ -13,6 +13,8 @@ SMALL_REQUEST_BYTES_MAX = 256 * 1024
 
 BATCH_EVENTS_MAX = 1000
 BATCH_PAYMENTS_MAX = 1000
+# The metadata entries of all items of a batch together: 64 each if there are 1,000.
+BATCH_METADATA_ENTRIES_MAX = 64_000
 # The restaurants that a payout run may name.
 RUN_RESTAURANTS_MAX = 1000
 

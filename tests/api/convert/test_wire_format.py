@@ -97,7 +97,7 @@ def test_request_with_far_too_much_metadata_is_not_parsed(
 
     The entries of all items count together.
     """
-    monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
+    monkeypatch.setattr(wire_format, "BATCH_METADATA_ENTRIES_MAX", 300)
 
     def parse(_: bytes) -> Message:
         raise ZeroDivisionError

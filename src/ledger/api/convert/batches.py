@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import Descriptor
 
 from ledger.errors import FieldViolation, InvalidRequest
-from ledger.limits import BATCH_EVENTS_MAX, BATCH_PAYMENTS_MAX
+from ledger.limits import BATCH_EVENTS_MAX, BATCH_METADATA_ENTRIES_MAX, BATCH_PAYMENTS_MAX
 from ledger.v1 import ledger_pb2, payment_pb2
-
-# Of all items of a request together: 64 each if there are 1,000.
-METADATA_ENTRIES_MAX = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class BatchItems:
     def too_much_metadata(self) -> InvalidRequest:
         """The error of a request whose items have too many entries of metadata."""
         return self._violated(
-            f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together"
+            f"must have at most {BATCH_METADATA_ENTRIES_MAX} entries of metadata together"
         )
 
     def _violated(self, description: str) -> InvalidRequest:

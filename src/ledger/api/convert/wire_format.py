@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
-from ledger.api.convert.batches import EVENTS, METADATA_ENTRIES_MAX, BatchItems
+from ledger.api.convert.batches import EVENTS, BatchItems
 from ledger.errors import MalformedMessage
+from ledger.limits import BATCH_METADATA_ENTRIES_MAX
 
 # A smaller request is parsed without a check: it takes at most 15 MiB, and has at most 45,000
 # different entries of metadata.
@@ -31,7 +32,7 @@ def parse_request(
     if len(raw) > COUNTED_BYTES_MIN:
         if has_more_fields(raw, items.items_max + FIELDS_SPARE):
             raise items.wrong_number()
-        if has_more_metadata(raw, METADATA_ENTRIES_MAX, items):
+        if has_more_metadata(raw, BATCH_METADATA_ENTRIES_MAX, items):
             raise items.too_much_metadata()
     try:
         return parse(raw)
