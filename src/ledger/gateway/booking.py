@@ -63,9 +63,6 @@ _UNBOOKABLE_CODES = frozenset(
         _Code.ALREADY_EXISTS,
     }
 )
-# A fact that is booked stands as it was booked first, if a later delivery differs in these alone:
-# processors send fresher dates with a repeat.
-_STANDS_AS_BOOKED = frozenset({"occurred_at", "available_at", "reference"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +178,9 @@ async def _book_readings(
             kind = ledger_pb2.EventType.Name(reading.type).removeprefix("EVENT_TYPE_").lower()
             try:
                 for event in await _events_of(route.endpoint, reading, books, allowance):
-                    await _ingest(route.endpoint, event, books, allowance, trial)
+                    await _ingest(
+                        route.endpoint, event, reading.may_change, books, allowance, trial
+                    )
             except CannotBook as refusal:
                 trial.problems.append(
                     Problem(kind, refusal.reason, refusal.detail, refusal.may_come)
@@ -276,6 +275,7 @@ async def _restaurant(
 async def _ingest(
     endpoint: EndpointBase,
     event: ledger_pb2.ProcessorEvent,
+    may_change: frozenset[str],
     books: Books,
     allowance: Allowance,
     trial: Trial,
@@ -285,7 +285,7 @@ async def _ingest(
     except LedgerError as error:
         if error.code not in _UNBOOKABLE_CODES:
             raise
-        if not _stands_as_booked(endpoint, error):
+        if not _stands_as_booked(endpoint, may_change, error):
             raise CannotBook(
                 error.reason or error.code.name,
                 _in_words(event, error),
@@ -300,15 +300,17 @@ async def _ingest(
     trial.duplicates += 1
 
 
-def _stands_as_booked(endpoint: EndpointBase, error: LedgerError) -> bool:
-    """Whether the event is booked, and differs from this one only in what does not matter."""
+def _stands_as_booked(
+    endpoint: EndpointBase, may_change: frozenset[str], error: LedgerError
+) -> bool:
+    """Whether the event is booked, and differs from this one only in what may change: processors
+    send fresher dates with a repeat. It stands as it was booked first.
+    """
     if error.code is not _Code.ALREADY_EXISTS:
         return False
     differing = set(error.metadata.get("differing_fields", "").split(","))
     # A rate that was changed since holds for charges from then on.
-    may_differ = _STANDS_AS_BOOKED | (
-        {"fee_minor"} if endpoint.fees.commission == "rate" else set()
-    )
+    may_differ = may_change | ({"fee_minor"} if endpoint.fees.commission == "rate" else set())
     return bool(differing) and differing <= may_differ
 
 

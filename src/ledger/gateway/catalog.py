@@ -5,13 +5,16 @@ from typing import Any, get_args
 
 from ledger.gateway.deliveries import Processor
 from ledger.gateway.endpoints import EndpointBase
+from ledger.gateway.processors.adyen import Adyen, AdyenEndpoint
 from ledger.gateway.signatures import SigningSecret
 
 # Makes an endpoint's processor. Raises ValueError if it lacks something, such as a key of an API.
 Maker = Callable[[Any, Sequence[SigningSecret]], Processor]
 
 # The model of each processor's endpoints, and what makes its processor.
-MAKERS: dict[type[EndpointBase], Maker] = {}
+MAKERS: dict[type[EndpointBase], Maker] = {
+    AdyenEndpoint: Adyen,
+}
 
 
 def processor_name(endpoint: EndpointBase | type[EndpointBase]) -> str:

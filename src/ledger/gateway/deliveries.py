@@ -70,7 +70,7 @@ class Fact:
     failure_code: str = ""
     failure_text: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    may_change: frozenset[str] = frozenset()
+    may_change: frozenset[str] = frozenset({"occurred_at", "available_at", "reference"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ _WITHOUT_MONEY = {
     "SCHEME_ARBITRATION_WON": "money moves with chargebacks and their reversals",
     "VOID_PENDING_REFUND": "a refund without a payment was canceled before it was made",
 }
-_MAY_CHANGE = frozenset({"occurred_at"})
+_FRESHER_DATE = frozenset({"occurred_at"})
 _ALERTS = frozenset(
     {
         "HANDLED_EXTERNALLY",
@@ -468,7 +468,7 @@ class _Item:
             reverses=reverses,
             payout_id=payout_id,
             failure_code=failure_code,
-            may_change=_MAY_CHANGE if self.code != "CHARGEBACK_REVERSED" else frozenset(),
+            may_change=_FRESHER_DATE if self.code != "CHARGEBACK_REVERSED" else frozenset(),
             metadata=kept(
                 {
                     "adyen_merchant_account": self.account,
