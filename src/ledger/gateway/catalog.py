@@ -6,6 +6,9 @@ from typing import Any, get_args
 from ledger.gateway.deliveries import Processor
 from ledger.gateway.endpoints import EndpointBase
 from ledger.gateway.processors.adyen import Adyen, AdyenEndpoint
+from ledger.gateway.processors.generic import GenericEndpoint, GenericWebhooks
+from ledger.gateway.processors.standard_webhooks import StandardWebhooks, StandardWebhooksEndpoint
+from ledger.gateway.processors.stripe import StripeEndpoint, make_stripe
 from ledger.gateway.signatures import SigningSecret
 
 # Makes an endpoint's processor. Raises ValueError if it lacks something, such as a key of an API.
@@ -14,6 +17,9 @@ Maker = Callable[[Any, Sequence[SigningSecret]], Processor]
 # The model of each processor's endpoints, and what makes its processor.
 MAKERS: dict[type[EndpointBase], Maker] = {
     AdyenEndpoint: Adyen,
+    GenericEndpoint: GenericWebhooks,
+    StandardWebhooksEndpoint: StandardWebhooks,
+    StripeEndpoint: make_stripe,
 }
 
 

@@ -23,6 +23,6 @@ transaction.
 """
 
 from ledger.gateway.processors.stripe.settings import StripeEndpoint
-from ledger.gateway.processors.stripe.webhooks import StripeWebhooks
+from ledger.gateway.processors.stripe.webhooks import StripeWebhooks, make_stripe
 
-__all__ = ["StripeEndpoint", "StripeWebhooks"]
+__all__ = ["StripeEndpoint", "StripeWebhooks", "make_stripe"]

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ledger.gateway.deliveries import Delivery, Ignored, Reading, SignatureRefused, Unbookable
-from ledger.gateway.fetching import Fetcher
+from ledger.gateway.fetching import Fetcher, HttpFetcher
 from ledger.gateway.payloads import Malformed, parse
 from ledger.gateway.processors.stripe.application_fees import read_refunded_application_fee
 from ledger.gateway.processors.stripe.charges import (
@@ -22,7 +22,7 @@ from ledger.gateway.processors.stripe.messages import Message, Unbooked, message
 from ledger.gateway.processors.stripe.payouts import read_payout, read_top_up, read_transfer
 from ledger.gateway.processors.stripe.refunds import read_refund, read_refunded_charge
 from ledger.gateway.processors.stripe.resources import Resources
-from ledger.gateway.processors.stripe.settings import StripeEndpoint
+from ledger.gateway.processors.stripe.settings import STRIPE_ORIGIN, StripeEndpoint
 from ledger.gateway.signatures import SigningSecret, refuse_stale, signing_secret
 
 HEADER = "stripe-signature"
@@ -108,6 +108,18 @@ class StripeWebhooks:
             return [Unbookable(kind, cannot.reason, cannot.detail)]
         except Malformed as malformed:
             return [Unbookable(kind, "UNKNOWN_SHAPE", str(malformed))]
+
+
+def make_stripe(endpoint: StripeEndpoint, secrets: Sequence[SigningSecret]) -> StripeWebhooks:
+    """The endpoint with its API, if it has one. Raises ValueError: a key that cannot be read."""
+    if endpoint.api is None:
+        return StripeWebhooks(endpoint, secrets)
+    fetcher = HttpFetcher(
+        endpoint.api.url or STRIPE_ORIGIN,
+        endpoint.api.key.read(),
+        timeout_seconds=endpoint.api.timeout_seconds,
+    )
+    return StripeWebhooks(endpoint, secrets, fetcher)
 
 
 def _parts(header: str) -> tuple[str, list[bytes]]:
