@@ -1751,7 +1751,8 @@ COMMENT ON COLUMN quarantine_moves.reason IS
 COMMENT ON COLUMN quarantine_moves.detail IS
   'What to mend; of DISCARDED, the reason that a person gave.';
 COMMENT ON COLUMN quarantine_moves.event_ids IS 'The events that a RELEASED payload reports.';
-COMMENT ON COLUMN quarantine_moves.retry_at IS 'When a gateway should try it.';
+COMMENT ON COLUMN quarantine_moves.retry_at IS
+  'When a gateway should try it, by the database''s clock; NULL: it should not.';
 COMMENT ON COLUMN quarantine_moves.actor IS
   'The identity of the caller; empty: callers do not authenticate.';
 COMMENT ON COLUMN quarantine_moves.recorded_at IS 'When it moved, by the database''s clock.';
@@ -1819,7 +1820,8 @@ COMMENT ON COLUMN quarantined_payloads.move_number IS 'The number of its latest 
 COMMENT ON COLUMN quarantined_payloads.reason IS 'Why the latest try did not book it, in a word.';
 COMMENT ON COLUMN quarantined_payloads.detail IS 'What to mend, for people.';
 COMMENT ON COLUMN quarantined_payloads.retry_at IS
-  'When a gateway should try it; NULL unless it is RETRY_REQUESTED or PARKED.';
+  'When a gateway should try it, by the database''s clock; NULL unless it is RETRY_REQUESTED or '
+  'PARKED.';
 
 CREATE TABLE restaurants (
     restaurant_id text NOT NULL COLLATE pg_catalog."C",
@@ -2048,7 +2050,8 @@ ALTER TABLE ONLY quarantine_moves
     ADD CONSTRAINT quarantine_moves_pkey PRIMARY KEY (quarantine_id, number);
 
 ALTER TABLE ONLY quarantine_moves
-    ADD CONSTRAINT quarantine_moves_state_key UNIQUE (quarantine_id, number, state);
+    ADD CONSTRAINT quarantine_moves_quarantine_id_number_state_key UNIQUE (quarantine_id, number,
+        state);
 
 ALTER TABLE ONLY quarantined_payloads
     ADD CONSTRAINT quarantined_payloads_delivery_key UNIQUE (endpoint, body_sha256, query);

@@ -72,7 +72,7 @@ CREATE TABLE quarantine_moves (
   CONSTRAINT quarantine_moves_first_check
     CHECK (number > 1 OR state IN ('QUARANTINED', 'PARKED')),
   CONSTRAINT quarantine_moves_pkey PRIMARY KEY (quarantine_id, number),
-  CONSTRAINT quarantine_moves_state_key UNIQUE (quarantine_id, number, state),
+  CONSTRAINT quarantine_moves_quarantine_id_number_state_key UNIQUE (quarantine_id, number, state),
   CONSTRAINT quarantine_moves_quarantine_id_fkey FOREIGN KEY (quarantine_id)
     REFERENCES quarantined_payloads (quarantine_id) ON DELETE RESTRICT
 )
@@ -155,7 +155,8 @@ COMMENTS = {
     "COLUMN quarantined_payloads.reason": "Why the latest try did not book it, in a word.",
     "COLUMN quarantined_payloads.detail": "What to mend, for people.",
     "COLUMN quarantined_payloads.retry_at": (
-        "When a gateway should try it; NULL unless it is RETRY_REQUESTED or PARKED."
+        "When a gateway should try it, by the database''s clock; NULL unless it is RETRY_REQUESTED or"
+        " PARKED."
     ),
     "INDEX quarantined_payloads_created_at_idx": "For lists in the order of creation.",
     "INDEX quarantined_payloads_open_idx": "For lists and counts of payloads that are not settled.",
@@ -169,7 +170,9 @@ COMMENTS = {
     ),
     "COLUMN quarantine_moves.detail": "What to mend; of DISCARDED, the reason that a person gave.",
     "COLUMN quarantine_moves.event_ids": "The events that a RELEASED payload reports.",
-    "COLUMN quarantine_moves.retry_at": "When a gateway should try it.",
+    "COLUMN quarantine_moves.retry_at": (
+        "When a gateway should try it, by the database''s clock; NULL: it should not."
+    ),
     "COLUMN quarantine_moves.actor": "The identity of the caller; empty: callers do not authenticate.",
     "COLUMN quarantine_moves.recorded_at": "When it moved, by the database''s clock.",
 }

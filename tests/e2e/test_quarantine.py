@@ -237,14 +237,14 @@ async def test_list_filters_and_orders(ledger: RunningLedger) -> None:
         assert await ids(page_size=page_size) == ids_of(*reversed(every))
         assert await ids(page_size=page_size, oldest_first=True) == ids_of(*every)
         # As they fell due: `due` an hour ago, `asked` a moment ago.
-        assert await ids(page_size=page_size, due_before=from_now(minutes=1)) == ids_of(due, asked)
+        assert await ids(page_size=page_size, due_at=from_now(minutes=1)) == ids_of(due, asked)
         assert await ids(page_size=page_size, endpoint="a") == ids_of(gone, parked, first)
     assert await ids(processor="adyen") == ids_of(parked)
     assert await ids(reason="X") == ids_of(asked, first)
     assert await ids(states=[DISCARDED, QUARANTINED]) == ids_of(gone, first)
     assert await ids(states=[PARKED], endpoint="b") == ids_of(due)
-    assert await ids(due_before=from_now(hours=2), endpoint="a") == ids_of(parked)
-    assert await ids(created_before=due.created_at) == ids_of(parked, first)
+    assert await ids(due_at=from_now(hours=2), endpoint="a") == ids_of(parked)
+    assert await ids(end_at=due.created_at) == ids_of(parked, first)
     shown = await listed(ledger, with_bodies=True)
     assert [len(payload.body) for payload in shown] == [
         payload.body_size_bytes for payload in shown
@@ -285,7 +285,7 @@ async def test_retries_are_requested_by_filter(ledger: RunningLedger) -> None:
     assert {payload.move_number for payload in await listed(ledger)} == {1, 2}
     requested = await retry(ledger, all=True)
     assert len(requested.quarantine_ids) == 3
-    due = await listed(ledger, due_before=from_now(minutes=1))
+    due = await listed(ledger, due_at=from_now(minutes=1))
     assert {payload.state for payload in due} == {RETRY_REQUESTED}
     assert len(due) == 3
     assert not (await retry(ledger, all=True)).quarantine_ids
@@ -326,7 +326,7 @@ async def test_retries_of_many_payloads_are_bounded(ledger: RunningLedger) -> No
         requested = await retry(ledger, endpoint="a", dry_run=dry_run)
         assert len(requested.quarantine_ids) == expected
         assert requested.left_count == (3 if expected == 1000 else 0)
-    assert len(await listed(ledger, due_before=from_now(minutes=1))) == 1003
+    assert len(await listed(ledger, due_at=from_now(minutes=1))) == 1003
 
 
 async def test_summary_counts_what_is_open(ledger: RunningLedger) -> None:

@@ -83,7 +83,7 @@ async def list_quarantined(
 
 def place_of(query: QuarantineQuery, payload: QuarantinedPayload) -> CreationPlace:
     """The place of a payload in the list that `query` selects."""
-    if query.due_before is None:
+    if query.due_at is None:
         return CreationPlace(payload.created_at, payload.quarantine_id)
     if payload.retry_at is None:
         raise ValueError("a payload that is not to be tried is in no list of what is due")

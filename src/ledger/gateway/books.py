@@ -144,7 +144,7 @@ class RemoteBooks:
     ) -> Sequence[ledger_pb2.QuarantinedPayload]:
         """See Quarantine."""
         request = ledger_pb2.ListQuarantinedRequest(with_bodies=True)
-        request.due_before.FromDatetime(before)
+        request.due_at.FromDatetime(before)
         return (await _call(self._stub.ListQuarantined, request, allowance)).payloads
 
     async def resolve(

@@ -3649,8 +3649,8 @@ class ListQuarantinedRequest(message.Message):
     PROCESSOR_FIELD_NUMBER: builtins.int
     STATES_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
-    CREATED_BEFORE_FIELD_NUMBER: builtins.int
-    DUE_BEFORE_FIELD_NUMBER: builtins.int
+    END_AT_FIELD_NUMBER: builtins.int
+    DUE_AT_FIELD_NUMBER: builtins.int
     OLDEST_FIRST_FIELD_NUMBER: builtins.int
     WITH_BODIES_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
@@ -3674,13 +3674,13 @@ class ListQuarantinedRequest(message.Message):
         """Only payloads in one of these states, each at most once. Empty: all."""
 
     @builtins.property
-    def created_before(self) -> timestamp_pb2.Timestamp:
+    def end_at(self) -> timestamp_pb2.Timestamp:
         """Only payloads that were stored before it. Unset: all."""
 
     @builtins.property
-    def due_before(self) -> timestamp_pb2.Timestamp:
-        """Only what a gateway should try by then: RETRY_REQUESTED or PARKED, with `retry_at` before it,
-        in the order of `retry_at`. Unset: all. Not together with `states` or `oldest_first`.
+    def due_at(self) -> timestamp_pb2.Timestamp:
+        """Only what a gateway should have tried by then: RETRY_REQUESTED or PARKED, with `retry_at` before
+        it, in the order of `retry_at`. Unset: all. Not together with `states` or `oldest_first`.
         """
 
     def __init__(
@@ -3690,16 +3690,16 @@ class ListQuarantinedRequest(message.Message):
         processor: builtins.str = ...,
         states: abc.Iterable[QuarantineState.ValueType] | None = ...,
         reason: builtins.str = ...,
-        created_before: timestamp_pb2.Timestamp | None = ...,
-        due_before: timestamp_pb2.Timestamp | None = ...,
+        end_at: timestamp_pb2.Timestamp | None = ...,
+        due_at: timestamp_pb2.Timestamp | None = ...,
         oldest_first: builtins.bool = ...,
         with_bodies: builtins.bool = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["created_before", b"created_before", "due_before", b"due_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["due_at", b"due_at", "end_at", b"end_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["created_before", b"created_before", "due_before", b"due_before", "endpoint", b"endpoint", "oldest_first", b"oldest_first", "page_size", b"page_size", "page_token", b"page_token", "processor", b"processor", "reason", b"reason", "states", b"states", "with_bodies", b"with_bodies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["due_at", b"due_at", "end_at", b"end_at", "endpoint", b"endpoint", "oldest_first", b"oldest_first", "page_size", b"page_size", "page_token", b"page_token", "processor", b"processor", "reason", b"reason", "states", b"states", "with_bodies", b"with_bodies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

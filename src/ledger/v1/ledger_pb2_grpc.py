@@ -509,8 +509,8 @@ class LedgerServiceServicer:
 
     def ListQuarantined(self, request, context):
         """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
-        gateway that looks for work gives `due_before`, and gets what it should try, in the order in
-        which it fell due.
+        gateway that looks for work gives `due_at`, and gets what it should try, in the order in which
+        it fell due.
 
         INVALID_ARGUMENT: a bad field or page token.
         """

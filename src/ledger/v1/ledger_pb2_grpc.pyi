@@ -270,8 +270,8 @@ class LedgerServiceStub:
     """
     ListQuarantined: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListQuarantinedRequest, _ledger_pb2.ListQuarantinedResponse]
     """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
-    gateway that looks for work gives `due_before`, and gets what it should try, in the order in
-    which it fell due.
+    gateway that looks for work gives `due_at`, and gets what it should try, in the order in which
+    it fell due.
 
     INVALID_ARGUMENT: a bad field or page token.
     """
@@ -532,8 +532,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListQuarantined: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListQuarantinedRequest, _ledger_pb2.ListQuarantinedResponse]  # type: ignore[assignment]
     """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
-    gateway that looks for work gives `due_before`, and gets what it should try, in the order in
-    which it fell due.
+    gateway that looks for work gives `due_at`, and gets what it should try, in the order in which
+    it fell due.
 
     INVALID_ARGUMENT: a bad field or page token.
     """
@@ -947,8 +947,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListQuarantinedResponse, _abc.Awaitable[_ledger_pb2.ListQuarantinedResponse]]:
         """Lists the payloads that the filters leave, latest first by `created_at`, without their moves. A
-        gateway that looks for work gives `due_before`, and gets what it should try, in the order in
-        which it fell due.
+        gateway that looks for work gives `due_at`, and gets what it should try, in the order in which
+        it fell due.
 
         INVALID_ARGUMENT: a bad field or page token.
         """

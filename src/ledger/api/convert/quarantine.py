@@ -160,13 +160,13 @@ def decode_quarantine_query(request: ledger_pb2.ListQuarantinedRequest) -> Quara
         violations.append(FieldViolation("states", "must be states, each at most once"))
     if request.reason and not is_reason(request.reason):
         violations.append(FieldViolation("reason", _REASON_OR_EMPTY))
-    created_before = decode_instant_of(request, "created_before", violations)
-    due_before = decode_instant_of(request, "due_before", violations)
-    if request.HasField("due_before"):
+    end_at = decode_instant_of(request, "end_at", violations)
+    due_at = decode_instant_of(request, "due_at", violations)
+    if request.HasField("due_at"):
         if states:
-            violations.append(FieldViolation("states", "must be empty if due_before is set"))
+            violations.append(FieldViolation("states", "must be empty if due_at is set"))
         if request.oldest_first:
-            violations.append(FieldViolation("oldest_first", "must be unset if due_before is set"))
+            violations.append(FieldViolation("oldest_first", "must be unset if due_at is set"))
     if violations:
         raise InvalidRequest(violations)
     return QuarantineQuery(
@@ -174,8 +174,8 @@ def decode_quarantine_query(request: ledger_pb2.ListQuarantinedRequest) -> Quara
         processor=request.processor or None,
         states=frozenset(_STATES[number] for number in states),
         reason=request.reason or None,
-        created_before=created_before,
-        due_before=due_before,
+        end_at=end_at,
+        due_at=due_at,
         oldest_first=request.oldest_first,
     )
 
@@ -192,7 +192,7 @@ def quarantine_listing(query: QuarantineQuery) -> Listing[CreationPlace]:
         query.reason or "",
         *(
             "" if instant is None else str(microseconds(instant))
-            for instant in (query.created_before, query.due_before)
+            for instant in (query.end_at, query.due_at)
         ),
         "oldest first" if query.oldest_first else "",
     )

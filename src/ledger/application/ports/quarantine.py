@@ -23,7 +23,7 @@ OpenPayloads = Mapping[QuarantineState, tuple[int, float]]
 class QuarantineQuery:
     """Which payloads to list; None is any, and so are no `states`.
 
-    In the order of creation, latest first unless `oldest_first`. With `due_before`, in the order of
+    In the order of creation, latest first unless `oldest_first`. With `due_at`, in the order of
     `retry_at`, those that a gateway should have tried by then.
     """
 
@@ -31,8 +31,8 @@ class QuarantineQuery:
     processor: str | None = None
     states: frozenset[QuarantineState] = frozenset()
     reason: str | None = None
-    created_before: datetime | None = None
-    due_before: datetime | None = None
+    end_at: datetime | None = None
+    due_at: datetime | None = None
     oldest_first: bool = False
 
 

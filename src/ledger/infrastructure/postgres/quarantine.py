@@ -276,14 +276,14 @@ class PostgresQuarantine:
         *,
         with_bodies: bool,
     ) -> list[QuarantinedPayload]:
-        is_ascending = query.oldest_first or query.due_before is not None
+        is_ascending = query.oldest_first or query.due_at is not None
         filters, values = _filters(
             {
                 "p.endpoint = ${}": query.endpoint,
                 "p.processor = ${}": query.processor,
                 "p.reason = ${}": query.reason,
-                "p.created_at < ${}": query.created_before,
-                "p.retry_at < ${}": query.due_before,
+                "p.created_at < ${}": query.end_at,
+                "p.retry_at < ${}": query.due_at,
             },
             first=4,
         )
@@ -291,7 +291,7 @@ class PostgresQuarantine:
             filters += f" AND p.state IN ({_listed(sorted(query.states))})"
         statement = SELECT_PAGE.format(
             body="p.body, " if with_bodies else "",
-            order="created_at" if query.due_before is None else "retry_at",
+            order="created_at" if query.due_at is None else "retry_at",
             filters=filters,
             **(_ASCENDING if is_ascending else _DESCENDING),
         )

@@ -90,7 +90,7 @@ class MemoryQuarantine:
         *,
         with_bodies: bool,
     ) -> list[QuarantinedPayload]:
-        is_ascending = query.oldest_first or query.due_before is not None
+        is_ascending = query.oldest_first or query.due_at is not None
         found = sorted(
             (payload for payload in self._payloads() if _is_selected(payload, query)),
             key=lambda payload: place_of(query, payload),
@@ -203,10 +203,10 @@ def _is_selected(payload: QuarantinedPayload, query: QuarantineQuery) -> bool:
         and query.processor in (None, payload.processor)
         and query.reason in (None, payload.reason)
         and (not query.states or payload.state in query.states)
-        and (query.created_before is None or payload.created_at < query.created_before)
+        and (query.end_at is None or payload.created_at < query.end_at)
         and (
-            query.due_before is None
-            or (payload.retry_at is not None and payload.retry_at < query.due_before)
+            query.due_at is None
+            or (payload.retry_at is not None and payload.retry_at < query.due_at)
         )
     )
 

@@ -548,7 +548,9 @@ quarantine_moves = Table(
     Column("actor", _bytewise(), nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("quarantine_id", "number", name="quarantine_moves_pkey"),
-    UniqueConstraint("quarantine_id", "number", "state", name="quarantine_moves_state_key"),
+    UniqueConstraint(
+        "quarantine_id", "number", "state", name="quarantine_moves_quarantine_id_number_state_key"
+    ),
     ForeignKeyConstraint(
         ["quarantine_id"],
         ["quarantined_payloads.quarantine_id"],
