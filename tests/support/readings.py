@@ -4,9 +4,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
+from hypothesis import strategies as st
+
 from ledger.gateway.deliveries import Delivery, Fact, Ignored, Reading
 from ledger.v1 import ledger_pb2
 
+# Any JSON that is not large.
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 # Fields of a fact that a line leaves out where they have their default.
 _EXTRAS = (
     "commission_minor",

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from ledger.gateway.deliveries import Processor
 from ledger.gateway.endpoints import EndpointBase
 from ledger.gateway.processors.adyen import Adyen, AdyenEndpoint
+from ledger.gateway.processors.adyen_platform import AdyenPlatform, AdyenPlatformEndpoint
 from ledger.gateway.processors.generic import GenericEndpoint, GenericWebhooks
 from ledger.gateway.processors.standard_webhooks import StandardWebhooks, StandardWebhooksEndpoint
 from ledger.gateway.processors.stripe import StripeEndpoint, make_stripe
@@ -17,6 +18,7 @@ Maker = Callable[[Any, Sequence[SigningSecret]], Processor]
 # The model of each processor's endpoints, and what makes its processor.
 MAKERS: dict[type[EndpointBase], Maker] = {
     AdyenEndpoint: Adyen,
+    AdyenPlatformEndpoint: AdyenPlatform,
     GenericEndpoint: GenericWebhooks,
     StandardWebhooksEndpoint: StandardWebhooks,
     StripeEndpoint: make_stripe,
