@@ -183,7 +183,7 @@ class RunningGateway:
 async def gateway_on(path: Path, books: RemoteBooks) -> AsyncIterator[RunningGateway]:
     """A gateway of a file on books."""
     async with (
-        running_gateway(path, load(path), books) as (gateway, listening),
+        running_gateway(path, load(path), books) as (gateway, _, listening),
         httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=1200)) as client,
     ):
         yield RunningGateway(gateway, f"http://{listening.address}", client)

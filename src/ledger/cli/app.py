@@ -150,6 +150,18 @@ SEALS = Branch(
 GATEWAY = Branch(
     {
         "serve": Leaf("gateway.command:serve", "Take posts until stopped; also without this word."),
+        "check": Leaf(
+            "gateway.check:check",
+            "Show what stored payloads would become, or check the file.",
+            needs=Needs.NOTHING,
+        ),
+        "replay": Leaf(
+            "gateway.replay:replay", "Book deliveries again, of the quarantine or from files."
+        ),
+        "init": Leaf("gateway.file:init", "Print an example of the file.", needs=Needs.NOTHING),
+        "schema": Leaf(
+            "gateway.file:schema", "Print the JSON Schema of the file.", needs=Needs.NOTHING
+        ),
     },
     "Take the webhooks of payment processors and book what they report.",
     default="serve",
@@ -210,10 +222,23 @@ COMMANDS: dict[str, Leaf | Branch] = {
 
 def _names_of(needs: Needs) -> str:
     """The commands that need it, in words: "settings, token and completion"."""
-    *names, last = (
-        name for name, entry in COMMANDS.items() if entry.needs is needs and not entry.hidden
-    )
+    *names, last = names_that_need(needs)
     return f"{', '.join(names)} and {last}"
+
+
+def names_that_need(needs: Needs) -> list[str]:
+    """The commands that need it: those of the first level, and others that differ from theirs."""
+    names: list[str] = []
+    for name, entry in COMMANDS.items():
+        if entry.needs is needs:
+            names += [] if entry.hidden else [name]
+        elif isinstance(entry, Branch):
+            names += [
+                f"{name} {inner}"
+                for inner, leaf in entry.entries.items()
+                if leaf.needs is needs is Needs.NOTHING and not leaf.hidden
+            ]
+    return names
 
 
 WHAT_COMMANDS_NEED = (

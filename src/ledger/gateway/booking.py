@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 import grpc
+import structlog
 
-from ledger.gateway.books import Allowance, Books, LedgerError
+from ledger.client import LedgerError
+from ledger.gateway.books import Allowance, BookedFacts, Books
 from ledger.gateway.deliveries import (
     Delivery,
     Fact,
@@ -30,6 +32,7 @@ from ledger.gateway.events import (
     PAYOUT_TYPES,
     PLATFORM_TYPES,
     event_of,
+    kind_of,
     passed_on,
     printable_text,
 )
@@ -37,6 +40,7 @@ from ledger.gateway.fees import commission_minor, returned_commission_minor
 from ledger.gateway.reasons import (
     CHARGE_NOT_FOUND,
     FETCH_FAILED,
+    GATEWAY_DEFECT,
     PAYOUT_NOT_FOUND,
     REVERSAL_MISMATCH,
     UNKNOWN_RESTAURANT,
@@ -51,6 +55,8 @@ KIND_LENGTH_MAX = 200
 
 # How long a parked delivery waits before it is tried first. Later waits grow with its age.
 FIRST_RETRY = timedelta(seconds=30)
+
+_log = structlog.get_logger("ledger.gateway")
 
 _Code = grpc.StatusCode
 # No repeat of the delivery would be booked: the event is not what the ledger takes.
@@ -151,6 +157,7 @@ async def book(route: Route, delivery: Delivery, books: Books, allowance: Allowa
     trial = Trial()
     try:
         readings = await route.processor.read(delivery)
+        await _book_readings(route, readings, books, allowance, trial)
     except FetchFailed as failure:
         trial.problems.append(
             Problem(
@@ -161,8 +168,14 @@ async def book(route: Route, delivery: Delivery, books: Books, allowance: Allowa
                 retry_after_seconds=failure.retry_after_seconds,
             )
         )
-        readings = failure.readings
-    await _book_readings(route, readings, books, allowance, trial)
+        await _book_readings(route, failure.readings, books, allowance, trial)
+    except LedgerError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a defect must not stall the processor's queue
+        # It comes again with the same bytes: what it takes to find and mend it is kept.
+        _log.error("a delivery met a defect", request_id=allowance.request_id, exc_info=error)
+        detail = f"{type(error).__name__}: see the gateway's log of {allowance.request_id}"
+        trial.problems.append(Problem("", GATEWAY_DEFECT, detail))
     return trial
 
 
@@ -175,11 +188,11 @@ async def _book_readings(
         elif isinstance(reading, Unbookable):
             trial.problems.append(Problem(reading.kind, reading.reason, reading.detail))
         else:
-            kind = ledger_pb2.EventType.Name(reading.type).removeprefix("EVENT_TYPE_").lower()
+            kind = kind_of(reading.type)
             try:
-                for event in await _events_of(route.endpoint, reading, books, allowance):
+                for event in await events_of(route.endpoint, reading, books, allowance):
                     await _ingest(
-                        route.endpoint, event, reading.may_change, books, allowance, trial
+                        event, _may_differ(route.endpoint, reading), books, allowance, trial
                     )
             except CannotBook as refusal:
                 trial.problems.append(
@@ -187,8 +200,8 @@ async def _book_readings(
                 )
 
 
-async def _events_of(
-    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+async def events_of(
+    endpoint: EndpointBase, fact: Fact, books: BookedFacts, allowance: Allowance
 ) -> list[ledger_pb2.ProcessorEvent]:
     """The events to book for a fact: one, or two if a fee is passed on. Raises CannotBook."""
     charge: ledger_pb2.ProcessorEvent | None = None
@@ -219,7 +232,7 @@ def _fee_minor(endpoint: EndpointBase, fact: Fact, charge: ledger_pb2.ProcessorE
 
 
 async def _reversed_charge(
-    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+    endpoint: EndpointBase, fact: Fact, books: BookedFacts, allowance: Allowance
 ) -> ledger_pb2.ProcessorEvent | None:
     """The charge that a fact takes back; None if it is not booked and can have no commission."""
     charge = await books.event(fact.reverses, allowance)
@@ -244,7 +257,7 @@ async def _reversed_charge(
 
 
 async def _restaurant(
-    endpoint: EndpointBase, fact: Fact, books: Books, allowance: Allowance
+    endpoint: EndpointBase, fact: Fact, books: BookedFacts, allowance: Allowance
 ) -> str:
     """The restaurant of a fact; empty for the platform's own. Raises CannotBook."""
     if fact.of_platform or fact.type in PLATFORM_TYPES:
@@ -273,9 +286,8 @@ async def _restaurant(
 
 
 async def _ingest(
-    endpoint: EndpointBase,
     event: ledger_pb2.ProcessorEvent,
-    may_change: frozenset[str],
+    may_differ: frozenset[str],
     books: Books,
     allowance: Allowance,
     trial: Trial,
@@ -285,7 +297,7 @@ async def _ingest(
     except LedgerError as error:
         if error.code not in _UNBOOKABLE_CODES:
             raise
-        if not _stands_as_booked(endpoint, may_change, error):
+        if not _stands_as_booked(error, may_differ):
             raise CannotBook(
                 error.reason or error.code.name,
                 _in_words(event, error),
@@ -300,17 +312,18 @@ async def _ingest(
     trial.duplicates += 1
 
 
-def _stands_as_booked(
-    endpoint: EndpointBase, may_change: frozenset[str], error: LedgerError
-) -> bool:
-    """Whether the event is booked, and differs from this one only in what may change: processors
-    send fresher dates with a repeat. It stands as it was booked first.
-    """
+def _may_differ(endpoint: EndpointBase, fact: Fact) -> frozenset[str]:
+    """The fields of a booked event that a later report of the fact may tell otherwise."""
+    # A rate that was changed holds for charges from then on.
+    by_rate = endpoint.fees.commission == "rate"
+    return fact.may_change | {"fee_minor"} if by_rate else fact.may_change
+
+
+def _stands_as_booked(error: LedgerError, may_differ: frozenset[str]) -> bool:
+    """Whether the event is booked, and differs from this one in nothing that matters."""
     if error.code is not _Code.ALREADY_EXISTS:
         return False
     differing = set(error.metadata.get("differing_fields", "").split(","))
-    # A rate that was changed since holds for charges from then on.
-    may_differ = may_change | ({"fee_minor"} if endpoint.fees.commission == "rate" else set())
     return bool(differing) and differing <= may_differ
 
 

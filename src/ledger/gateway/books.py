@@ -6,40 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import grpc
-from google.rpc import error_details_pb2
-from grpc import aio
-from grpc_status import rpc_status
-
+from ledger.client import InvalidRequest, NotFound
+from ledger.client.errors import REQUEST_ID_KEY
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
 Response = TypeVar("Response")
-
-REQUEST_ID_KEY = "x-request-id"
-
-
-class LedgerError(Exception):
-    """A call that failed: its status, the reason of `error_reason.proto`, and what goes with it."""
-
-    def __init__(self, error: aio.AioRpcError) -> None:
-        super().__init__(error.details())
-        self.code = error.code()
-        self.message = error.details() or ""
-        self.reason = ""
-        self.metadata: dict[str, str] = {}
-        self.retry_after: float | None = None
-        self.violations: list[Any] = []
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-        for detail in status.details if status is not None else ():
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info):
-                self.reason, self.metadata = info.reason, dict(info.metadata)
-            request = error_details_pb2.BadRequest()
-            if detail.Unpack(request):
-                self.violations = list(request.field_violations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +35,8 @@ class Allowance:
         return max(0.0, self.ends_at - time.monotonic())
 
 
-class Books(Protocol):
-    """The ledger, as far as a delivery needs it. Every method raises LedgerError."""
-
-    async def ingest(
-        self, event: ledger_pb2.ProcessorEvent, allowance: Allowance
-    ) -> ledger_pb2.IngestEventResponse:
-        """Books an event, or finds that it is booked."""
-        ...
+class BookedFacts(Protocol):
+    """What is booked, as far as a new event depends on it. Every method raises LedgerError."""
 
     async def event(self, event_id: str, allowance: Allowance) -> ledger_pb2.ProcessorEvent | None:
         """The booked event; None if there is none."""
@@ -76,6 +44,16 @@ class Books(Protocol):
 
     async def restaurant_of_payout(self, payout_id: str, allowance: Allowance) -> str | None:
         """The restaurant of a payout; None if there is no such payout."""
+        ...
+
+
+class Books(BookedFacts, Protocol):
+    """The ledger, as far as a delivery needs it. Every method raises LedgerError."""
+
+    async def ingest(
+        self, event: ledger_pb2.ProcessorEvent, allowance: Allowance
+    ) -> ledger_pb2.IngestEventResponse:
+        """Books an event, or finds that it is booked."""
         ...
 
     async def quarantine(
@@ -89,9 +67,9 @@ class Quarantine(Protocol):
     """The quarantine, as far as the worker needs it. Every method raises LedgerError."""
 
     async def due(
-        self, before: datetime, allowance: Allowance
+        self, endpoint: str, before: datetime, allowance: Allowance
     ) -> Sequence[ledger_pb2.QuarantinedPayload]:
-        """Some payloads that are to be tried by then, longest due first, with their bodies."""
+        """Some payloads of an endpoint that are to be tried by then, longest due first, whole."""
         ...
 
     async def resolve(
@@ -106,7 +84,7 @@ class Quarantine(Protocol):
 
 
 class RemoteBooks:
-    """Books and Quarantine by gRPC."""
+    """Books and Quarantine by gRPC: `stub` is the `service` of an AsyncLedger."""
 
     def __init__(self, stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
         self._stub = stub
@@ -140,10 +118,10 @@ class RemoteBooks:
         return await _call(self._stub.QuarantinePayload, request, allowance)
 
     async def due(
-        self, before: datetime, allowance: Allowance
+        self, endpoint: str, before: datetime, allowance: Allowance
     ) -> Sequence[ledger_pb2.QuarantinedPayload]:
         """See Quarantine."""
-        request = ledger_pb2.ListQuarantinedRequest(with_bodies=True)
+        request = ledger_pb2.ListQuarantinedRequest(endpoint=endpoint, with_bodies=True)
         request.due_at.FromDatetime(before)
         return (await _call(self._stub.ListQuarantined, request, allowance)).payloads
 
@@ -159,26 +137,71 @@ class RemoteBooks:
             self._stub.GetQuarantineSummary, ledger_pb2.GetQuarantineSummaryRequest(), allowance
         )
 
+    async def open_payloads(
+        self, endpoint: str, reason: str, allowance: Allowance
+    ) -> Sequence[ledger_pb2.QuarantinedPayload]:
+        """All open payloads that the filters leave, oldest first, without their bodies."""
+        found: list[ledger_pb2.QuarantinedPayload] = []
+        request = ledger_pb2.ListQuarantinedRequest(
+            endpoint=endpoint,
+            reason=reason,
+            states=[
+                ledger_pb2.QUARANTINE_STATE_QUARANTINED,
+                ledger_pb2.QUARANTINE_STATE_RETRY_REQUESTED,
+                ledger_pb2.QUARANTINE_STATE_PARKED,
+            ],
+            oldest_first=True,
+            page_size=1000,
+        )
+        while True:
+            page = await _call(self._stub.ListQuarantined, request, allowance)
+            found += page.payloads
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def payload(
+        self, quarantine_id: str, allowance: Allowance
+    ) -> ledger_pb2.QuarantinedPayload:
+        """One payload, with its body."""
+        request = ledger_pb2.GetQuarantinedRequest(quarantine_id=quarantine_id)
+        return (await _call(self._stub.GetQuarantined, request, allowance)).payload
+
+    async def request_retry(self, quarantine_id: str, allowance: Allowance) -> None:
+        """Requests that a payload be tried again, if it is not settled."""
+        request = ledger_pb2.RetryQuarantinedRequest(quarantine_ids=[quarantine_id])
+        await _call(self._stub.RetryQuarantined, request, allowance)
+
+
+class PreviewBooks(RemoteBooks):
+    """Books that write nothing: an event gets what booking it now would get."""
+
+    async def ingest(
+        self, event: ledger_pb2.ProcessorEvent, allowance: Allowance
+    ) -> ledger_pb2.IngestEventResponse:
+        """See Books."""
+        response = await _call(
+            self._stub.PreviewEvent, ledger_pb2.PreviewEventRequest(event=event), allowance
+        )
+        return ledger_pb2.IngestEventResponse(
+            status=response.status, transaction_id=response.transaction_id
+        )
+
 
 async def _call(
     method: Callable[..., Awaitable[Response]], request: Any, allowance: Allowance
 ) -> Response:
-    try:
-        return await method(
-            request,
-            timeout=allowance.seconds_left,
-            metadata=((REQUEST_ID_KEY, allowance.request_id),),
-        )
-    except aio.AioRpcError as error:
-        raise LedgerError(error) from error
+    return await method(
+        request,
+        timeout=allowance.seconds_left,
+        metadata=((REQUEST_ID_KEY, allowance.request_id),),
+    )
 
 
 async def _found(call: Awaitable[Response]) -> Response | None:
     """The response; None if what the request names does not exist."""
     try:
         return await call
-    except LedgerError as error:
+    except (NotFound, InvalidRequest):
         # A malformed id names nothing either.
-        if error.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
-            return None
-        raise
+        return None

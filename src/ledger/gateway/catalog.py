@@ -15,7 +15,7 @@ from ledger.gateway.signatures import SigningSecret
 # Makes an endpoint's processor. Raises ValueError if it lacks something, such as a key of an API.
 Maker = Callable[[Any, Sequence[SigningSecret]], Processor]
 
-# The model of each processor's endpoints, and what makes its processor.
+# The model of each processor's endpoints, and what makes its processor: a line for each.
 MAKERS: dict[type[EndpointBase], Maker] = {
     AdyenEndpoint: Adyen,
     AdyenPlatformEndpoint: AdyenPlatform,

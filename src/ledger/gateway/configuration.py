@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Union, cast
+from typing import Annotated, Any, Protocol, Union, cast, runtime_checkable
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -38,6 +38,15 @@ class ConfigurationError(Exception):
         super().__init__(f"{path}: {'; '.join(problems)}")
         self.path = path
         self.problems = tuple(problems)
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A processor with connections of its own."""
+
+    async def aclose(self) -> None:
+        """Closes them."""
+        ...
 
 
 class Http(Table):
@@ -103,6 +112,12 @@ class Configuration:
     routes: Mapping[str, Route]
     # Every file that it was read from. A change of one of them is a change of the configuration.
     files: tuple[Path, ...]
+
+    async def close(self) -> None:
+        """Closes the connections of its endpoints to their processors' APIs."""
+        for route in self.routes.values():
+            if isinstance(route.processor, Closable):
+                await route.processor.aclose()
 
 
 def load(path: Path) -> Configuration:

@@ -62,6 +62,11 @@ _PASSED_ON = {
 }
 
 
+def kind_of(event_type: "ledger_pb2.EventType.ValueType") -> str:
+    """A type of event as people write it: charge_succeeded."""
+    return ledger_pb2.EventType.Name(event_type).removeprefix("EVENT_TYPE_").lower()
+
+
 def event_of(
     fact: Fact, *, restaurant_id: str, fee_minor: int, endpoint: str
 ) -> ledger_pb2.ProcessorEvent:

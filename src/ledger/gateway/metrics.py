@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ledger.gateway.booking import Outcome, Trial
+from ledger.gateway.events import kind_of
 from ledger.v1 import ledger_pb2
 
 PAGE_TYPE = CONTENT_TYPE_LATEST
@@ -184,8 +185,7 @@ class GatewayMetrics:
 
     def _count_events(self, endpoint: str, trial: Trial, now: datetime) -> None:
         for event in trial.created:
-            kind = ledger_pb2.EventType.Name(event.type).removeprefix("EVENT_TYPE_").lower()
-            self._booked.labels(endpoint, kind).inc()
+            self._booked.labels(endpoint, kind_of(event.type)).inc()
             lag = now.timestamp() - event.occurred_at.seconds
             self._lag.labels(endpoint).observe(max(0.0, lag))
         if trial.duplicates:

@@ -3,10 +3,10 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -14,12 +14,15 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ledger.addresses import host_and_port, with_port
+from ledger.client import LedgerError
 from ledger.gateway.app import Bounds, Gateway, make_app, make_private_app
-from ledger.gateway.booking import Route
 from ledger.gateway.books import RemoteBooks
-from ledger.gateway.configuration import Configuration, ConfigurationError, Http, load
+from ledger.gateway.configuration import Configuration, ConfigurationError, Http
 from ledger.gateway.connections import BoundedProtocol
 from ledger.gateway.metrics import GatewayMetrics
+from ledger.gateway.reloading import FileInForce
+from ledger.gateway.retries import RetryWorker
+from ledger.repeating import Repeating, log_failure
 
 # How often the files are looked at for changes.
 RELOAD_SECONDS = 5.0
@@ -64,7 +67,7 @@ class Listening:
 @asynccontextmanager
 async def running_gateway(
     path: Path, configuration: Configuration, books: RemoteBooks
-) -> AsyncIterator[tuple[Gateway, Listening]]:
+) -> AsyncIterator[tuple[Gateway, FileInForce, Listening]]:
     """A gateway that answers posts, until the end of the block; then it drains.
 
     Raises AddressTaken, and ConfigurationError if the TLS files cannot be used.
@@ -77,7 +80,7 @@ async def running_gateway(
         metrics,
         Bounds(http.posts_max, http.body_seconds, http.answer_seconds),
     )
-    begin_endpoints(gateway, configuration.routes)
+    file = FileInForce(path, configuration, gateway)
     apps = [(http.address, make_app(gateway, with_metrics=not http.private_address), True)]
     if http.private_address:
         apps.append((http.private_address, make_private_app(gateway), False))
@@ -91,10 +94,13 @@ async def running_gateway(
         with_port(address, listener.getsockname()[1])
         for (address, _, _), listener in zip(apps, sockets, strict=True)
     ]
+    worker = _retrying(gateway, books, configuration)
     try:
         await _until_started(servers, tasks)
+        worker.start()
         yield (
             gateway,
+            file,
             Listening(
                 addresses[0],
                 addresses[1] if len(addresses) > 1 else "",
@@ -105,14 +111,37 @@ async def running_gateway(
         gateway.is_draining = True
         for server in servers:
             server.should_exit = True
+        # A try that is cut off is repeated by the next gateway: it books nothing twice.
+        worker.cancel()
         await asyncio.gather(*tasks)
+        await worker.stop()
+        await file.close()
 
 
-def begin_endpoints(gateway: Gateway, routes: Mapping[str, Route]) -> None:
-    """Puts routes in force, and gives each its series."""
-    gateway.routes = routes
-    for name in routes:
-        gateway.metrics.begin_endpoint(name, datetime.now(UTC))
+def _retrying(gateway: Gateway, books: RemoteBooks, configuration: Configuration) -> Repeating:
+    retries = configuration.retries
+    worker = RetryWorker(
+        lambda: gateway.routes,
+        books,
+        books,
+        gateway.metrics,
+        give_up_after=timedelta(hours=retries.give_up_after_hours),
+    )
+
+    return Repeating(
+        "trying deliveries of the quarantine",
+        worker.work,
+        every_seconds=retries.poll_seconds,
+        retry_seconds_max=max(60.0, retries.poll_seconds),
+        on_failure=_log_failure,
+    )
+
+
+def _log_failure(what: str, error: BaseException, /) -> None:
+    if isinstance(error, LedgerError):
+        _log.warning(what, code=error.code.name, reason=error.reason)
+    else:
+        log_failure(what, error)
 
 
 async def serve(
@@ -132,57 +161,25 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
-    async with running_gateway(path, configuration, books) as (gateway, listening):
-        reloader = asyncio.create_task(_reload(path, configuration, gateway, changed))
+    async with running_gateway(path, configuration, books) as (_, file, listening):
+        looking = asyncio.create_task(_look_for_changes(file, changed))
         try:
             on_ready(listening)
             await stop.wait()
         finally:
-            reloader.cancel()
+            looking.cancel()
             with suppress(asyncio.CancelledError):
-                await reloader
+                await looking
 
 
-async def _reload(
-    path: Path, configuration: Configuration, gateway: Gateway, changed: asyncio.Event
-) -> None:
-    """Puts a changed file in force, or keeps the one before if it has a fault."""
-    seen = _marks(configuration.files)
+async def _look_for_changes(file: FileInForce, is_asked: asyncio.Event) -> None:
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(RELOAD_SECONDS):
-                await changed.wait()
-        is_asked, marks = changed.is_set(), _marks(configuration.files)
-        changed.clear()
-        if marks == seen and not is_asked:
-            continue
-        seen = marks
-        try:
-            loaded = load(path)
-        except ConfigurationError as error:
-            gateway.metrics.file_is_current(False)
-            _log.error("the file is not taken over", file=str(path), problems=error.problems)
-            continue
-        if (loaded.http, loaded.retries) != (configuration.http, configuration.retries):
-            _log.warning("a change of [http] or [retries] needs a restart", file=str(path))
-        configuration = loaded
-        seen = _marks(configuration.files)
-        begin_endpoints(gateway, configuration.routes)
-        gateway.metrics.file_is_current(True)
-        _log.info("the file was read again", file=str(path), endpoints=sorted(loaded.routes))
-
-
-def _marks(files: tuple[Path, ...]) -> list[tuple[int, int, int] | None]:
-    """What changes when a file does, also if it is a link that Kubernetes swaps."""
-    marks: list[tuple[int, int, int] | None] = []
-    for file in files:
-        try:
-            found = file.stat()
-        except OSError:
-            marks.append(None)
-        else:
-            marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
-    return marks
+                await is_asked.wait()
+        asked = is_asked.is_set()
+        is_asked.clear()
+        await file.look(is_asked=asked)
 
 
 def _bound(address: str) -> socket.socket:

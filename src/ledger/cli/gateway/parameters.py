@@ -51,3 +51,13 @@ def gateway_failures() -> Iterator[None]:
 def config_path(config: str | Path) -> Path:
     """The path that --config gives, or its default."""
     return Path(config).expanduser()
+
+
+def read_payload(path: Path) -> bytes:
+    """The body of a post from a file, byte by byte. Raises CommandFailure."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandFailure(
+            f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE
+        ) from error

@@ -4,12 +4,10 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
-from grpc import aio
-
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.configuration import load_settings
-from ledger.cli.connection import credentials_of
 from ledger.cli.failures import log_reports
+from ledger.cli.gateway.books import open_ledger
 from ledger.cli.gateway.parameters import config_path
 from ledger.cli.output import print_json_lines, print_line
 from ledger.gateway.books import RemoteBooks
@@ -17,7 +15,6 @@ from ledger.gateway.configuration import Configuration, load
 from ledger.gateway.server import Listening, new_event_loop, serve
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, Settings
-from ledger.v1 import ledger_pb2_grpc
 
 # The first line on standard output is this and the URL. With LEDGER_LOG_FORMAT=json that line is an
 # object with the field `url`.
@@ -41,15 +38,8 @@ async def _serve(settings: Settings, path: Path, configuration: Configuration) -
         with suppress(OSError):
             _print_ready(settings, listening, configuration)
 
-    credentials = credentials_of(load_client_settings(settings.grpc_address))
-    channel = (
-        aio.insecure_channel(settings.grpc_address)
-        if credentials is None
-        else aio.secure_channel(settings.grpc_address, credentials)
-    )
-    async with channel:
-        books = RemoteBooks(ledger_pb2_grpc.LedgerServiceStub(channel))
-        await serve(path, configuration, books, on_ready=on_ready)
+    async with open_ledger(load_client_settings(settings.grpc_address)) as ledger:
+        await serve(path, configuration, RemoteBooks(ledger.service), on_ready=on_ready)
 
 
 def _print_ready(settings: Settings, listening: Listening, configuration: Configuration) -> None:
