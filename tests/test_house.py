@@ -126,6 +126,7 @@ THEMES = {
         "application/list_entries.py",
         "infrastructure/postgres/statement_marks.py",
     ],
+    "client/test_package.py": ["client/__init__.py"],
     "cli/payouts/test_commands.py": ["cli/payouts"],
     "cli/test_accountants_page.py": ["cli/accounting"],
     "cli/test_questions_page.py": ["cli/events", "cli/payouts", "cli/report.py"],

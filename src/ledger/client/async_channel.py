@@ -1,15 +1,16 @@
 """A channel of grpc.aio for the contract's stubs, whose calls raise LedgerError."""
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 from grpc import aio
 
 from ledger.client.channels import Usable, channel_options
 from ledger.client.credentials import Credentials
-from ledger.client.errors import NotAuthenticated, error_of_call
+from ledger.client.errors import NotAuthenticated, broken_off, error_of_call
 from ledger.client.framing import Frame, GivenMetadata, Metadata, request_id_of, with_token
 
+_FAILED_WRITE = 'Failed "execute_batch"'
 # What gRPC's callables take besides: credentials, wait_for_ready, compression.
 Options = Any
 
@@ -82,6 +83,10 @@ class _Begun:
             self._call = self._begin(self._token)
         return self._call
 
+    def cancel(self) -> bool:
+        """Cancels the call. Returns whether it had begun and not ended."""
+        return self._call is not None and bool(self._call.cancel())
+
     def __getattr__(self, name: str) -> Any:
         if self._call is None:
             raise RuntimeError("the call has not begun: await it first")
@@ -113,27 +118,36 @@ class AsyncCall(_Begun):
 class AsyncStream(_Begun):
     """A stream: iterates over the responses; otherwise as aio.StreamStreamCall."""
 
+    _responses: AsyncIterator[Any] | None = None
+
     async def __aiter__(self) -> AsyncIterator[Any]:
         while (response := await self.read()) is not aio.EOF:
             yield response
 
     async def read(self) -> Any:
         """The next response, or aio.EOF."""
-        return await self._raising("read")
+        call = await self._begun()
+        if self._responses is None:
+            # Not `call.read`, which forgets responses that have come when the stream ends.
+            self._responses = aiter(call)
+        return await self._raising(anext(self._responses, aio.EOF))
 
     async def write(self, request: Any) -> None:
         """Sends a request."""
-        await self._raising("write", request)
+        await self._raising((await self._begun()).write(request))
 
     async def done_writing(self) -> None:
         """Ends the requests."""
-        await self._raising("done_writing")
+        await self._raising((await self._begun()).done_writing())
 
-    async def _raising(self, name: str, *arguments: Any) -> Any:
-        call = await self._begun()
+    async def _raising(self, awaited: Awaitable[Any]) -> Any:
         try:
-            return await getattr(call, name)(*arguments)
+            return await awaited
         except aio.AioRpcError as error:
+            # A request that was being written when the server ended the stream hides the status:
+            # grpc.aio replaces it by its own.
+            if _FAILED_WRITE in (error.debug_error_string() or ""):
+                raise broken_off("the stream broke off while a request was sent") from error
             failure = error_of_call(error, request_id_of(self._metadata))
             if isinstance(failure, NotAuthenticated):
                 self._frame.may_repeat(self._token)

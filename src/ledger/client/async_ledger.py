@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from time import monotonic
@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 from ledger.addresses import DEFAULT_ADDRESS
 from ledger.client.async_channel import AsyncChannel
 from ledger.client.async_pages import AsyncPages
+from ledger.client.async_streams import AsyncOutcomes, stream_events
 from ledger.client.balances import AccountBalance, Balance
 from ledger.client.batches import ATTEMPTS_MAX, batches_of, pause_seconds
 from ledger.client.channels import Usable, check_address
@@ -41,6 +42,7 @@ from ledger.client.messages import (
 )
 from ledger.client.money import Money
 from ledger.client.outcomes import EventOutcome, PaymentOutcome
+from ledger.client.streaming import STREAM_BATCH_EVENTS, StreamLimits
 from ledger.limits import BATCH_EVENTS_MAX, BATCH_PAYMENTS_MAX
 from ledger.v1 import (
     account_pb2,
@@ -192,6 +194,22 @@ class AsyncLedger:
         for batch in batches_of(events, batch_size):
             outcomes += await self._ingest_batch(batch, timeout)
         return outcomes
+
+    def stream_events(
+        self,
+        events: AsyncIterable[ledger_pb2.ProcessorEvent] | Iterable[ledger_pb2.ProcessorEvent],
+        *,
+        batch_size: int = STREAM_BATCH_EVENTS,
+        limits: StreamLimits | None = None,
+    ) -> AsyncOutcomes:
+        """Books events in one stream, in their order, while the outcomes are iterated over.
+
+        One outcome for each event, in their order. Reads a few thousand events ahead, and no
+        further than the outcomes are taken. After a broken connection a new stream goes on where
+        the last one ended: nothing is lost, and what was booked is a duplicate. Raises LedgerError
+        if the server refuses the stream, is silent for a minute, or stays away.
+        """
+        return stream_events(self.service, events, batch_size, limits or StreamLimits())
 
     async def preview_event(
         self, event: ledger_pb2.ProcessorEvent, *, timeout: float | None = None

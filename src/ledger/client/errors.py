@@ -200,6 +200,11 @@ def unexpected(message: str) -> ServerFailed:
     return ServerFailed(message, code=grpc.StatusCode.INTERNAL)
 
 
+def broken_off(message: str) -> Unavailable:
+    """A stream that ended for a reason that gRPC does not tell."""
+    return Unavailable(message, code=grpc.StatusCode.CANCELLED)
+
+
 def _error(code: grpc.StatusCode, message: str, **attributes: Any) -> LedgerError:
     return _KINDS.get(code, LedgerError)(message, code=code, **attributes)
 

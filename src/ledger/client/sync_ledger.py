@@ -40,8 +40,10 @@ from ledger.client.messages import (
 )
 from ledger.client.money import Money
 from ledger.client.outcomes import EventOutcome, PaymentOutcome
+from ledger.client.streaming import STREAM_BATCH_EVENTS, StreamLimits
 from ledger.client.sync_channel import SyncChannel
 from ledger.client.sync_pages import Pages
+from ledger.client.sync_streams import Outcomes, stream_events
 from ledger.limits import BATCH_EVENTS_MAX, BATCH_PAYMENTS_MAX
 from ledger.v1 import (
     account_pb2,
@@ -193,6 +195,22 @@ class Ledger:
         for batch in batches_of(events, batch_size):
             outcomes += self._ingest_batch(batch, timeout)
         return outcomes
+
+    def stream_events(
+        self,
+        events: Iterable[ledger_pb2.ProcessorEvent],
+        *,
+        batch_size: int = STREAM_BATCH_EVENTS,
+        limits: StreamLimits | None = None,
+    ) -> Outcomes:
+        """Books events in one stream, in their order, while the outcomes are iterated over.
+
+        One outcome for each event, in their order. Reads a few thousand events ahead, and no
+        further than the outcomes are taken. After a broken connection a new stream goes on where
+        the last one ended: nothing is lost, and what was booked is a duplicate. Raises LedgerError
+        if the server refuses the stream, is silent for a minute, or stays away.
+        """
+        return stream_events(self.service, events, batch_size, limits or StreamLimits())
 
     def preview_event(
         self, event: ledger_pb2.ProcessorEvent, *, timeout: float | None = None
