@@ -161,7 +161,7 @@ class FakeApi:
         return parse(json.dumps(self.resources[path]).encode())
 
 
-def stripe(api: FakeApi | None = None, **changes: Any) -> StripeWebhooks:
+def stripe(fetcher: FakeApi | None = None, /, **changes: Any) -> StripeWebhooks:
     """An endpoint of test mode with a secret and an old one."""
     endpoint = StripeEndpoint.model_validate(
         {
@@ -173,7 +173,7 @@ def stripe(api: FakeApi | None = None, **changes: Any) -> StripeWebhooks:
             **changes,
         }
     )
-    return StripeWebhooks(endpoint, read_secrets(endpoint.secrets), api)
+    return StripeWebhooks(endpoint, read_secrets(endpoint.secrets), fetcher)
 
 
 async def readings_of(message: Json, api: FakeApi | None = None, **changes: Any) -> list[Reading]:

@@ -2,15 +2,19 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stripe import SignatureVerificationError, WebhookSignature
-from support.readings import delivery_of
+from support.readings import delivery_of, lines_of
 from support.stripe_messages import (
     OLD_SECRET,
+    PAID_AT,
+    PAYOUT_ID,
+    REINSTATED,
     SECRET,
     WITHDRAWN,
     FakeApi,
@@ -19,9 +23,11 @@ from support.stripe_messages import (
     dispute,
     event,
     payout,
+    readings_of,
     refund,
     stripe,
     text_of,
+    transaction,
 )
 
 from ledger.gateway.deliveries import (
@@ -29,6 +35,7 @@ from ledger.gateway.deliveries import (
     Fact,
     FetchFailed,
     Ignored,
+    Owner,
     SignatureRefused,
     Unbookable,
 )
@@ -242,7 +249,7 @@ def messages(draw: st.DrawFn) -> object:
 
 
 @given(message=messages() | anything, is_fetching=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_no_message_is_an_error(message: object, is_fetching: bool) -> None:
     """Whatever is in a signed body, it is a fact, nothing, unbookable, or waits for the API."""
     try:
@@ -254,3 +261,65 @@ async def test_no_message_is_an_error(message: object, is_fetching: bool) -> Non
         return
     assert found
     assert all(isinstance(reading, Fact | Ignored | Unbookable) for reading in found)
+
+
+# What Stripe sends in the life of a payment: in any order, again, and one fact in several messages.
+FEE = {"balance_transaction": transaction(4500, 93)}
+MOVED_BACK = {"status": "failed", "failure_balance_transaction": "txn_1Back"}
+LISTED = {"object": "list", "data": [refund()], "has_more": False}
+LATER: Json = {"created": PAID_AT + 7200}
+LIFE: list[Json] = [
+    event("charge.succeeded", charge(captured=False, amount_captured=0)),
+    event("charge.succeeded", charge()),
+    event("charge.captured", charge(), **LATER),
+    event("charge.updated", charge(**FEE), previous={"balance_transaction": None}, **LATER),
+    event("charge.succeeded", charge(**FEE), id="evt_1Other"),
+    event("refund.created", refund(status="pending")),
+    event("refund.updated", refund(), previous={"status": "pending"}, **LATER),
+    event("charge.refunded", charge(amount_refunded=1000, refunds=LISTED), **LATER),
+    event("refund.failed", refund(**MOVED_BACK), **LATER),
+    event("refund.updated", refund(**MOVED_BACK), created=PAID_AT + 7201),
+    event("charge.refund.updated", refund(**MOVED_BACK), created=PAID_AT + 7202),
+    event("charge.dispute.created", dispute(WITHDRAWN)),
+    event("charge.dispute.funds_withdrawn", dispute(WITHDRAWN), **LATER),
+    event("charge.dispute.funds_reinstated", dispute(WITHDRAWN, REINSTATED)),
+    event("charge.dispute.closed", dispute(WITHDRAWN, REINSTATED, status="won"), **LATER),
+    event("payout.paid", payout()),
+    event("payout.failed", payout(status="failed", failure_code="no_account"), **LATER),
+]
+BOOKED = [
+    "CHARGE_SUCCEEDED 4500 EUR · stripe:ch_1Dinner · pi_1Dinner",
+    "DISPUTE_OPENED 4500 EUR · stripe:du_1Cold:opened · du_1Cold · dispute_fee_minor=2000",
+    "DISPUTE_WON 4500 EUR · stripe:du_1Cold:won · du_1Cold",
+    f"PAYOUT_FAILED 8000 EUR · stripe:po_1Friday:failed · po_1Friday · payout_id={PAYOUT_ID}"
+    " · failure_code=no_account",
+    f"PAYOUT_PAID 8000 EUR · stripe:po_1Friday:paid · po_1Friday · payout_id={PAYOUT_ID}",
+    "PROCESSOR_FEE_ASSESSED 93 EUR · stripe:ch_1Dinner:fee · pi_1Dinner",
+    "REFUND_FAILED 1000 EUR · stripe:re_1Soup:failed · pi_1Dinner",
+    "REFUND_SUCCEEDED 1000 EUR · stripe:re_1Soup · pi_1Dinner",
+]
+API = {
+    "/v1/balance_transactions/txn_1Dinner": transaction(4500, 93),
+    "/v1/balance_transactions/txn_1Soup": transaction(-1000, id="txn_1Soup"),
+    "/v1/balance_transactions/txn_1Back": transaction(1000, id="txn_1Back"),
+    "/v1/charges/ch_1Dinner": charge(),
+}
+
+
+def of_the_event(fact: Fact) -> Fact:
+    """The fact without what the ledger does not compare, or finds by the booked charge."""
+    return replace(fact, owner=Owner(), charge="", metadata={})
+
+
+@given(order=st.lists(st.sampled_from(range(len(LIFE))), max_size=40), is_fetching=st.booleans())
+@settings(max_examples=30, deadline=None)
+async def test_the_order_of_deliveries_does_not_matter(order: list[int], is_fetching: bool) -> None:
+    """Any order and repetition: no conflict, and the same facts once every message has come."""
+    api = FakeApi(API) if is_fetching else None
+    booked: dict[str, Fact] = {}
+    for number in (*order, *range(len(LIFE))):
+        for reading in await readings_of(LIFE[number], api):
+            if isinstance(reading, Fact):
+                found = of_the_event(reading)
+                assert booked.setdefault(found.event_id, found) == found
+    assert sorted(lines_of(list(booked.values()))) == BOOKED

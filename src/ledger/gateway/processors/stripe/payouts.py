@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ledger.gateway.deliveries import Fact, Ignored, Owner, Reading
+from ledger.gateway.payout_ids import is_payout_id
 from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, instant
 from ledger.gateway.processors.stripe.resources import Resources
 from ledger.v1 import ledger_pb2
@@ -151,9 +152,8 @@ def _settlement(message: Message, resources: Resources) -> Sequence[Reading]:
 
 def _payout_id(message: Message, resources: Resources) -> str:
     payouts = resources.endpoint.payouts
-    return message.resource.texts("metadata").get(payouts.metadata_key, "") or payouts.table.get(
-        message.resource.text("id"), ""
-    )
+    named = message.resource.texts("metadata").get(payouts.metadata_key, "")
+    return named if is_payout_id(named) else payouts.table.get(message.resource.text("id"), "")
 
 
 def _fact(

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from ledger.domain.money import is_currency
 from ledger.gateway.endpoints import EndpointBase, Table
 from ledger.gateway.fetching import Api
+from ledger.gateway.payout_ids import is_payout_id
 from ledger.gateway.signatures import TOLERANCE_SECONDS
 
 STRIPE_ORIGIN = "https://api.stripe.com"
@@ -27,6 +28,14 @@ class StripePayouts(Table):
         description="Whether payouts of the platform's own account, and its top-ups, are booked as"
         " money that the processor settled. Leave it false if the bank's statement is booked.",
     )
+
+    @field_validator("table")
+    @classmethod
+    def _are_payout_ids(cls, table: Mapping[str, str]) -> Mapping[str, str]:
+        for payout_id in table.values():
+            if not is_payout_id(payout_id):
+                raise ValueError(f"payouts.table: {payout_id!r} is no payout id of the ledger")
+        return table
 
 
 class StripeEndpoint(EndpointBase):
