@@ -8,12 +8,14 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Literal
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.events import unique
 from support.folders import folder_for_all
+from support.in_memory import MemoryLedger, memory_ledger
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap.database import Database
@@ -50,6 +52,13 @@ SEED_VARIABLE = "TEST_SEED"
 # PostgreSQL requests it.
 DATABASE_FIXTURE = "starts_postgres"
 
+# The two servers of the contract, and the fixtures that give a test one of them, with their scopes.
+POSTGRESQL, MEMORY = "postgresql", "memory"
+LEDGER_FIXTURES: dict[str, Literal["module", "function"]] = {
+    "shared_ledger": "module",
+    "ledger": "function",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -77,10 +86,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     with_database: list[pytest.Item] = []
     without_database: list[pytest.Item] = []
     for item in items:
-        needs_database = DATABASE_FIXTURE in getattr(item, "fixturenames", ())
-        (with_database if needs_database else without_database).append(item)
+        (with_database if _needs_database(item) else without_database).append(item)
     config.hook.pytest_deselected(items=with_database)
     items[:] = without_database
+
+
+def _needs_database(item: pytest.Item) -> bool:
+    names = set(getattr(item, "fixturenames", ()))
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return DATABASE_FIXTURE in names or any(
+        params.get(name, POSTGRESQL) == POSTGRESQL for name in names & {*LEDGER_FIXTURES}
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests that are marked `both_servers` on both servers of the contract."""
+    if metafunc.definition.get_closest_marker("both_servers") is None:
+        return
+    for name, scope in LEDGER_FIXTURES.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [POSTGRESQL, MEMORY], indirect=True, scope=scope)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -240,14 +265,50 @@ async def database(new_database: Callable[[], Awaitable[Database]]) -> Database:
 
 
 @pytest.fixture(scope="module")
-async def shared_ledger(shared_database: Database) -> AsyncIterator[RunningLedger]:
-    """One server for the tests of a module, which keep out of each other's way by their ids."""
-    async with running_ledger(shared_database) as ledger:
-        yield ledger
+async def shared_postgresql(shared_database: Database) -> AsyncIterator[RunningLedger]:
+    """A server on the database of the module."""
+    async with running_ledger(shared_database) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def shared_memory() -> AsyncIterator[MemoryLedger]:
+    """A server in memory for the module."""
+    async with memory_ledger() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_ledger(request: pytest.FixtureRequest) -> RunningLedger:
+    """One server for the tests of a module, which keep out of each other's way by their ids.
+
+    Tests that are marked `both_servers` run on the server in memory, too.
+    """
+    ledger: RunningLedger = request.getfixturevalue(f"shared_{_server_of(request)}")
+    return ledger
 
 
 @pytest.fixture
-async def ledger(database: Database) -> AsyncIterator[RunningLedger]:
-    """A server for one test alone."""
+async def own_postgresql(database: Database) -> AsyncIterator[RunningLedger]:
+    """A server on the database of one test."""
     async with running_ledger(database) as running:
         yield running
+
+
+@pytest.fixture
+async def own_memory() -> AsyncIterator[MemoryLedger]:
+    """A server in memory for one test."""
+    async with memory_ledger() as running:
+        yield running
+
+
+@pytest.fixture
+def ledger(request: pytest.FixtureRequest) -> RunningLedger:
+    """A server for one test alone; marked `both_servers` as for `shared_ledger`."""
+    ledger: RunningLedger = request.getfixturevalue(f"own_{_server_of(request)}")
+    return ledger
+
+
+def _server_of(request: pytest.FixtureRequest) -> str:
+    server: str = getattr(request, "param", POSTGRESQL)
+    return server

@@ -77,6 +77,7 @@ async def paid(ledger: RunningLedger, payer: str, payee: str, amount: int, **fie
     return payment_id
 
 
+@pytest.mark.both_servers
 async def test_statement_shows_what_moved_the_available_balance(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -124,6 +125,7 @@ async def test_statement_shows_what_moved_the_available_balance(
         assert not entry.HasField("available_at")
 
 
+@pytest.mark.both_servers
 async def test_filtered_statement_keeps_its_balances(shared_ledger: RunningLedger) -> None:
     """By types and by payment; the lines then have no balance after them."""
     payer = await funded_account(shared_ledger, 100)
@@ -225,6 +227,7 @@ async def test_largest_page_of_a_long_account_is_answered(shared_ledger: Running
     await assert_books_in_order(shared_ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_payment_to_a_restaurant_is_in_its_statement_too(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -248,6 +251,7 @@ async def test_payment_to_a_restaurant_is_in_its_statement_too(
         assert (entry.restaurant_id, entry.account_id) == (restaurant_id, "")
 
 
+@pytest.mark.both_servers
 async def test_unknown_account_has_no_statement(shared_ledger: RunningLedger) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await statement_of(shared_ledger, unique("acc"))

@@ -67,6 +67,7 @@ async def refusal_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str, dic
     return caught.value.code(), info.reason, dict(info.metadata)
 
 
+@pytest.mark.both_servers
 async def test_account_is_opened_once(shared_ledger: RunningLedger) -> None:
     """A repeat gets the account as it is now, whatever its metadata, and changes nothing."""
     account_id = unique("acc")
@@ -84,6 +85,7 @@ async def test_account_is_opened_once(shared_ledger: RunningLedger) -> None:
     assert await balance(shared_ledger, account_id) == (0, 0, 0)
 
 
+@pytest.mark.both_servers
 async def test_same_id_with_other_contents_is_refused(shared_ledger: RunningLedger) -> None:
     """The fields that differ from the opening are named, also if the account has changed since."""
     account_id = unique("acc")
@@ -119,6 +121,7 @@ async def test_callers_at_once_open_one_account(shared_ledger: RunningLedger) ->
     assert rows == [("PEN",)]
 
 
+@pytest.mark.both_servers
 async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> None:
     """Each field by itself; other values in the request are ignored."""
     account_id = unique("acc")
@@ -160,6 +163,7 @@ async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> N
     assert await after("metadata", "name") == ("", 0, OPEN, {})
 
 
+@pytest.mark.both_servers
 async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
     """Who has read an older state changes nothing; a repeat of what was done succeeds."""
     account_id = unique("acc")
@@ -175,6 +179,7 @@ async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
     )
 
 
+@pytest.mark.both_servers
 async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> None:
     """Twenty callers with a different metadata key each; of ten with one etag exactly one wins."""
     account_id = unique("acc")
@@ -203,6 +208,7 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
     assert await get(shared_ledger, account_id) == winner
 
 
+@pytest.mark.both_servers
 async def test_unknown_account_is_not_found(shared_ledger: RunningLedger) -> None:
     account_id = unique("acc")
     request = account_pb2.GetAccountBalanceRequest(account_id=account_id)
@@ -218,6 +224,7 @@ async def test_unknown_account_is_not_found(shared_ledger: RunningLedger) -> Non
         )
 
 
+@pytest.mark.both_servers
 async def test_metadata_that_grows_too_large_is_refused(shared_ledger: RunningLedger) -> None:
     """The keys that stay count as well."""
     account_id = unique("acc")
@@ -231,6 +238,7 @@ async def test_metadata_that_grows_too_large_is_refused(shared_ledger: RunningLe
     )
 
 
+@pytest.mark.both_servers
 async def test_closed_account_stays_as_it_is(shared_ledger: RunningLedger) -> None:
     """Only what changes nothing succeeds, such as closing it again, by whatever etag."""
     account_id = unique("acc")
@@ -309,6 +317,7 @@ async def test_closing_waits_for_payments_and_counts_them(
     assert first == second
 
 
+@pytest.mark.both_servers
 async def test_closed_account_has_nothing_however_calls_race(
     shared_ledger: RunningLedger, seed: int
 ) -> None:
@@ -358,6 +367,7 @@ async def test_closed_account_has_nothing_however_calls_race(
     await assert_books_in_order(shared_ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_accounts_are_listed_in_the_order_of_their_ids(ledger: RunningLedger) -> None:
     """By bytes, page by page; an account that comes in between is there if its id is later."""
     ids = ["B", "a", "a.b", "a:1", "a_1", "b"]

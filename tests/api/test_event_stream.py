@@ -124,6 +124,7 @@ async def test_each_result_is_in_the_place_of_its_event(shared_ledger: RunningLe
     }
 
 
+@pytest.mark.both_servers
 async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: RunningLedger) -> None:
     """Paid is booked before returned, never the other way round; a late event is refused."""
     restaurants = [unique("res") for _ in range(20)]

@@ -1,9 +1,12 @@
 """The service over gRPC, as a caller sees it."""
 
+import pytest
 from support.events import event_message, unique
 from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
+
+pytestmark = pytest.mark.both_servers
 
 
 async def test_event_is_created_once_and_then_a_duplicate(shared_ledger: RunningLedger) -> None:

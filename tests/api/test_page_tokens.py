@@ -92,6 +92,7 @@ async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
             assert await refusal_of(call(request.SerializeToString())) == REFUSED, name
 
 
+@pytest.mark.both_servers
 async def test_token_is_refused_for_another_list_or_query(ledger: RunningLedger) -> None:
     """The token of a list of runs continues that list only, and only unchanged."""
     for request_id in ("one", "other"):

@@ -15,6 +15,8 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 METADATA = {"city": "Lima", "tier": "1"}
 
 

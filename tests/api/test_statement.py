@@ -127,6 +127,7 @@ def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
     return [ledger_pb2.EntryType.Name(entry.type).removeprefix("ENTRY_TYPE_") for entry in entries]
 
 
+@pytest.mark.both_servers
 async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger) -> None:
     """Opening and closing equal GetBalance as of the same instants; entries are oldest first."""
     restaurant_id = unique("res")
@@ -160,6 +161,7 @@ async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger
     assert part.closing_minor == await balance_minor(shared_ledger, restaurant_id, end_at) == -3_050
 
 
+@pytest.mark.both_servers
 async def test_entries_equal_those_of_get_event(shared_ledger: RunningLedger) -> None:
     """The same messages, but only entries on restaurant_payable."""
     event = event_message(DISPUTE_OPENED, restaurant_id=unique("res"), fee_minor=7)
@@ -170,6 +172,7 @@ async def test_entries_equal_those_of_get_event(shared_ledger: RunningLedger) ->
     assert got.entries == [stored.entries[0], stored.entries[2]]
 
 
+@pytest.mark.both_servers
 async def test_pages_may_end_anywhere(shared_ledger: RunningLedger) -> None:
     """Inside a batch that was recorded at one instant, or inside an event.
 
@@ -188,6 +191,7 @@ async def test_pages_may_end_anywhere(shared_ledger: RunningLedger) -> None:
         assert (paged.entries, paged.pages) == (whole.entries, pages)
 
 
+@pytest.mark.both_servers
 async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> None:
     """0 means 100, more than 1,000 means 1,000, and -1 is refused.
 
@@ -208,6 +212,7 @@ async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> N
     assert (len(whole.entries), whole.pages) == (1002, 2)
 
 
+@pytest.mark.both_servers
 async def test_statement_leaves_out_entries_booked_while_paging(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -311,6 +316,7 @@ async def test_entries_with_higher_transaction_numbers_are_listed(
     assert paged.closing_minor == paged.moved_minor == 10_003
 
 
+@pytest.mark.both_servers
 async def test_statements_tie_out_while_events_are_booked(shared_ledger: RunningLedger) -> None:
     """The pages of each statement add up from its opening to its closing balance."""
     restaurant_id = unique("res")
@@ -346,6 +352,7 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
     assert whole.moved_minor == whole.closing_minor == 10_000 + 9 * booked
 
 
+@pytest.mark.both_servers
 async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: RunningLedger) -> None:
     """By type, by event, both, and by types that are never on restaurant_payable.
 
@@ -379,6 +386,7 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
     )
 
 
+@pytest.mark.both_servers
 async def test_payouts_appear_with_their_reserves_and_reversals(ledger: RunningLedger) -> None:
     """A reserve, which no event caused, and the reversal of a failed payout.
 
@@ -424,6 +432,7 @@ async def test_payouts_appear_with_their_reserves_and_reversals(ledger: RunningL
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_unknown_restaurant_is_not_found_and_unused_currency_is_empty(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -436,6 +445,7 @@ async def test_unknown_restaurant_is_not_found_and_unused_currency_is_empty(
     assert response == ledger_pb2.ListEntriesResponse()
 
 
+@pytest.mark.both_servers
 async def test_period_may_begin_or_end_in_the_year_1(shared_ledger: RunningLedger) -> None:
     """A period from the year 1 starts at the first entry.
 
@@ -461,6 +471,7 @@ async def test_period_may_begin_or_end_in_the_year_1(shared_ledger: RunningLedge
     assert (await statement_of(shared_ledger, restaurant_id, end_at=finer)).entries == []
 
 
+@pytest.mark.both_servers
 async def test_invalid_periods_are_refused(shared_ledger: RunningLedger) -> None:
     """The future by the database's clock, as in GetBalance; a start after the end."""
     restaurant_id = unique("res")
@@ -488,6 +499,7 @@ async def test_invalid_periods_are_refused(shared_ledger: RunningLedger) -> None
     assert await refused(shared_ledger, past) == (*invalid, {"start_at"})
 
 
+@pytest.mark.both_servers
 async def test_every_field_that_is_wrong_is_named(shared_ledger: RunningLedger) -> None:
     """All at once, except the token: it is checked last, as it belongs to the rest of the query."""
     wrong = request_of(
@@ -567,6 +579,7 @@ async def token_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> 
     ).next_page_token
 
 
+@pytest.mark.both_servers
 async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int) -> None:
     """Garbage, cut, extended, any bit flipped: INVALID_ARGUMENT. The intact token still works."""
     restaurant_id = unique("res")
@@ -601,6 +614,7 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int)
     assert len(page.entries) == 2
 
 
+@pytest.mark.both_servers
 async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -> None:
     """A token belongs to its query: restaurant, currency, period and filter, types in any order."""
     restaurant_id, other = unique("res"), unique("res")

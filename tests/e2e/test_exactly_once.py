@@ -82,6 +82,7 @@ async def test_events_of_all_types_of_64_calls_are_created_once(database: Databa
     await assert_books_in_order(database)
 
 
+@pytest.mark.both_servers
 async def test_one_of_64_events_with_one_id_is_booked(ledger: RunningLedger) -> None:
     """64 calls with different amounts: 63 are conflicts, and the balance is that of the other."""
     event_id = unique("evt")
@@ -148,6 +149,7 @@ async def test_first_events_of_a_restaurant_at_once_register_it_once(database: D
     await assert_books_in_order(database)
 
 
+@pytest.mark.both_servers
 async def test_balance_read_after_an_acknowledgement_includes_it(ledger: RunningLedger) -> None:
     """Each caller sees its event in the balance while others write."""
 
@@ -160,6 +162,7 @@ async def test_balance_read_after_an_acknowledgement_includes_it(ledger: Running
     assert (await ledger.balance("res_001")).available_minor == 2**32 - 1
 
 
+@pytest.mark.both_servers
 async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> None:
     """A balance as of the instant of an earlier response equals that response."""
     responses = []

@@ -140,6 +140,7 @@ OTHER_PAYMENTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.both_servers
 async def test_payment_with_other_contents_is_refused(ledger: RunningLedger) -> None:
     """ALREADY_EXISTS names the differing fields and nothing of what is stored."""
     for name in ("payer", "payee", "third"):
@@ -165,6 +166,7 @@ async def test_payment_with_other_contents_is_refused(ledger: RunningLedger) -> 
     assert await ledger.query(COUNT_EVERYTHING) == before
 
 
+@pytest.mark.both_servers
 async def test_operation_with_other_contents_is_refused(ledger: RunningLedger) -> None:
     """Whatever payment it names; ids of operations are shared by all payments."""
     await open_account(ledger, "payer", None)
@@ -344,6 +346,7 @@ async def test_batch_is_decided_as_the_table_says(shared_ledger: RunningLedger, 
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_transfers_are_payments_that_are_captured_at_once(ledger: RunningLedger) -> None:
     """The same payments, by either method: the one repeats the other."""
     await open_account(ledger, "payer", funds_minor=100)
@@ -385,6 +388,7 @@ async def test_transfers_are_payments_that_are_captured_at_once(ledger: RunningL
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_thousand_payments_of_one_chain(ledger: RunningLedger) -> None:
     """Money that goes from hand to hand: all or none."""
     names = [f"a{place}" for place in range(10)]
@@ -526,6 +530,7 @@ async def test_expired_holds_are_released_by_themselves(ledger: RunningLedger) -
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_refused_payments_store_nothing(ledger: RunningLedger) -> None:
     """Of any kind: malformed, without an account, between an account and itself."""
     await open_account(ledger, "payer", funds_minor=100)
@@ -550,6 +555,7 @@ async def test_refused_payments_store_nothing(ledger: RunningLedger) -> None:
     assert status_name(response) == "CAPTURED"
 
 
+@pytest.mark.both_servers
 async def test_payment_shows_all_that_was_done_with_it(ledger: RunningLedger) -> None:
     """GetPayment has the operations and the entries in their order, the payer's first."""
     await open_account(ledger, "payer", funds_minor=100)
@@ -591,6 +597,7 @@ async def test_payment_shows_all_that_was_done_with_it(ledger: RunningLedger) ->
     assert await funds(ledger, "payer") == (100, 0)
 
 
+@pytest.mark.both_servers
 async def test_lists_are_complete_page_by_page(ledger: RunningLedger) -> None:
     """By payer, by payee and by state, latest first."""
     for name in ("payer", "payee"):
@@ -630,6 +637,7 @@ async def test_lists_are_complete_page_by_page(ledger: RunningLedger) -> None:
     assert reason_of(error) == "RESTAURANT_NOT_FOUND"
 
 
+@pytest.mark.both_servers
 async def test_balance_read_after_an_answer_includes_it(ledger: RunningLedger) -> None:
     """GetAccountBalance has what was held, captured and refunded by the calls before it."""
     await open_account(ledger, "payer", funds_minor=100)
@@ -696,6 +704,7 @@ async def test_decisions_are_the_same_with_snapshots(ledger: RunningLedger, seed
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_cancelled_calls_are_decided_once(ledger: RunningLedger, seed: int) -> None:
     """A call that its client gives up at any moment is decided or not; a repeat gets the answer."""
     chance = random.Random(seed)
@@ -719,6 +728,7 @@ async def test_cancelled_calls_are_decided_once(ledger: RunningLedger, seed: int
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize(
     ("kind", "fields", "expected"),
     [

@@ -238,6 +238,7 @@ async def test_restaurant_refunds_a_frozen_payer_and_no_closed_one(
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_restaurant_and_account_of_one_name_are_two_holders(ledger: RunningLedger) -> None:
     """Ids of accounts and of restaurants are apart."""
     await open_account(ledger, "guest", funds_minor=100)

@@ -157,6 +157,7 @@ async def test_runs_under_way_are_bounded(database: Database) -> None:
     await assert_reconciled(database.migration_url)
 
 
+@pytest.mark.both_servers
 async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
     """In pages, by currency and by state. The command shows them too."""
     await ledger.ingest(
@@ -251,6 +252,7 @@ async def test_run_that_pays_more_than_int64_can_be_read(
             )
 
 
+@pytest.mark.both_servers
 async def test_run_without_restaurants_is_explained(ledger: RunningLedger) -> None:
     """In a currency without events. The command names the reason."""
     run = await end_of_run(ledger, (await start_run(ledger, currency="XPF")).payout_run_id)

@@ -65,6 +65,7 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     return refused.value.code(), info.reason, dict(info.metadata)
 
 
+@pytest.mark.both_servers
 async def test_run_is_submitted_once_and_its_list_stays(ledger: RunningLedger) -> None:
     """A repeat changes nothing, also after the bank has answered; other contents are a conflict."""
     await charge_all(ledger, 5)
@@ -113,6 +114,7 @@ async def test_run_is_submitted_once_and_its_list_stays(ledger: RunningLedger) -
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_empty_run_gives_an_empty_list(ledger: RunningLedger) -> None:
     """The list is empty for ever, too."""
     await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED))
@@ -163,6 +165,7 @@ async def test_submission_of_a_canceled_run_has_what_its_last_page_paid(
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_named_payouts_are_submitted_all_or_none(ledger: RunningLedger) -> None:
     """Those that cannot be are named, and nothing is stored."""
     await charge_all(ledger, 3)
@@ -209,6 +212,7 @@ async def test_named_payouts_are_submitted_all_or_none(ledger: RunningLedger) ->
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_canceled_payout_is_available_again(ledger: RunningLedger) -> None:
     """At once, for a payout of the same date. A repeat answers the same; the bank's answers and a
     submission are refused and move no money.
@@ -245,6 +249,7 @@ async def test_canceled_payout_is_available_again(ledger: RunningLedger) -> None
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_submitted_payout_is_in_flight(ledger: RunningLedger) -> None:
     """No run pays its restaurant again until the bank has answered, nor its date once it paid."""
     await charge_all(ledger, 1)
@@ -262,6 +267,7 @@ async def test_submitted_payout_is_in_flight(ledger: RunningLedger) -> None:
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_ids_that_callers_have_taken_hold_nothing_up(ledger: RunningLedger) -> None:
     """An event of a caller may have the id that the service would give its own."""
     await charge_all(ledger, 2)
@@ -277,6 +283,7 @@ async def test_ids_that_callers_have_taken_hold_nothing_up(ledger: RunningLedger
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_callers_may_submit_and_cancel_by_events(ledger: RunningLedger) -> None:
     """Then the payout is in no submission."""
     await charge_all(ledger, 2)
@@ -294,6 +301,7 @@ async def test_callers_may_submit_and_cancel_by_events(ledger: RunningLedger) ->
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_racing_submissions_share_no_payout(ledger: RunningLedger) -> None:
     """Of one run, by run and by name, each payout is in exactly one; calls with one id agree."""
     await charge_all(ledger, 60)
@@ -330,6 +338,7 @@ async def test_racing_submissions_share_no_payout(ledger: RunningLedger) -> None
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_racing_moves_leave_what_an_order_of_them_explains(
     ledger: RunningLedger, seed: int
 ) -> None:
@@ -370,6 +379,7 @@ async def test_racing_moves_leave_what_an_order_of_them_explains(
     await assert_books_in_order(ledger.database)
 
 
+@pytest.mark.both_servers
 async def test_payouts_are_listed_by_what_the_bank_has_done(ledger: RunningLedger) -> None:
     """By currency, period, states, submission, and age without an answer; filters add up."""
     await charge_all(ledger, 4)

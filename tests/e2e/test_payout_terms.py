@@ -29,6 +29,8 @@ from support.running import RunningLedger, running_ledger
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 FAILED = ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
 PAID = ledger_pb2.EVENT_TYPE_PAYOUT_PAID
 

@@ -10,6 +10,8 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 async def payouts_with_history(ledger: RunningLedger, **fields: object) -> list[ledger_pb2.Payout]:
     request = ledger_pb2.ListPayoutsRequest(**fields)  # type: ignore[arg-type]

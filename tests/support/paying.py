@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.payments.expire_payments import ExpiryWorker
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import autocommit
-from ledger.v1 import account_pb2, payment_pb2
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 from support.books import superuser
 from support.events import unique
+from support.in_memory import MemoryLedger
 from support.running import RunningLedger
 from support.waiting import until
 
@@ -60,12 +61,23 @@ ORDER BY e.recorded_txid, e.transaction_id, e.position
 
 
 async def open_accounts(
-    engine: AsyncEngine,
+    engine: AsyncEngine | MemoryLedger,
     *account_ids: str,
     limit_minor: int | None = None,
     currency: str = "PEN",
 ) -> None:
     """Opens accounts; `limit_minor` None: they may go below zero without a limit."""
+    if isinstance(engine, MemoryLedger):
+        overdraft = account_pb2.Overdraft(unlimited=True)
+        if limit_minor is not None:
+            overdraft = account_pb2.Overdraft(limit_minor=limit_minor)
+        for account_id in account_ids:
+            await engine.accounts.CreateAccount(
+                account_pb2.CreateAccountRequest(
+                    account_id=account_id, currency=currency, overdraft=overdraft
+                )
+            )
+        return
     async with autocommit(engine) as connection:
         await connection.execute(OPEN_ACCOUNTS, list(account_ids), currency, limit_minor)
 
@@ -86,9 +98,16 @@ async def open_account(
     if not funds_minor:
         return
     bank = bank_of(currency)
-    if not await ledger.query("SELECT 1 FROM accounts WHERE account_id = :bank", bank=bank):
+    if not await _exists(ledger, bank):
         await open_accounts(ledger.engine, bank, currency=currency)
     await pay_in(ledger, account_id, funds_minor, currency=currency)
+
+
+async def _exists(ledger: RunningLedger | MemoryLedger, account_id: str) -> bool:
+    if isinstance(ledger, MemoryLedger):
+        return account_id in ledger.books.accounts
+    found = await ledger.query("SELECT 1 FROM accounts WHERE account_id = :id", id=account_id)
+    return found != []
 
 
 async def opened_account(
@@ -142,7 +161,7 @@ async def update_account(
 
 
 async def account_balance(
-    ledger: RunningLedger, account_id: str, as_of: Timestamp | None = None
+    ledger: RunningLedger | MemoryLedger, account_id: str, as_of: Timestamp | None = None
 ) -> account_pb2.GetAccountBalanceResponse:
     """The balance of an account, now or at a past instant."""
     return await ledger.accounts.GetAccountBalance(
@@ -150,14 +169,29 @@ async def account_balance(
     )
 
 
-async def funds(ledger: RunningLedger, account_id: str) -> tuple[int, int]:
+async def funds(ledger: RunningLedger | MemoryLedger, account_id: str) -> tuple[int, int]:
     """What is available and held, added up from all entries."""
+    if isinstance(ledger, MemoryLedger):
+        balance = await account_balance(ledger, account_id)
+        return balance.available_minor, balance.held_minor
     ((available_minor, held_minor),) = await ledger.query(SELECT_FUNDS, account_id=account_id)
     return available_minor, held_minor
 
 
-async def entries_of(ledger: RunningLedger, payment_id: str) -> list[tuple[str, str, int]]:
+async def entries_of(
+    ledger: RunningLedger | MemoryLedger, payment_id: str
+) -> list[tuple[str, str, int]]:
     """The entries of a payment: type, holder and amount."""
+    if isinstance(ledger, MemoryLedger):
+        found = await details(ledger, payment_id)
+        return [
+            (
+                ledger_pb2.EntryType.Name(entry.type).removeprefix("ENTRY_TYPE_"),
+                entry.account_id or entry.restaurant_id,
+                entry.amount_minor,
+            )
+            for entry in found.entries
+        ]
     rows = await ledger.query(SELECT_ENTRIES, payment_id=payment_id)
     return [(entry_type, holder, amount_minor) for entry_type, holder, amount_minor in rows]
 
@@ -210,7 +244,9 @@ def operation(
     return call
 
 
-async def details(ledger: RunningLedger, payment_id: str) -> payment_pb2.GetPaymentResponse:
+async def details(
+    ledger: RunningLedger | MemoryLedger, payment_id: str
+) -> payment_pb2.GetPaymentResponse:
     """A payment as it stands, with its operations and entries."""
     return await ledger.payments.GetPayment(payment_pb2.GetPaymentRequest(payment_id=payment_id))
 

@@ -75,7 +75,7 @@ class MemoryApplication:
             settlement_timezone=settlement_timezone,
             open_runs_max=PAYOUT_RUNS_OPEN_DEFAULT,
         )
-        self._books = books
+        self.books = books
         self._holds_runs = False
         begin = partial(MemoryUnitOfWork, books)
         ledger = MemoryEventLedger(books)
@@ -153,7 +153,7 @@ class MemoryApplication:
         """Pays every run that is under way, before anything else is answered."""
         if self._holds_runs:
             return
-        for payout_run_id, booked in list(self._books.payout_runs.items()):
+        for payout_run_id, booked in list(self.books.payout_runs.items()):
             if booked.run.state is PayoutRunState.RUNNING:
                 self._runs.pay_all(payout_run_id)
                 self._runs.end(payout_run_id, PayoutRunState.SUCCEEDED)

@@ -16,6 +16,7 @@ from ledger.api.server import Server
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.testing.application import MemoryApplication
 from ledger.testing.clock import MovableClock
+from ledger.testing.memory.books import Books
 
 _HOST = "127.0.0.1"
 # A server in memory starts and stops in some ten milliseconds.
@@ -97,6 +98,11 @@ class LedgerServer:
         self._loop = None
         if self._has_configured_log:
             structlog.reset_defaults()
+
+    @property
+    def books(self) -> Books:
+        """What it has booked. Only the server changes it; a test may look at it between calls."""
+        return self._application.books
 
     @contextmanager
     def payout_runs_held(self) -> Iterator[None]:

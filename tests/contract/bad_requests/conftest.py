@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from support.books import superuser
 from support.fuzzing import KNOWN_ACCOUNTS, KNOWN_PAYMENT
+from support.in_memory import MemoryLedger
 from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
@@ -12,9 +13,14 @@ from ledger.v1 import ledger_pb2
 
 
 @pytest.fixture(scope="module")
-async def connection(shared_ledger: RunningLedger) -> AsyncIterator[Connection]:
-    """One session for all cases of a module. The books have the restaurant `known`."""
+async def connection(
+    shared_ledger: RunningLedger | MemoryLedger,
+) -> AsyncIterator[Connection | MemoryLedger]:
+    """Counts the rows for all cases of a module. The books have the restaurant `known`."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
+    if isinstance(shared_ledger, MemoryLedger):
+        yield shared_ledger
+        return
     async with superuser(shared_ledger.database) as connection:
         yield connection
 

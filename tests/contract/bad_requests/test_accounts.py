@@ -43,7 +43,7 @@ BAD_NAMES = {
     "next-line": "\x85",
 }
 
-pytestmark = pytest.mark.usefixtures("_known_accounts")
+pytestmark = [pytest.mark.usefixtures("_known_accounts"), pytest.mark.both_servers]
 
 
 def bad_openings() -> Iterator[tuple[str, Case]]:

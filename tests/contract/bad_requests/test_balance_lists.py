@@ -19,6 +19,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 def balances_case(*fields: str, **request: Any) -> Case:
     message = ledger_pb2.ListBalancesRequest(**({"currency": "PEN"} | request))

@@ -77,6 +77,7 @@ async def test_balance_beyond_int64_is_refused_and_events_are_still_booked(
     await assert_serving(ledger)
 
 
+@pytest.mark.both_servers
 async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:
     """The balance is as of the requested instant, down to the year 1, and has no latest event."""
     restaurant_id = unique("res")
@@ -97,6 +98,7 @@ async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: Runnin
         assert (balance.as_of.seconds, balance.as_of.nanos) == (seconds, nanos // 1000 * 1000)
 
 
+@pytest.mark.both_servers
 async def test_balance_of_a_known_restaurant_without_entries_is_zero(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -115,6 +117,7 @@ async def test_balance_of_a_known_restaurant_without_entries_is_zero(
     assert not balance.HasField("last_event_at")
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize("case", params(bad_balance_queries()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case

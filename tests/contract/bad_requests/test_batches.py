@@ -3,11 +3,14 @@
 from datetime import UTC, datetime
 
 import grpc
+import pytest
 from support.bad_requests import PAYOUT_PAID, assert_nothing_internal, checked_details_of, counts
 from support.events import event_message, unique
 from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
+
+pytestmark = pytest.mark.both_servers
 
 
 async def test_batch_returns_a_result_for_each_event_in_order(shared_ledger: RunningLedger) -> None:

@@ -12,6 +12,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 def events_case(*fields: str, **request: Any) -> Case:
     """A list of events that is refused for these fields."""

@@ -322,6 +322,7 @@ def accepted_requests() -> Iterator[tuple[str, Case]]:
     yield "reference-with-sql", accepted(reference="'; DROP TABLE ledger_entries;--")
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize("case", params(accepted_requests()))
 async def test_odd_but_valid_event_is_booked(shared_ledger: RunningLedger, case: Case) -> None:
     """It is read back as it was sent."""
@@ -340,6 +341,7 @@ async def test_odd_but_valid_event_is_booked(shared_ledger: RunningLedger, case:
     assert kept == sent
 
 
+@pytest.mark.both_servers
 async def test_ids_that_differ_in_case_are_two_events(shared_ledger: RunningLedger) -> None:
     """Ids are compared byte by byte."""
     event_id = unique("evt")
@@ -349,6 +351,7 @@ async def test_ids_that_differ_in_case_are_two_events(shared_ledger: RunningLedg
     assert [result.status for result in results] == [ledger_pb2.INGEST_STATUS_CREATED] * 2
 
 
+@pytest.mark.both_servers
 async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: RunningLedger) -> None:
     """999,999,999 ns and 999,999,000 ns are the same microsecond, so the second is a DUPLICATE.
 
@@ -372,6 +375,7 @@ async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: Runni
     assert refusal(caught.value).metadata["differing_fields"] == "occurred_at"
 
 
+@pytest.mark.both_servers
 async def test_reference_and_metadata_that_look_like_sql_are_kept(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -459,6 +463,7 @@ async def test_event_that_only_the_database_rejects_fails_no_other(
     assert await ledger.query("SELECT count(*) FROM processor_events") == [(9,)]
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize("case", params(bad_events(), bad_terms(), bad_instants()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case

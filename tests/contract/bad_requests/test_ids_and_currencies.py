@@ -23,6 +23,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 BAD_IDS = {
     "empty": "",
     "blank": " ",

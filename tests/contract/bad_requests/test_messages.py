@@ -37,6 +37,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 # The string fields of ProcessorEvent with their numbers. No protobuf library writes other text than
 # UTF-8 into them.
 EVENT_STRING_FIELDS = {

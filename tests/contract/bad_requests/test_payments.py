@@ -58,7 +58,7 @@ UNKNOWN_ACCOUNT = (grpc.StatusCode.NOT_FOUND, "ACCOUNT_NOT_FOUND")
 UNKNOWN_PAYMENT = (grpc.StatusCode.NOT_FOUND, "PAYMENT_NOT_FOUND")
 OPERATIONS = ("CapturePayment", "VoidPayment", "RefundPayment", "ReversePayment")
 
-pytestmark = pytest.mark.usefixtures("_known_accounts")
+pytestmark = [pytest.mark.usefixtures("_known_accounts"), pytest.mark.both_servers]
 
 
 def bad_payments() -> Iterator[tuple[str, Case]]:

@@ -24,6 +24,8 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 @pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
 async def test_payout_event_of_no_payout_is_not_found(

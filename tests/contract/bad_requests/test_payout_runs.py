@@ -31,6 +31,8 @@ from support.waiting import DEADLINE_SECONDS
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 def bad_payout_runs() -> Iterator[tuple[str, Case]]:
     """Payout runs that are not started."""

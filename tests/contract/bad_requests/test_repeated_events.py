@@ -20,6 +20,8 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 # The stored values occur nowhere else, so that the tests can search responses for them.
 STORED = {
     "type": ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,

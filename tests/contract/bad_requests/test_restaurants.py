@@ -232,6 +232,7 @@ async def test_page_of_large_profiles_fits_a_response(ledger: RunningLedger) -> 
     assert seen == [f"res_{number:05d}" for number in range(1, 1001)]
 
 
+@pytest.mark.both_servers
 async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> None:
     """INVALID_ARGUMENT, whichever character is changed, cut off or added.
 
@@ -271,6 +272,7 @@ async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> No
     assert page.restaurants
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize("case", params(bad_restaurants()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
     shared_ledger: RunningLedger, connection: Connection, case: Case

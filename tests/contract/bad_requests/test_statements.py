@@ -25,6 +25,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
+pytestmark = pytest.mark.both_servers
+
 
 def entries_in_an_hour(*paths: str) -> bytes:
     """A request whose instants are in the future when it is sent."""
