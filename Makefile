@@ -18,8 +18,8 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-service run demo test test-fast coverage faults failover moves lint
-.PHONY: format proto client proto-lint migrate revision schema verify bench bench-short soak overload fuzz
-.PHONY: vulnerabilities sbom wheel release clean
+.PHONY: format proto client proto-lint migrate revision schema verify bench bench-short soak overload
+.PHONY: fuzz interop vulnerabilities sbom wheel release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -125,6 +125,9 @@ schema: install ## Write sql/schema.sql from the migrations
 
 bench: install ## Measure the service on a temporary PostgreSQL, each figure beside its limit
 	@$(RUN) python -m scripts.bench $(ARGS)
+
+interop: install ## Run clients in Node and Go, and grpcurl, where their tools are: ARGS="--only go"
+	@PYTHONPATH=tests $(RUN) python -m interop $(ARGS)
 
 bench-short: install ## The bench with small sizes, to see that it runs
 	@$(RUN) python -m scripts.bench --short $(ARGS)
