@@ -31,7 +31,7 @@ from support.certificates import HERE, Authority
 from support.tokens import token_line
 
 from ledger.cli.serve.ready_line import READY_PREFIX
-from ledger.contract import proto_folder
+from ledger.contract import descriptor_set, proto_folder, service_config
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.schema.migrations import create_database, migrate
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
@@ -45,9 +45,9 @@ PAGE = ROOT / "docs" / "api.md"
 DATABASE = "interop"
 TOKEN = "a-token-of-the-clients"  # of a server that lives for a minute
 COMMON_PROTOS = Path(next(iter(google.rpc.__path__))).parent.parent
-# The address and the names in the page's examples.
+# The address in the page's examples.
 PAGE_ADDRESS = "127.0.0.1:50051"
-FETCH_SECONDS, CLIENT_SECONDS = 600, 180
+FETCH_SECONDS, CLIENT_SECONDS = 300, 180
 NODE_PACKAGES = ("@grpc/grpc-js@^1.14", "@grpc/proto-loader@^0.8")
 GO_PLUGINS = (
     "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
@@ -150,16 +150,15 @@ def write_example(language: str, path: Path, servers: Servers) -> None:
 
 
 def run_example(client: str, command: list[str], cwd: Path, outcomes: Outcomes) -> None:
-    """Runs an example three times: it books its event, finds it booked, and shows a refusal."""
-    shown = [
-        subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=CLIENT_SECONDS)
-        for _ in range(2)
-    ]
-    expected = ["INGEST_STATUS_CREATED\n", "INGEST_STATUS_DUPLICATE\n"]
-    failure = "".join(done.stderr for done in shown)
-    if [done.stdout for done in shown] == expected:
-        failure = ""
-    outcomes.add(client, "the page's example books an event once", failure)
+    """Runs an example twice: it books its event, and then finds it booked."""
+    printed = ""
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=CLIENT_SECONDS
+        )
+        printed += done.stdout + done.stderr
+    is_right = printed == "INGEST_STATUS_CREATED\nINGEST_STATUS_DUPLICATE\n"
+    outcomes.add(client, "the page's example books an event once", "" if is_right else printed)
 
 
 def node(servers: Servers, outcomes: Outcomes) -> None:
@@ -171,10 +170,12 @@ def node(servers: Servers, outcomes: Outcomes) -> None:
     if not (folder / "node_modules" / "@grpc" / "proto-loader").exists():
         fetch(
             program("npm"), "install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund",
-            "--ignore-scripts", *NODE_PACKAGES, cwd=folder,
+            "--ignore-scripts", "--fetch-retries=1", *NODE_PACKAGES, cwd=folder,
         )  # fmt: skip
     shutil.copy(SOURCES / "node" / "client.mjs", folder)
     run_client("node", ["node", "client.mjs"], servers.given("node"), folder, outcomes)
+    write_example("js", folder / "example.mjs", servers)
+    run_example("node", ["node", "example.mjs"], folder, outcomes)
 
 
 def go(servers: Servers, outcomes: Outcomes) -> None:
@@ -184,8 +185,13 @@ def go(servers: Servers, outcomes: Outcomes) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SOURCES / "go", folder)
     generate_go(compiler, folder)
-    fetch(compiler, "build", "-o", "client", ".", cwd=folder)
+    fetch(compiler, "mod", "download", cwd=folder)
+    write_example("go", folder / "example" / "main.go", servers)
+    # What was fetched must compile.
+    for command in (("-o", "client", "."), ("-o", "example/run", "./example")):
+        subprocess.run([compiler, "build", *command], cwd=folder, check=True)
     run_client("go", [str(folder / "client")], servers.given("go"), folder, outcomes)
+    run_example("go", ["./run"], folder / "example", outcomes)
 
 
 def generate_go(compiler: str, folder: Path) -> None:
