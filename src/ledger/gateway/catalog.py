@@ -8,6 +8,7 @@ from ledger.gateway.endpoints import EndpointBase
 from ledger.gateway.processors.adyen import Adyen, AdyenEndpoint
 from ledger.gateway.processors.adyen_platform import AdyenPlatform, AdyenPlatformEndpoint
 from ledger.gateway.processors.generic import GenericEndpoint, GenericWebhooks
+from ledger.gateway.processors.mercado_pago import MercadoPagoEndpoint, make_mercado_pago
 from ledger.gateway.processors.standard_webhooks import StandardWebhooks, StandardWebhooksEndpoint
 from ledger.gateway.processors.stripe import StripeEndpoint, make_stripe
 from ledger.gateway.signatures import SigningSecret
@@ -20,6 +21,7 @@ MAKERS: dict[type[EndpointBase], Maker] = {
     AdyenEndpoint: Adyen,
     AdyenPlatformEndpoint: AdyenPlatform,
     GenericEndpoint: GenericWebhooks,
+    MercadoPagoEndpoint: make_mercado_pago,
     StandardWebhooksEndpoint: StandardWebhooks,
     StripeEndpoint: make_stripe,
 }
