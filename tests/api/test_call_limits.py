@@ -11,7 +11,7 @@ from ledger.api.errors import status_of
 from ledger.api.methods import METHODS
 from ledger.api.refusal_log import RefusalLog
 from ledger.api.unread_responses import UnreadResponses
-from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
+from ledger.errors import EventIdReused, NotAuthenticated, QueueFull, ScopeMissing
 from ledger.observability import CALLER
 
 
@@ -107,23 +107,29 @@ async def test_refusals_are_summed_up() -> None:
             refusals.refused(QueueFull(), "RESOURCE_EXHAUSTED")
             refusals.refused(NotAuthenticated("no token"), "UNAUTHENTICATED")
             refusals.refused(NotAuthenticated("expired", identity="gateway"), "UNAUTHENTICATED")
-        refusals.refused(ScopeMissing("payout"), "PERMISSION_DENIED")
+            refusals.refused(EventIdReused("evt_1", ["amount_minor"]), "ALREADY_EXISTS")
+        for scope in ("payout", "admin", "payout"):
+            refusals.refused(ScopeMissing(scope), "PERMISSION_DENIED")
         refusals.report()
         refusals.report()
     logged = [line for line in lines if line["log_level"] != "debug"]
     assert [
-        (line["log_level"], line["error"], line.get("identity"), line.get("calls"))
-        for line in logged
+        (line["log_level"], line["error"], line.get("why"), line.get("calls")) for line in logged
     ] == [
         ("warning", "QueueFull", None, None),
-        ("warning", "NotAuthenticated", None, None),
-        ("warning", "NotAuthenticated", "gateway", None),
-        ("info", "ScopeMissing", None, None),
+        ("warning", "NotAuthenticated", "no token", None),
+        ("warning", "NotAuthenticated", "expired", None),
+        ("info", "EventIdReused", None, None),
+        ("warning", "ScopeMissing", "the scope payout is missing", None),
+        ("warning", "ScopeMissing", "the scope admin is missing", None),
         ("warning", "QueueFull", None, 999),
-        ("warning", "NotAuthenticated", None, 999),
-        ("warning", "NotAuthenticated", "gateway", 999),
+        ("warning", "NotAuthenticated", "no token", 999),
+        ("warning", "NotAuthenticated", "expired", 999),
+        ("info", "EventIdReused", None, 999),
+        ("warning", "ScopeMissing", "the scope payout is missing", 1),
     ]
-    assert len(lines) - len(logged) == 3 * 999
+    assert [line["identity"] for line in logged if line.get("why") == "expired"] == ["gateway"] * 2
+    assert len(lines) - len(logged) == 4 * 999 + 1
 
 
 def test_statuses_of_refusals_under_load_are_prepared() -> None:

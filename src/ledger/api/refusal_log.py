@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 from ledger.application.repeats import Repeats
-from ledger.errors import DeadlineTooShort, LedgerError, NotAuthenticated, QueueFull
+from ledger.errors import DeadlineTooShort, LedgerError, NotAuthenticated, QueueFull, ScopeMissing
 from ledger.observability import CALLER
 
 # Refusals that an operator should look at: their lines are warnings.
-_WARNINGS = (QueueFull, DeadlineTooShort, NotAuthenticated)
+_WARNINGS = (QueueFull, DeadlineTooShort, NotAuthenticated, ScopeMissing)
 
 
 class _Kind(NamedTuple):
@@ -40,7 +40,7 @@ class RefusalLog:
             type(error).__name__,
             code,
             CALLER.get() or particulars.get("identity", ""),
-            error.why if isinstance(error, NotAuthenticated) else "",
+            _why(error),
             isinstance(error, _WARNINGS),
         )
         self._log_first(kind, **particulars)
@@ -75,3 +75,10 @@ class RefusalLog:
             calls=calls,
             **known,
         )
+
+
+def _why(error: BaseException) -> str:
+    """What the log says more of a refusal. Each has its own line: a stranger's, or a scope's."""
+    if isinstance(error, NotAuthenticated):
+        return error.why
+    return f"the scope {error.scope} is missing" if isinstance(error, ScopeMissing) else ""
