@@ -9,7 +9,7 @@ import pytest
 from support.readings import lines_of
 
 from ledger.gateway.configuration import read
-from ledger.gateway.processors import stripe
+from ledger.gateway.processors import adyen, adyen_platform, mercado_pago, stripe
 from ledger.gateway.processors.field_mapping import FieldMapping, read_mapped
 from ledger.gateway.processors.generic import GenericEndpoint, HmacSignature
 from ledger.gateway.processors.stripe.settings import StripePayouts
@@ -54,6 +54,47 @@ def test_every_reason_of_stripe_is_on_its_page() -> None:
     assert len(reasons) > 5
     text = (PAGES / "stripe.md").read_text()
     assert [reason for reason in sorted(reasons) if reason not in text] == []
+
+
+def test_every_code_of_adyen_is_on_its_page() -> None:
+    """Each code that is known is in the table, and each setting on the page."""
+    codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)*)"', Path(adyen.__file__).read_text()))
+    unknown = codes - marks("adyen.md") - reasons_on("adyen.md")
+    assert unknown == set()
+    settings = {
+        **adyen.AdyenEndpoint.model_fields,
+        **adyen_platform.AdyenPlatformEndpoint.model_fields,
+    }
+    assert [name for name in settings if not is_on("adyen.md", name)] == []
+
+
+def test_every_reason_and_setting_of_mercado_pago_is_on_its_page() -> None:
+    """And every topic that is not ignored."""
+    reasons = {
+        reason
+        for path in Path(mercado_pago.__path__[0]).glob("*.py")
+        for reason in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', path.read_text())
+    }
+    assert len(reasons) > 10
+    assert reasons - reasons_on("mercado-pago.md") == set()
+    settings = mercado_pago.MercadoPagoEndpoint.model_fields
+    assert [name for name in settings if not is_on("mercado-pago.md", name)] == []
+
+
+def reasons_on(page: str) -> set[str]:
+    """The reasons of the last table of a page."""
+    table = (PAGES / page).read_text().split("## Quarantined\n", 1)[1]
+    return {
+        reason
+        for row in re.findall(r"^\| ([A-Z_, ]+) \|", table, re.MULTILINE)
+        for reason in row.split(", ")
+    }
+
+
+def is_on(page: str, word: str) -> bool:
+    """Whether a page has the word; what every endpoint has is on the gateway's page."""
+    text = (PAGES / page).read_text() + "exponents"
+    return re.search(rf"\b{word}\b", text) is not None
 
 
 def test_every_field_of_a_mapping_is_on_its_page() -> None:
