@@ -1,10 +1,11 @@
 """Resources are fetched from one host alone, in bounded time and size, or FetchFailed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.http_hosts import HANG, CannedHost, host
 
 from ledger.gateway.deliveries import FetchFailed
 from ledger.gateway.fetching import (
@@ -17,7 +18,6 @@ from ledger.gateway.fetching import (
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n" + b'{"id": "ch_7"}'
 AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
-HANG = b""
 
 
 class Clock:
@@ -28,40 +28,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-class CannedHost:
-    """An HTTP host that gives its responses in turn, the last one for ever, and keeps requests."""
-
-    def __init__(self, responses: Sequence[bytes]) -> None:
-        self.responses = list(responses)
-        self.requests: list[str] = []
-        self.origin = ""
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
-                response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
-                if response == HANG:
-                    await reader.read()
-                writer.write(response)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def host(*responses: bytes) -> AsyncIterator[CannedHost]:
-    canned = CannedHost(responses)
-    server = await asyncio.start_server(canned.answer, "127.0.0.1", 0)
-    canned.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield canned
-    finally:
-        server.close()
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ class Api(Table):
     )
     key: Secret = Field(description="The key of the processor's API. It only needs to read.")
     timeout_seconds: float = Field(
-        5.0, gt=0, le=20, description="How long a response may take, from the first byte sent."
+        3.0, gt=0, le=20, description="How long a response may take, from the first byte sent."
     )
 
     @field_validator("url")
@@ -89,7 +89,7 @@ class HttpFetcher:
         origin: str,
         key: str,
         *,
-        timeout_seconds: float = 5.0,
+        timeout_seconds: float = 3.0,
         headers: Mapping[str, str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -169,6 +169,13 @@ CASES: dict[str, tuple[Json, FakeApi | None, str]] = {
         None,
         "IGNORED charge.dispute.closed",
     ),
+    "refunded by a rule of the card's network": (closed("prevented", WITHDRAWN), None, LOST),
+    "closed, and nobody knows how": (
+        closed("warning_closed", WITHDRAWN),
+        None,
+        "UNBOOKABLE charge.dispute.closed DISPUTE_UNCLEAR",
+    ),
+    "closed, and its money is back": (closed("warning_closed", WITHDRAWN, REINSTATED), None, WON),
     "balance transactions of two currencies": (
         closed("lost", WITHDRAWN, {**REINSTATED, **IN_PEN}),
         None,

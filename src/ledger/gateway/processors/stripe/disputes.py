@@ -10,12 +10,14 @@ from datetime import datetime
 from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading
 from ledger.gateway.payloads import Malformed, Payload
 from ledger.gateway.processors.stripe.charges import fee_facts
-from ledger.gateway.processors.stripe.messages import Message, event_id, id_in
+from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Resources
 from ledger.v1 import ledger_pb2
 
 _NOT_YET_SECONDS = 60.0
 _MOVED = "balance_transactions"
+# How a dispute ends whose withdrawn money stays with the customer.
+_GONE = ("lost", "charge_refunded", "prevented")
 
 
 async def read_opened_dispute(message: Message, resources: Resources) -> Sequence[Reading]:
@@ -37,7 +39,7 @@ async def read_reinstated_dispute(message: Message, resources: Resources) -> Seq
 
 
 async def read_closed_dispute(message: Message, resources: Resources) -> Sequence[Reading]:
-    """charge.dispute.closed: lost, won, or an inquiry that came to nothing.
+    """charge.dispute.closed: lost, won, settled in between, or an inquiry that came to nothing.
 
     A part of a lost dispute may come back all the same, and is won.
     """
@@ -47,7 +49,7 @@ async def read_closed_dispute(message: Message, resources: Resources) -> Sequenc
         moved = await _looked_again(message, resources, moved)
     readings: list[Reading] = list(moved.won())
     left_minor = moved.left_minor
-    if status == "lost" and left_minor > 0:
+    if status in _GONE and left_minor > 0:
         readings.append(
             moved.fact("lost", ledger_pb2.EVENT_TYPE_DISPUTE_LOST, left_minor, message.created_at)
         )
@@ -56,6 +58,8 @@ async def read_closed_dispute(message: Message, resources: Resources) -> Sequenc
         readings.append(
             moved.fact("won", ledger_pb2.EVENT_TYPE_DISPUTE_WON, left_minor, message.created_at)
         )
+    if not readings and moved.withdrawn:
+        raise Unbooked("DISPUTE_UNCLEAR", f"the dispute is {status}, and its money not back")
     if not readings:
         return [Ignored(message.kind, f"the dispute is {status}, and moved no money")]
     return [*readings, *moved.fees()]

@@ -77,6 +77,7 @@ class StripeWebhooks:
         self._endpoint = endpoint
         self._secrets = secrets
         self._resources = Resources(endpoint, fetcher)
+        self._fetcher = fetcher
 
     def verify(self, delivery: Delivery) -> str:
         """The name of the secret that signed the body. Raises SignatureRefused."""
@@ -108,6 +109,11 @@ class StripeWebhooks:
             return [Unbookable(kind, cannot.reason, cannot.detail)]
         except Malformed as malformed:
             return [Unbookable(kind, "UNKNOWN_SHAPE", str(malformed))]
+
+    async def aclose(self) -> None:
+        """Closes the connections to Stripe's API."""
+        if isinstance(self._fetcher, HttpFetcher):
+            await self._fetcher.aclose()
 
 
 def make_stripe(endpoint: StripeEndpoint, secrets: Sequence[SigningSecret]) -> StripeWebhooks:
