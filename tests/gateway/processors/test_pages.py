@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.readings import lines_of
 
+from ledger.cli.gateway.file import EXAMPLE
 from ledger.gateway.configuration import read
 from ledger.gateway.processors import adyen, adyen_platform, mercado_pago, stripe
 from ledger.gateway.processors.field_mapping import FieldMapping, read_mapped
@@ -36,6 +37,12 @@ def test_settings_of_a_page_are_taken(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"{number}.toml"
         file.write_text(text)
         assert read(file)[1]
+
+
+def test_the_example_of_the_file_is_taken() -> None:
+    """What `ledger gateway init` prints needs nothing but its secrets."""
+    names = [endpoint.name for endpoint in read(EXAMPLE)[1]]
+    assert {"stripe", "adyen"} <= set(names)
 
 
 def test_every_kind_of_stripe_is_on_its_page() -> None:

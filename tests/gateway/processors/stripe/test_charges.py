@@ -156,7 +156,27 @@ CASES: dict[str, tuple[Json, Json, FakeApi | None, str]] = {
         event("charge.succeeded", charge(balance_transaction=IN_EUR | {"fee": 94})),
         NONE,
         None,
-        "UNBOOKABLE charge.succeeded UNKNOWN_SHAPE",
+        f"{CHARGE}\nUNBOOKABLE charge.succeeded FEE_UNKNOWN",
+    ),
+    "a fee of parts of a króna": (
+        event(
+            "charge.succeeded",
+            charge(
+                amount_captured=50000,
+                currency="isk",
+                balance_transaction={**transaction(50000, 1450), "currency": "isk"}
+                | {"fee_details": None},
+            ),
+        ),
+        NONE,
+        None,
+        CHARGE.replace("4500 EUR", "500 ISK") + "\nUNBOOKABLE charge.succeeded UNKNOWN_AMOUNT",
+    ),
+    "what a transfer brought to the restaurant's account": (
+        event("charge.succeeded", charge(source_transfer="tr_1"), account="acct_1Osteria"),
+        NONE,
+        None,
+        "IGNORED charge.succeeded",
     ),
     "settled in another currency": (
         event("charge.succeeded", charge(balance_transaction=IN_PEN)),
@@ -241,7 +261,7 @@ CASES: dict[str, tuple[Json, Json, FakeApi | None, str]] = {
         ),
         NONE,
         None,
-        "UNBOOKABLE charge.succeeded FEE_UNKNOWN",
+        f"{CHARGE} · commission_minor=450\nUNBOOKABLE charge.succeeded FEE_UNKNOWN",
     ),
     "a part is transferred to the restaurant": (
         event(

@@ -39,7 +39,12 @@ CASES: dict[str, tuple[Json, FakeApi | None, str]] = {
     "created": (event("refund.created", SOUP), None, REFUND),
     "updated": (event("refund.updated", SOUP), None, REFUND),
     "updated, by its old name": (event("charge.refund.updated", SOUP), None, REFUND),
-    "alone, as GET returns it": (refund(livemode=False), None, REFUND),
+    "alone, as GET returns it": (refund(), None, "UNBOOKABLE ? UNKNOWN_SHAPE"),
+    "of a transfer, in the restaurant's account": (
+        event("refund.created", refund(source_transfer_reversal="trr_1")),
+        None,
+        "IGNORED refund.created",
+    ),
     "of a charge without an intent": (
         event("refund.created", refund(payment_intent=None)),
         None,

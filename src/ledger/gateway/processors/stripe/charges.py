@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading
-from ledger.gateway.payloads import Payload
+from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading, Unbookable
+from ledger.gateway.payloads import Malformed, Payload
 from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in, instant
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Money, Resources
 from ledger.v1 import ledger_pb2
@@ -15,6 +15,9 @@ _SUCCEEDED = ("succeeded", "paid")
 async def read_charge(message: Message, resources: Resources) -> Sequence[Reading]:
     """charge.succeeded and charge.captured. An authorisation alone moves no money."""
     charge = message.resource
+    if charge.has("source_transfer"):
+        # In the connected account, what the platform's transfer brought of its own charge.
+        return [Ignored(message.kind, "a transfer of the platform, whose charge is booked")]
     if charge.text("status", "succeeded") not in _SUCCEEDED:
         return [Ignored(message.kind, f"the charge is {charge.text('status')}")]
     if not charge.flag("captured", True):
@@ -117,34 +120,43 @@ def presentment(money: Money, transaction: BalanceTransaction | None) -> dict[st
     return found
 
 
-def fee_facts(
+def fee_readings(
+    message: Message,
+    resources: Resources,
     transaction: BalanceTransaction | None,
     *,
     name: str,
     owner: Owner,
     reference: str,
     commission_minor: int | None = None,
-) -> list[Fact]:
+) -> list[Reading]:
     """Stripe's fee of a balance transaction, or what it gives back of one; none if it is 0.
 
-    With a commission, a fee whose parts Stripe does not name is Unbooked: it may hold both.
+    A fee that cannot be read is Unbookable beside what it is a fee of. With a commission, one whose
+    parts Stripe does not name is: it may hold both.
     """
     if transaction is None:
         return []
-    fee_minor = transaction.processor_fee_minor
-    if transaction.application_fee_minor is None and commission_minor:
-        raise Unbooked("FEE_UNKNOWN", "the fee has no details, and the charge a commission")
-    if fee_minor == 0:
+    try:
+        fees = resources.fees(transaction)
+    except Malformed as malformed:
+        return [Unbookable(message.kind, "FEE_UNKNOWN", str(malformed))]
+    except Unbooked as cannot:
+        return [Unbookable(message.kind, cannot.reason, cannot.detail)]
+    if fees.application_minor is None and commission_minor:
+        detail = "the fee has no details, and the charge a commission"
+        return [Unbookable(message.kind, "FEE_UNKNOWN", detail)]
+    if fees.processor_minor == 0:
         return []
     return [
         Fact(
             event_id=name,
             type=(
                 ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_ASSESSED
-                if fee_minor > 0
+                if fees.processor_minor > 0
                 else ledger_pb2.EVENT_TYPE_PROCESSOR_FEE_REFUNDED
             ),
-            amount_minor=abs(fee_minor),
+            amount_minor=abs(fees.processor_minor),
             currency=transaction.currency,
             occurred_at=transaction.created_at,
             owner=owner,
@@ -174,7 +186,9 @@ async def _booked(message: Message, resources: Resources, captured: Money) -> Se
     booked = _charge(message, resources, captured, transaction, owner)
     return [
         booked,
-        *fee_facts(
+        *fee_readings(
+            message,
+            resources,
             transaction,
             name=event_id(charge.text("id"), "fee"),
             owner=owner,
@@ -235,11 +249,11 @@ def _commission_minor(
         return None
     if commission == 0 or transaction is None or transaction.currency == captured[1]:
         return commission
-    if transaction.application_fee_minor:
-        return transaction.application_fee_minor
-    if is_wanted:
-        raise Unbooked(
-            "COMMISSION_UNKNOWN",
-            f"the commission is in {captured[1]}, and the charge settled in {transaction.currency}",
-        )
-    return None
+    if not is_wanted:
+        return None
+    if in_balance := resources.fees(transaction).application_minor:
+        return in_balance
+    raise Unbooked(
+        "COMMISSION_UNKNOWN",
+        f"the commission is in {captured[1]}, and the charge settled in {transaction.currency}",
+    )

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading
 from ledger.gateway.payloads import Malformed, Payload
-from ledger.gateway.processors.stripe.charges import fee_facts
+from ledger.gateway.processors.stripe.charges import fee_readings
 from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Resources
 from ledger.v1 import ledger_pb2
@@ -71,10 +71,12 @@ class _Dispute:
     def __init__(
         self,
         message: Message,
+        resources: Resources,
         owner: Owner,
         transactions: Sequence[BalanceTransaction],
     ) -> None:
         self.message = message
+        self.resources = resources
         self.owner = owner
         ordered = sorted(transactions, key=lambda moved: (moved.created_at, moved.id))
         self.withdrawn = [moved for moved in ordered if moved.amount_minor < 0]
@@ -95,7 +97,7 @@ class _Dispute:
                 ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
                 -moved.amount_minor,
                 moved.created_at,
-                dispute_fee_minor=max(moved.processor_fee_minor, 0),
+                dispute_fee_minor=max(self._fee_minor(moved), 0),
             )
             for number, moved in enumerate(self.withdrawn)
         ]
@@ -112,7 +114,7 @@ class _Dispute:
                     moved.created_at,
                 )
             )
-            if moved.processor_fee_minor < 0:
+            if self._fee_minor(moved) < 0:
                 facts.append(self._fee_refund(_step("fee_refunded", number, moved), moved))
         return facts
 
@@ -120,14 +122,16 @@ class _Dispute:
         """Fees that came without money, or with money that came back: for answering a dispute."""
         facts: list[Reading] = []
         for moved in (*self.reinstated, *self.only_fees):
-            if moved.processor_fee_minor > 0:
-                facts += fee_facts(
+            if self._fee_minor(moved) > 0:
+                facts += fee_readings(
+                    self.message,
+                    self.resources,
                     moved,
                     name=event_id(moved.id, "fee"),
                     owner=self.owner,
                     reference=self.message.resource.text("id"),
                 )
-            elif moved in self.only_fees and moved.processor_fee_minor < 0:
+            elif moved in self.only_fees and self._fee_minor(moved) < 0:
                 facts.append(self._fee_refund(f"fee_refunded:{moved.id}", moved))
         return facts
 
@@ -160,11 +164,14 @@ class _Dispute:
             },
         )
 
+    def _fee_minor(self, moved: BalanceTransaction) -> int:
+        return self.resources.fees(moved).processor_minor
+
     def _fee_refund(self, step: str, moved: BalanceTransaction) -> Fact:
         return self.fact(
             step,
             ledger_pb2.EVENT_TYPE_DISPUTE_FEE_REFUNDED,
-            -moved.processor_fee_minor,
+            -self._fee_minor(moved),
             moved.created_at,
         )
 
@@ -198,6 +205,7 @@ async def _looked_again(message: Message, resources: Resources, moved: _Dispute)
 async def _dispute(message: Message, resources: Resources, dispute: Payload) -> _Dispute:
     return _Dispute(
         message,
+        resources,
         await resources.owner(message, message.resource),
         [resources.transaction(moved) for moved in dispute.children(_MOVED)],
     )

@@ -34,9 +34,9 @@ class Message:
     previous: Payload
 
 
-# A resource as GET returns it, signed in place of an Event, is the message that reports all of its
-# facts. Others, whose facts take the time of their Event, are of no use alone.
-_KIND_OF_RESOURCE = {"charge": "charge.succeeded", "refund": "refund.updated"}
+# A charge as GET returns it, signed in place of an Event, reports all that its first Event did. The
+# others are of no use alone: they have no mode, or their facts the time of the Event.
+_KIND_OF_RESOURCE = {"charge": "charge.succeeded"}
 
 
 def message_of(body: Payload) -> Message:

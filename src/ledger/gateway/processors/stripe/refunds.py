@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Reading
 from ledger.gateway.payloads import Payload
 from ledger.gateway.processors.stripe.charges import (
-    fee_facts,
+    fee_readings,
     presentment,
     reference_of,
     settled,
@@ -105,8 +105,13 @@ async def _refund(
         raise _failure_with(failure, [booked(None)]) from failure
     return [
         booked(transaction),
-        *fee_facts(
-            transaction, name=event_id(refund.text("id"), "fee"), owner=owner, reference=reference
+        *fee_readings(
+            message,
+            resources,
+            transaction,
+            name=event_id(refund.text("id"), "fee"),
+            owner=owner,
+            reference=reference,
         ),
     ]
 
@@ -120,6 +125,8 @@ async def _moved(
     mostly the release of an authorisation, or of the part of one that was not captured.
     """
     status = refund.text("status", "succeeded")
+    if refund.has("source_transfer_reversal"):
+        return Ignored(message.kind, "a transfer of the platform went back, with its refund")
     if refund.text("reason", "") == "expired_uncaptured_charge":
         return Ignored(message.kind, "an authorisation was released")
     if refund.has("balance_transaction"):
@@ -130,7 +137,7 @@ async def _moved(
         # Only records that somebody shortened have none at all.
         return refund
     if charge is None and resources.fetcher is not None:
-        current = await resources.fetch(message, "refund", refund.text("id"), ["charge"])
+        current = await resources.fetch(message, "refund", refund.text("id"))
         if current.has("balance_transaction") or not isinstance(current.values.get("charge"), dict):
             return current
         refund, charge = current, current.child("charge")

@@ -13,7 +13,13 @@ from ledger.gateway.processors.stripe.settings import StripeEndpoint
 
 # A balance transaction of an asynchronous capture takes up to an hour.
 _NOT_YET_SECONDS = 60.0
-_PATHS = {"charge": "charges", "refund": "refunds", "dispute": "disputes"}
+# Where a resource is, and what of it is asked for in full.
+_PATHS = {
+    "charge": ("charges", ("balance_transaction",)),
+    "refund": ("refunds", ("balance_transaction", "charge")),
+    # Its balance transactions always are.
+    "dispute": ("disputes", ()),
+}
 REFUNDS_PAGE = 100
 
 # An amount in the ledger's minor units, and its currency.
@@ -21,19 +27,26 @@ Money = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BalanceTransaction:
-    """What moved in a balance of Stripe: `money` is signed, as are the fees, which it charges.
+class Fees:
+    """Whose fees a balance transaction has, in the ledger's minor units; below 0 they come back.
 
-    `processor_fee_minor` is Stripe's own; `application_fee_minor` the platform's, which direct
-    charges have beside it. None: it has a fee, and does not say whose.
+    `processor_minor` is Stripe's own; `application_minor` the platform's, which direct charges have
+    beside it. None: there is a fee, and nothing says whose.
     """
+
+    processor_minor: int
+    application_minor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceTransaction:
+    """What moved in a balance of Stripe: `money` is signed. `payload` has its fees."""
 
     id: str
     money: Money
-    processor_fee_minor: int
-    application_fee_minor: int | None
     created_at: datetime
     exchange_rate: str
+    payload: Payload
 
     @property
     def amount_minor(self) -> int:
@@ -102,46 +115,50 @@ class Resources:
         return self.transaction(current.child(field))
 
     def transaction(self, payload: Payload) -> BalanceTransaction:
-        """A balance transaction that is at hand."""
-        currency = payload.text("currency")
-        fee = payload.integer("fee", 0)
-        processor_fee, application_fee = fee, 0 if fee == 0 else None
-        if payload.has("fee_details"):
-            processor_fee = application_fee = 0
-            for detail in payload.children("fee_details"):
-                if detail.text("currency", currency).upper() != currency.upper():
-                    raise Malformed(f"{detail.path} is in another currency")
-                if detail.text("type", "") == "application_fee":
-                    application_fee += detail.integer("amount")
-                else:
-                    # stripe_fee, its tax, and what payment methods take.
-                    processor_fee += detail.integer("amount")
-            if processor_fee + application_fee != fee:
-                raise Malformed(
-                    f"the fees of {payload.path or 'the balance transaction'} do not"
-                    " add up to its fee"
-                )
+        """A balance transaction that is at hand. Its fees are looked at when they are needed."""
         return BalanceTransaction(
             id=payload.text("id"),
             money=self.money(payload, "amount"),
-            processor_fee_minor=self.counted(processor_fee, currency)[0],
-            application_fee_minor=(
-                None if application_fee is None else self.counted(application_fee, currency)[0]
-            ),
             created_at=instant(payload, "created"),
             exchange_rate=str(payload.values.get("exchange_rate") or ""),
+            payload=payload,
         )
 
-    async def fetch(
-        self, message: Message, what: str, resource_id: str, expand: Sequence[str] = ()
-    ) -> Payload:
-        """The resource as it is now, with its balance transaction. Raises FetchFailed."""
+    def fees(self, transaction: BalanceTransaction) -> Fees:
+        """The fees of a balance transaction, which must be those that its details add up to."""
+        payload = transaction.payload
+        currency = payload.text("currency")
+        fee = payload.integer("fee", 0)
+        if not payload.has("fee_details"):
+            return Fees(
+                processor_minor=self.counted(fee, currency)[0],
+                application_minor=0 if fee == 0 else None,
+            )
+        processor_fee = application_fee = 0
+        for detail in payload.children("fee_details"):
+            if detail.text("currency", currency).upper() != currency.upper():
+                raise Malformed(f"{detail.path} is in another currency")
+            if detail.text("type", "") == "application_fee":
+                application_fee += detail.integer("amount")
+            else:
+                # stripe_fee, its tax, and what payment methods take.
+                processor_fee += detail.integer("amount")
+        if processor_fee + application_fee != fee:
+            raise Malformed(f"the fees of {transaction.id[:64]} do not add up to its fee")
+        return Fees(
+            processor_minor=self.counted(processor_fee, currency)[0],
+            application_minor=self.counted(application_fee, currency)[0],
+        )
+
+    async def fetch(self, message: Message, what: str, resource_id: str) -> Payload:
+        """The resource as it is now, with its balance transactions. Raises FetchFailed."""
         if what not in _PATHS:
             raise Malformed(f"object is {what[:64]!r}")
+        folder, expanded = _PATHS[what]
         return await self._get(
             message,
-            f"/v1/{_PATHS[what]}/{resource_id}",
-            [("expand[]", name) for name in ("balance_transaction", *expand)],
+            f"/v1/{folder}/{resource_id}",
+            [("expand[]", name) for name in expanded],
         )
 
     async def fetch_refunds(self, message: Message, charge_id: str) -> Iterator[Payload]:
