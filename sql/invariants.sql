@@ -2028,13 +2028,82 @@ FROM (
   SELECT 'payment ' || payment_id, recorded_at FROM payments /* new */
   UNION ALL
   SELECT 'payment ' || payment_id, recorded_at FROM payment_operations /* new */
+  UNION ALL
+  SELECT 'payload ' || quarantine_id, recorded_at FROM quarantine_moves
 ) AS r
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
+-- check: payloads_are_where_their_moves_lead
+-- scope: all. The quarantine has no money, and triggers hold each move.
+-- The moves of a payload of the quarantine count up from 1, from a state to one that may follow it,
+-- as ledger.domain.quarantine has them. The payload stands where the latest of them led, with the
+-- reason and the words of its latest try, and was stored with the first one.
+WITH allowed (before, after) AS (
+  VALUES
+    (NULL, 'QUARANTINED'),
+    (NULL, 'PARKED'),
+    ('QUARANTINED', 'RETRY_REQUESTED'),
+    ('QUARANTINED', 'DISCARDED'),
+    ('RETRY_REQUESTED', 'QUARANTINED'),
+    ('RETRY_REQUESTED', 'PARKED'),
+    ('RETRY_REQUESTED', 'RELEASED'),
+    ('RETRY_REQUESTED', 'DISCARDED'),
+    ('PARKED', 'QUARANTINED'),
+    ('PARKED', 'RETRY_REQUESTED'),
+    ('PARKED', 'PARKED'),
+    ('PARKED', 'RELEASED'),
+    ('PARKED', 'DISCARDED')
+),
+moves AS (
+  SELECT m.quarantine_id, m.number, m.state, m.reason, m.detail, m.retry_at, m.recorded_at,
+         lag(m.state) OVER one_payload AS state_before,
+         row_number() OVER one_payload AS place,
+         lead(m.number) OVER one_payload IS NULL AS is_latest,
+         max(m.number) FILTER (WHERE m.reason <> '') OVER (PARTITION BY m.quarantine_id) = m.number
+           AS is_latest_try
+  FROM quarantine_moves AS m
+  WINDOW one_payload AS (PARTITION BY m.quarantine_id ORDER BY m.number)
+)
+SELECT 'payloads_are_where_their_moves_lead' AS check_name, 'ERROR' AS severity,
+       'payload ' || m.quarantine_id AS entity,
+       format('its move %s, to %s, cannot be number %s, after %s', m.number, m.state, m.place,
+              COALESCE(m.state_before, 'nothing')) AS detail
+FROM moves AS m
+WHERE m.number <> m.place
+   OR NOT EXISTS (SELECT FROM allowed AS a
+                  WHERE a.before IS NOT DISTINCT FROM m.state_before AND a.after = m.state)
+UNION ALL
+SELECT 'payloads_are_where_their_moves_lead', 'ERROR', 'payload ' || p.quarantine_id,
+       format('is %s by move %s, for %s; its moves lead to %s by move %s, for %s', p.state,
+              p.move_number, p.reason, COALESCE(m.state, 'nothing'), COALESCE(m.number, 0),
+              COALESCE(t.reason, 'nothing'))
+FROM quarantined_payloads AS p
+LEFT JOIN moves AS m ON m.quarantine_id = p.quarantine_id AND m.is_latest
+LEFT JOIN moves AS t ON t.quarantine_id = p.quarantine_id AND t.is_latest_try
+LEFT JOIN moves AS f ON f.quarantine_id = p.quarantine_id AND f.number = 1
+WHERE (p.state, p.move_number, p.retry_at, p.reason, p.detail, p.created_at)
+  IS DISTINCT FROM (m.state, m.number, m.retry_at, t.reason, t.detail, f.recorded_at)
+UNION ALL
+SELECT 'payloads_are_where_their_moves_lead', 'ERROR', 'payload ' || m.quarantine_id,
+       'has moves and does not exist'
+FROM moves AS m
+WHERE m.is_latest
+  AND NOT EXISTS (SELECT FROM quarantined_payloads AS p WHERE p.quarantine_id = m.quarantine_id);
+
+-- check: released_payloads_name_stored_events
+-- scope: all. The quarantine has no money, and no event is ever removed.
+-- The events of a released payload are stored.
+SELECT 'released_payloads_name_stored_events' AS check_name, 'ERROR' AS severity,
+       'payload ' || m.quarantine_id AS entity,
+       format('was released with event %s, which is not stored', n.event_id) AS detail
+FROM quarantine_moves AS m
+CROSS JOIN unnest(m.event_ids) AS n (event_id)
+WHERE NOT EXISTS (SELECT FROM processor_events AS v WHERE v.event_id = n.event_id);
+
 -- check: append_only_triggers_are_on
 -- scope: small
--- The triggers that deny changes, and those that check a payment's moves and a payout's moves,
--- items and run, are as the migrations made them: of the same type, in every session where the
+-- The triggers that deny changes, and those that check the moves of payments, of payloads of the
+-- quarantine and of payouts, and a payout's items and run, are as the migrations made them: of the same type, in every session where the
 -- migrations said so (ENABLE ALWAYS), with the same condition or none. Their functions still raise
 -- or drop the change, and look up tables in the schema of the books alone. `ledger migrate` mends
 -- what dump, restore and replication do to them. A migration that adds a trigger adds it here; a
@@ -2110,6 +2179,9 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      '((new.retained_minor IS NULL))'),
     ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
     ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', ''),
+    ('quarantine_moves', 'quarantine_moves_deny_change', 'deny_change', 58, 'A', ''),
+    ('quarantined_payloads', 'quarantined_payloads_deny_change', 'deny_change', 42, 'A', ''),
+    ('quarantined_payloads', 'quarantined_payloads_move', 'check_quarantine_move', 19, 'A', ''),
     ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', ''),
     ('statement_marks', 'statement_marks_skip_without_funds', 'skip_mark_without_funds', 7, 'A',
      '((new.funds_minor IS NULL))')
@@ -2342,6 +2414,43 @@ WITH wanted (table_name, constraint_name, digest) AS (
     ('processor_events', 'processor_events_terms_check', '086846850f04ba50cab167643991117d'),
     ('processor_events', 'processor_events_type_check', '8e1509baba34c15afc416a50bdc63ee1'),
     ('processor_events', 'processor_events_words_check', 'e3266f49f4ac2966fd99c97cda862585'),
+    ('quarantine_moves', 'quarantine_moves_actor_check', '2cd156684294ed9c2a31c4a2f8c56c11'),
+    ('quarantine_moves', 'quarantine_moves_detail_check', 'b4ff03fb3d3e944aeafd6c36700e5a82'),
+    ('quarantine_moves', 'quarantine_moves_event_ids_check', 'b21426382e50ebc3620693a5fab5cdc1'),
+    ('quarantine_moves', 'quarantine_moves_first_check', '9f8dc464cf593a2d27c27f710b82cf41'),
+    ('quarantine_moves', 'quarantine_moves_number_check', 'aecc66474cc4737d098b3fdd80181bf7'),
+    ('quarantine_moves', 'quarantine_moves_pkey', '4501c86e8f08c479c9aa65b361f18ffe'),
+    ('quarantine_moves', 'quarantine_moves_quarantine_id_fkey', 'e3382c8b78f714bae28e65b8b0f2e283'),
+    ('quarantine_moves', 'quarantine_moves_quarantine_id_number_state_key',
+     '0c9f260043138079e95b44692f22234e'),
+    ('quarantine_moves', 'quarantine_moves_reason_check', 'dbcf1c5f8d22d68c7102e7ce179bed88'),
+    ('quarantine_moves', 'quarantine_moves_retry_at_check', '9aeb5bb51930040837db42ea90ae7dd6'),
+    ('quarantine_moves', 'quarantine_moves_state_check', 'af34812f3289de620f09ae418921403f'),
+    ('quarantined_payloads', 'quarantined_payloads_body_check', '38f7ab439f36f6e0a4c727b80125aa4d'),
+    ('quarantined_payloads', 'quarantined_payloads_detail_check',
+     'c022229d51aa147929afda576aad3997'),
+    ('quarantined_payloads', 'quarantined_payloads_endpoint_body_sha256_query_key',
+     '9941f2cd8ae66a6f69c08d60ab64d554'),
+    ('quarantined_payloads', 'quarantined_payloads_endpoint_check',
+     '3bfeb3dbbbf016448a39b023f5cbd960'),
+    ('quarantined_payloads', 'quarantined_payloads_headers_check',
+     '40c609c75cb245c7839a39f2b1a323c1'),
+    ('quarantined_payloads', 'quarantined_payloads_kind_check', '82eca318a3c29931285193ee5ea27cba'),
+    ('quarantined_payloads', 'quarantined_payloads_move_number_check',
+     'e6707b5e3c111d5892c70e072d1e9f79'),
+    ('quarantined_payloads', 'quarantined_payloads_pkey', '7f426a953ef70e8571eef523afa656f9'),
+    ('quarantined_payloads', 'quarantined_payloads_processor_check',
+     '205dc2549071c70b48419e0fdaa9a97b'),
+    ('quarantined_payloads', 'quarantined_payloads_quarantine_id_move_number_state_fkey',
+     '195789ae72309a7520f7392598a7e679'),
+    ('quarantined_payloads', 'quarantined_payloads_query_check',
+     'b580fe587cd2bc3acdd4fc534eb00e47'),
+    ('quarantined_payloads', 'quarantined_payloads_reason_check',
+     'b692ec323a13e71087923d39ca25cfcd'),
+    ('quarantined_payloads', 'quarantined_payloads_retry_at_check',
+     '9aeb5bb51930040837db42ea90ae7dd6'),
+    ('quarantined_payloads', 'quarantined_payloads_state_check',
+     'af34812f3289de620f09ae418921403f'),
     ('restaurants', 'restaurants_maturity_days_check', 'd881cc039e976f96d321f5037cbfdc31'),
     ('restaurants', 'restaurants_metadata_check', 'c4cfe20ec68c24cb2d9b4a7b29ba96d0'),
     ('restaurants', 'restaurants_min_balance_minor_check', '8071861755738cc51ee9bcafdac8218b'),
@@ -2397,6 +2506,8 @@ nullable (table_name, column_name) AS (
     ('processor_events', 'failure_text'),
     ('processor_events', 'payout_id'),
     ('processor_events', 'processor_fee_minor'),
+    ('quarantine_moves', 'retry_at'),
+    ('quarantined_payloads', 'retry_at'),
     ('restaurants', 'maturity_days'),
     ('restaurants', 'payout_hold_reason'),
     ('restaurants', 'payout_hold_until'),
@@ -2557,6 +2668,7 @@ WITH wanted (function_name, digest) AS (
     ('check_payout_items()', '64e53806c20a2cf05a03f00c68a2920b'),
     ('check_payout_move()', 'b9a4609bf8a76b833c8874c59c021f2a'),
     ('check_payout_terms()', '924fd896f96a8357122a69b6906854cf'),
+    ('check_quarantine_move()', 'b1c94362525a6adad2d228706054e52c'),
     ('check_run_is_under_way()', '96752baf6ef9428ded9861f491340fd5'),
     ('check_sealed_events()', '575b78d32664fc995f70d5119bfeac00'),
     ('deny_call_removal()', '5695c7e22659713452678afca951cacf'),
@@ -2657,6 +2769,16 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'payout_run_items', 'UPDATE', 'payout_id'),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'available_minor'),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'retained_minor'),
+    ('ledger_app', 'quarantined_payloads', 'INSERT', ''),
+    ('ledger_app', 'quarantined_payloads', 'UPDATE', 'state'),
+    ('ledger_app', 'quarantined_payloads', 'UPDATE', 'move_number'),
+    ('ledger_app', 'quarantined_payloads', 'UPDATE', 'reason'),
+    ('ledger_app', 'quarantined_payloads', 'UPDATE', 'detail'),
+    ('ledger_app', 'quarantined_payloads', 'UPDATE', 'retry_at'),
+    ('ledger_app', 'quarantined_payloads', 'SELECT', 'body'),
+    ('ledger_app', 'quarantined_payloads', 'SELECT', 'headers'),
+    ('ledger_app', 'quarantined_payloads', 'SELECT', 'query'),
+    ('ledger_app', 'quarantine_moves', 'INSERT', ''),
     ('ledger_app', 'page_token_keys', 'SELECT', '')
 ),
 ours AS (
@@ -2687,6 +2809,13 @@ held (role_name, table_name, privilege, column_name) AS (
   FROM role AS r
   CROSS JOIN ours AS o
   WHERE o.table_name = 'page_token_keys' AND has_any_column_privilege(r.oid, o.oid, 'SELECT')
+  UNION ALL
+  SELECT r.role_name, o.table_name, 'SELECT', a.attname::text
+  FROM role AS r
+  CROSS JOIN ours AS o
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid
+  WHERE o.table_name = 'quarantined_payloads' AND a.attname IN ('body', 'headers', 'query')
+    AND has_column_privilege(r.oid, o.oid, a.attnum, 'SELECT')
 ),
 guards (name, owner) AS (
   SELECT 'domain ' || t.typname, t.typowner
@@ -2816,7 +2945,7 @@ WHERE now() > upper(h.during) + interval '1 second'
 -- check: roles_hold_what_they_need
 -- scope: small
 -- The application may insert into every table of the books, in each column that has no default, and
--- read all tables. The reader may read all tables but secrets. Both may use the schema and call the
+-- read all tables. The reader may read all tables but secrets and what processors sent. Both may use the schema and call the
 -- functions that they need; a test compares the functions with the grants of the migrations. A
 -- restore without privileges leaves none of that, and `ledger migrate` grants what is missing.
 -- `ledger doctor` examines every single privilege.
@@ -2838,6 +2967,15 @@ broken AS (
   CROSS JOIN ours AS o
   WHERE r.rolname IN ('ledger_app', 'ledger_read')
     AND NOT has_table_privilege(r.oid, o.oid, 'SELECT')
+    AND NOT (r.rolname = 'ledger_read' AND o.table_name = 'quarantined_payloads')
+  UNION ALL
+  SELECT r.rolname::text, format('may not SELECT %s.%s', o.table_name, a.attname)
+  FROM pg_catalog.pg_roles AS r
+  CROSS JOIN ours AS o
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+  WHERE r.rolname = 'ledger_read' AND o.table_name = 'quarantined_payloads'
+    AND a.attname NOT IN ('body', 'headers', 'query')
+    AND NOT has_column_privilege(r.oid, o.oid, a.attnum, 'SELECT')
   UNION ALL
   SELECT r.rolname::text, format('may not INSERT %s.%s', o.table_name, a.attname)
   FROM pg_catalog.pg_roles AS r
@@ -3005,6 +3143,19 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.state IN ('CREATED', 'SUBMITTED')
   AND p.created_at < now() - make_interval(days => given.days)
 GROUP BY a.currency;
+
+-- check: quarantined_payloads_are_settled
+-- scope: small
+-- No payload waits in the quarantine for more than 3 days: its money is not booked.
+SELECT 'quarantined_payloads_are_settled' AS check_name, 'WARNING' AS severity,
+       'endpoint ' || p.endpoint AS entity,
+       format('%s payloads wait in the quarantine for more than 3 days; the oldest is %s, of %s',
+              count(*), (array_agg(p.quarantine_id ORDER BY p.created_at, p.quarantine_id))[1],
+              min(p.created_at)) AS detail
+FROM quarantined_payloads AS p
+WHERE p.state IN ('QUARANTINED', 'RETRY_REQUESTED', 'PARKED')
+  AND p.created_at < now() - interval '3 days'
+GROUP BY p.endpoint;
 
 -- check: expired_holds_are_released
 -- scope: small

@@ -2054,7 +2054,8 @@ ALTER TABLE ONLY quarantine_moves
         state);
 
 ALTER TABLE ONLY quarantined_payloads
-    ADD CONSTRAINT quarantined_payloads_delivery_key UNIQUE (endpoint, body_sha256, query);
+    ADD CONSTRAINT quarantined_payloads_endpoint_body_sha256_query_key UNIQUE (endpoint,
+        body_sha256, query);
 
 ALTER TABLE ONLY quarantined_payloads
     ADD CONSTRAINT quarantined_payloads_pkey PRIMARY KEY (quarantine_id);
@@ -2448,7 +2449,7 @@ ALTER TABLE ONLY quarantine_moves
         REFERENCES quarantined_payloads(quarantine_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY quarantined_payloads
-    ADD CONSTRAINT quarantined_payloads_latest_move_fkey
+    ADD CONSTRAINT quarantined_payloads_quarantine_id_move_number_state_fkey
         FOREIGN KEY (quarantine_id, move_number, state)
         REFERENCES quarantine_moves(quarantine_id, number, state)
         ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;

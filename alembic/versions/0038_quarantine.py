@@ -42,7 +42,7 @@ CREATE TABLE quarantined_payloads (
   CONSTRAINT quarantined_payloads_retry_at_check
     CHECK ((retry_at IS NOT NULL) = (state IN ('RETRY_REQUESTED', 'PARKED'))),
   CONSTRAINT quarantined_payloads_pkey PRIMARY KEY (quarantine_id),
-  CONSTRAINT quarantined_payloads_delivery_key UNIQUE (endpoint, body_sha256, query)
+  CONSTRAINT quarantined_payloads_endpoint_body_sha256_query_key UNIQUE (endpoint, body_sha256, query)
 )
 """,
     f"""
@@ -80,7 +80,7 @@ CREATE TABLE quarantine_moves (
     # Deferred: the payload and its move are written by one statement, in either order.
     """
 ALTER TABLE quarantined_payloads
-  ADD CONSTRAINT quarantined_payloads_latest_move_fkey
+  ADD CONSTRAINT quarantined_payloads_quarantine_id_move_number_state_fkey
     FOREIGN KEY (quarantine_id, move_number, state)
     REFERENCES quarantine_moves (quarantine_id, number, state)
     ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED
@@ -213,7 +213,7 @@ DO $$ BEGIN
   END IF;
 END $$
 """,
-    "ALTER TABLE quarantined_payloads DROP CONSTRAINT quarantined_payloads_latest_move_fkey",
+    "ALTER TABLE quarantined_payloads DROP CONSTRAINT quarantined_payloads_quarantine_id_move_number_state_fkey",
     "DROP TABLE quarantine_moves",
     "DROP TABLE quarantined_payloads",
     "DROP FUNCTION check_quarantine_move()",

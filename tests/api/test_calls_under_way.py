@@ -19,6 +19,7 @@ from support.events import event_message, request_of, unique
 from support.health import until_serving
 from support.locks import blocked_since, locked_events, locked_tables, until_blocked
 from support.payout_runs import finished_run, payout_of
+from support.quarantine import delivery, from_now
 from support.running import RunningLedger, running_ledger
 from support.statuses import reason_of, response_or_error
 from support.waiting import DEADLINE_SECONDS, until
@@ -247,6 +248,10 @@ OF_ACCOUNTS = (
 )
 OF_PAYMENTS = ("GetPayment", "ListPayments")
 OF_PAYOUTS = ("GetPayout", "ListPayouts", "ListPayoutEntries", "SubmitPayouts", "CancelPayout")
+OF_QUARANTINE = (
+    *("QuarantinePayload", "ListQuarantined", "GetQuarantined", "GetQuarantineSummary"),
+    *("RetryQuarantined", "ResolveQuarantined", "DiscardQuarantined"),
+)
 # The tables whose lock each method waits for.
 TABLES = {
     **dict.fromkeys(
@@ -257,6 +262,7 @@ TABLES = {
     **dict.fromkeys(OF_PAYMENTS, "payments"),
     **dict.fromkeys(("ListBalances", "ListMaturities"), "balance_accounts"),
     **dict.fromkeys(OF_PAYOUTS, "payouts"),
+    **dict.fromkeys(OF_QUARANTINE, "quarantined_payloads"),
 }
 # How many sessions wait for the lock while CANCELLED_CALLS wait, if not 10.
 SESSIONS = {
@@ -276,10 +282,14 @@ PAYMENT = payment_pb2.AuthorizePaymentRequest(
     capture=payment_pb2.CAPTURE_MODE_MANUAL,
 )
 
+DELIVERY = delivery(retry_at=from_now(hours=1))
 
-def requests_about(event: ledger_pb2.ProcessorEvent, payout_id: str) -> dict[str, Any]:
+
+def requests_about(
+    event: ledger_pb2.ProcessorEvent, payout_id: str, quarantine_id: str
+) -> dict[str, Any]:
     """A request of each method that reads the tables of the event and of its restaurant, of the
-    payout, of ACCOUNT and of PAYMENT.
+    payout, of ACCOUNT, of PAYMENT and of DELIVERY.
     """
     return {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
@@ -318,6 +328,19 @@ def requests_about(event: ledger_pb2.ProcessorEvent, payout_id: str) -> dict[str
             submission_id="sub_1", payout_ids=[payout_id]
         ),
         "CancelPayout": ledger_pb2.CancelPayoutRequest(payout_id=payout_id),
+        "QuarantinePayload": DELIVERY,
+        "ListQuarantined": ledger_pb2.ListQuarantinedRequest(),
+        "GetQuarantined": ledger_pb2.GetQuarantinedRequest(quarantine_id=quarantine_id),
+        "GetQuarantineSummary": ledger_pb2.GetQuarantineSummaryRequest(),
+        "RetryQuarantined": ledger_pb2.RetryQuarantinedRequest(quarantine_ids=[quarantine_id]),
+        "ResolveQuarantined": ledger_pb2.ResolveQuarantinedRequest(
+            quarantine_id=quarantine_id,
+            move_number=1,
+            outcome=ledger_pb2.QUARANTINE_STATE_RELEASED,
+        ),
+        "DiscardQuarantined": ledger_pb2.DiscardQuarantinedRequest(
+            quarantine_id=quarantine_id, reason="a test"
+        ),
     }
 
 
@@ -332,7 +355,8 @@ async def request_set_up(
     if method in OF_PAYOUTS:
         await finished_run(ledger)
         payout_id = (await payout_of(ledger, event.restaurant_id)).payout_id
-    return requests_about(event, payout_id)[method]
+    parked = (await ledger.stub.QuarantinePayload(DELIVERY)).payload
+    return requests_about(event, payout_id, parked.quarantine_id)[method]
 
 
 def method_of(ledger: RunningLedger, name: str) -> Any:

@@ -67,6 +67,7 @@ async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
         "ListPayoutRuns": ({}, ["", ""], [instant, UUID_TEXT]),
         "ListPayouts": ({}, ["", "", ""], [instant, UUID_TEXT]),
         "ListRestaurants": ({}, [], ["a"]),
+        "ListQuarantined": ({}, [""] * 7, [instant, UUID_TEXT]),
         "ListAccounts": ({}, [], ["a"]),
         "ListAccountEntries": (
             {"account_id": "acc_tokens"},

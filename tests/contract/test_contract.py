@@ -127,6 +127,49 @@ PROMISED_FIELDS = {
         f"total_amount_minor:int64 is_capped:bool left_out:*LeftOutCount created_at:{TIMESTAMP}"
     ),
     "LeftOutCount": "state:PayoutState count:int64",
+    "QuarantinePayloadRequest": (
+        "endpoint:string processor:string kind:string body:bytes headers:map<string,string> "
+        f"query:string reason:string detail:string received_at:{TIMESTAMP} retry_at:{TIMESTAMP}"
+    ),
+    "QuarantinePayloadResponse": "status:QuarantineStatus payload:QuarantinedPayload",
+    "QuarantinedPayload": (
+        "quarantine_id:string endpoint:string processor:string kind:string body:bytes "
+        "body_size_bytes:int32 headers:map<string,string> query:string "
+        f"received_at:{TIMESTAMP} created_at:{TIMESTAMP} state:QuarantineState move_number:int32 "
+        f"reason:string detail:string retry_at:{TIMESTAMP} moved_at:{TIMESTAMP} "
+        "moves:*QuarantineMove"
+    ),
+    "QuarantineMove": (
+        "number:int32 state:QuarantineState reason:string detail:string event_ids:*string "
+        f"retry_at:{TIMESTAMP} actor:string recorded_at:{TIMESTAMP}"
+    ),
+    "ListQuarantinedRequest": (
+        "endpoint:string processor:string states:*QuarantineState reason:string "
+        f"end_at:{TIMESTAMP} due_at:{TIMESTAMP} oldest_first:bool with_bodies:bool "
+        "page_size:int32 page_token:string"
+    ),
+    "ListQuarantinedResponse": "payloads:*QuarantinedPayload next_page_token:string",
+    "GetQuarantinedRequest": "quarantine_id:string",
+    "GetQuarantinedResponse": "payload:QuarantinedPayload",
+    "GetQuarantineSummaryRequest": "endpoint:string",
+    "GetQuarantineSummaryResponse": (
+        f"counts:*QuarantineCount open_count:int64 oldest_created_at:{TIMESTAMP}"
+    ),
+    "QuarantineCount": (
+        "endpoint:string state:QuarantineState reason:string count:int64 "
+        f"oldest_created_at:{TIMESTAMP}"
+    ),
+    "RetryQuarantinedRequest": (
+        "quarantine_ids:*string endpoint:string reason:string all:bool dry_run:bool"
+    ),
+    "RetryQuarantinedResponse": ("quarantine_ids:*string left_count:int64 unchanged_count:int32"),
+    "ResolveQuarantinedRequest": (
+        "quarantine_id:string move_number:int32 outcome:QuarantineState event_ids:*string "
+        f"reason:string detail:string retry_at:{TIMESTAMP}"
+    ),
+    "ResolveQuarantinedResponse": "payload:QuarantinedPayload",
+    "DiscardQuarantinedRequest": "quarantine_id:string reason:string",
+    "DiscardQuarantinedResponse": "payload:QuarantinedPayload",
     "CancelPayoutRequest": "payout_id:string",
     "CancelPayoutResponse": "payout:Payout",
     "ListPayoutsResponse": "payouts:*Payout next_page_token:string",
@@ -253,6 +296,8 @@ PROMISED_VALUES = {
     "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",
     "PayoutState": "CREATED PAID FAILED RETURNED SUBMITTED CANCELED",
     "SubmitStatus": "CREATED DUPLICATE",
+    "QuarantineState": "QUARANTINED RETRY_REQUESTED PARKED RELEASED DISCARDED",
+    "QuarantineStatus": "CREATED DUPLICATE",
     "AccountState": "OPEN FROZEN CLOSED",
     "CreateAccountStatus": "CREATED DUPLICATE",
     "CaptureMode": "IMMEDIATE MANUAL",
@@ -282,6 +327,8 @@ PROMISED_LEDGER_METHODS = {
         "CancelPayout",
     ),
     *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
+    *("QuarantinePayload", "ListQuarantined", "GetQuarantined", "GetQuarantineSummary"),
+    *("RetryQuarantined", "ResolveQuarantined", "DiscardQuarantined"),
 }
 PROMISED_METHODS = {
     "LedgerService": PROMISED_LEDGER_METHODS,
@@ -366,7 +413,7 @@ def fields_of(
 def spelled(field: FieldDescriptorProto) -> str:
     """The type of a field as the tables above write it."""
     name = field.type_name.removeprefix(".").removeprefix("ledger.v1.")
-    if name.endswith(".MetadataEntry"):
+    if name.endswith((".MetadataEntry", ".HeadersEntry")):
         return "map<string,string>"
     if name.endswith(".MinBalanceMinorEntry"):
         return "map<string,int64>"
@@ -493,6 +540,8 @@ def test_money_fields_are_int64_and_named_minor(contract: descriptor_pb2.FileDes
                 "restaurants_total",
                 "restaurants_count",
                 "entries_count",
+                "open_count",
+                "left_count",
             }
             assert field.name.endswith("_minor") or is_count, f"{message}.{field.name}"
         if field.type == field.TYPE_MESSAGE:

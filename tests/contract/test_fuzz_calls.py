@@ -29,6 +29,7 @@ from support.events import event_message
 from support.fuzzing import (
     BATCH_RESPONSES,
     KNOWN_ACCOUNTS,
+    KNOWN_DELIVERY,
     KNOWN_PAYMENT,
     VALID,
     FuzzCase,
@@ -36,6 +37,7 @@ from support.fuzzing import (
     valid_requests,
 )
 from support.processes import server_process
+from support.quarantine import delivery
 from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
@@ -85,6 +87,13 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "UpdateRestaurant": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "GetRestaurant": {C.NOT_FOUND},
     "ListRestaurants": set(),
+    "QuarantinePayload": set(),
+    "ListQuarantined": set(),
+    "GetQuarantined": {C.NOT_FOUND},
+    "GetQuarantineSummary": set(),
+    "RetryQuarantined": {C.NOT_FOUND},
+    "ResolveQuarantined": {C.NOT_FOUND, C.FAILED_PRECONDITION},
+    "DiscardQuarantined": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "CreateAccount": {C.ALREADY_EXISTS},
     "UpdateAccount": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "GetAccount": {C.NOT_FOUND},
@@ -198,7 +207,9 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
 
 
 async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]:
-    """Valid requests about a run, its payouts, accounts and a payment, all of which exist."""
+    """Valid requests about a run, its payouts, accounts, a payment and payloads of the quarantine,
+    all of which exist.
+    """
     accounts = account_pb2_grpc.AccountServiceStub(channel)
     for account in KNOWN_ACCOUNTS:
         await accounts.CreateAccount(account)
@@ -214,10 +225,14 @@ async def valid_requests_about_a_run(channel: aio.Channel) -> dict[str, Message]
         await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=charge))
         payouts.append(await payout_in(stub, currency))
     paid, canceled = payouts
+    payload = (await stub.QuarantinePayload(KNOWN_DELIVERY)).payload
+    parked = (await stub.QuarantinePayload(delivery(retry_at=KNOWN_DELIVERY.received_at))).payload
     return valid_requests(
         payout_run_id=paid.payout_run_id,
         payout_id=paid.payout_id,
         canceled_payout_id=canceled.payout_id,
+        quarantine_id=payload.quarantine_id,
+        parked_id=parked.quarantine_id,
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
-import pytest
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.events import event_message, unique
@@ -22,7 +21,7 @@ from support.payout_runs import (
     start_run,
 )
 from support.running import RunningLedger
-from support.statuses import details_of, reason_of
+from support.statuses import reason_of, refusal
 
 from ledger.v1 import ledger_pb2
 
@@ -55,14 +54,6 @@ async def cancel(ledger: RunningLedger, payout_id: str) -> ledger_pb2.Payout:
 async def cancel_run(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
     request = ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)
     return (await ledger.stub.CancelPayoutRun(request)).payout_run
-
-
-async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
-    """The status, reason and metadata with which a call is refused."""
-    with pytest.raises(aio.AioRpcError) as refused:
-        await call
-    info = details_of(refused.value)["ErrorInfo"]
-    return refused.value.code(), info.reason, dict(info.metadata)
 
 
 @pytest.mark.both_servers

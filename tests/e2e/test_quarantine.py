@@ -24,7 +24,7 @@ from support.quarantine import (
     retry,
 )
 from support.running import RunningLedger
-from support.statuses import details_of, reason_of, response_or_error
+from support.statuses import reason_of, refusal, response_or_error
 
 from ledger.v1 import ledger_pb2
 
@@ -39,14 +39,6 @@ def states(payload: ledger_pb2.QuarantinedPayload) -> list[int]:
     assert payload.moves[-1].state == payload.state
     assert payload.moves[-1].recorded_at == payload.moved_at
     return [move.state for move in payload.moves]
-
-
-async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
-    """The status, reason and metadata with which a call is refused."""
-    with pytest.raises(aio.AioRpcError) as refused:
-        await call
-    info = details_of(refused.value)["ErrorInfo"]
-    return refused.value.code(), info.reason, dict(info.metadata)
 
 
 async def test_delivery_is_kept_as_it_came(shared_ledger: RunningLedger) -> None:

@@ -8,6 +8,17 @@ from support.audited_payments import pay_between_accounts
 from support.dates import days_ago
 from support.events import OCCURRED_AT, event_message, unique
 from support.payout_runs import answer, finished_run, put_restaurant
+from support.quarantine import (
+    PARKED,
+    QUARANTINED,
+    RELEASED,
+    discard,
+    from_now,
+    payload_of,
+    quarantined,
+    resolve,
+    retry,
+)
 from support.running import RunningLedger
 from support.snapshots import make_marks, take_snapshots
 
@@ -219,6 +230,7 @@ async def book_everything(ledger: RunningLedger) -> None:
     await pay_less_than_is_available(ledger)
     await submit_to_the_bank(ledger)
     await pay_between_accounts(ledger)
+    await quarantine_and_settle(ledger)
     await take_snapshots(ledger.engine)
     await make_marks(ledger.engine)
 
@@ -306,6 +318,30 @@ async def submit_to_the_bank(ledger: RunningLedger) -> None:
     await ledger.stub.SubmitPayouts(
         ledger_pb2.SubmitPayoutsRequest(submission_id="sub_s", payout_run_id=run.payout_run_id)
     )
+
+
+async def quarantine_and_settle(ledger: RunningLedger) -> None:
+    """Payloads in every state, by every way there."""
+    hour = from_now(hours=1)
+    await quarantined(ledger)
+    parked = await quarantined(ledger, retry_at=hour)
+    await resolve(ledger, parked, PARKED, reason="FETCH_FAILED", retry_at=hour)
+    given_up = await quarantined(ledger, retry_at=hour)
+    await resolve(ledger, given_up, QUARANTINED, reason="GIVEN_UP", detail="after 3 days")
+    await discard(ledger, given_up.quarantine_id)
+    await discard(ledger, (await quarantined(ledger, retry_at=hour)).quarantine_id)
+    for outcome, fields in (
+        (RELEASED, {"event_ids": ["evt_charge", "evt_refund"]}),
+        (RELEASED, {}),
+        (QUARANTINED, {"reason": "UNKNOWN_RESTAURANT"}),
+        (PARKED, {"reason": "FETCH_FAILED", "retry_at": hour}),
+    ):
+        payload = await quarantined(ledger)
+        await retry(ledger, quarantine_ids=[payload.quarantine_id])
+        asked = await payload_of(ledger, payload.quarantine_id)
+        await resolve(ledger, asked, outcome, **fields)
+    await retry(ledger, quarantine_ids=[(await quarantined(ledger)).quarantine_id])
+    await resolve(ledger, await quarantined(ledger, retry_at=hour), RELEASED)
 
 
 async def pay_less_than_is_available(ledger: RunningLedger) -> None:

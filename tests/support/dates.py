@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import date_pb2
 
 
@@ -23,3 +24,10 @@ def end_of(day: date) -> datetime:
 def date_message(day: date) -> date_pb2.Date:
     """The date as a message."""
     return date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+def timestamp(instant: datetime) -> Timestamp:
+    """The instant as a message."""
+    message = Timestamp()
+    message.FromDatetime(instant)
+    return message

@@ -14,6 +14,7 @@ from google.type import date_pb2
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 from support.bad_requests import AMOUNT_CAP, REQUEST_TYPES, UUID_TEXT, field
 from support.events import OCCURRED_AT, event_message
+from support.quarantine import delivery
 
 # The responses that have a result for each item of a batch.
 BATCH_RESPONSES: dict[str, Any] = {
@@ -140,6 +141,8 @@ KNOWN_PAYMENT = payment_pb2.AuthorizePaymentRequest(
     metadata={"a": "b"},
 )
 
+KNOWN_DELIVERY = delivery(body=b'{"id": "known"}')
+
 
 def _valid_requests_about_accounts() -> dict[str, Message]:
     return {
@@ -205,18 +208,50 @@ def _valid_requests_about_payments() -> dict[str, Message]:
     }
 
 
+def _valid_requests_about_payloads(quarantine_id: str, parked_id: str) -> dict[str, Message]:
+    return {
+        "QuarantinePayload": KNOWN_DELIVERY,
+        "ListQuarantined": ledger_pb2.ListQuarantinedRequest(
+            endpoint=KNOWN_DELIVERY.endpoint,
+            processor=KNOWN_DELIVERY.processor,
+            reason=KNOWN_DELIVERY.reason,
+            end_at=_EVENT.occurred_at,
+            with_bodies=True,
+            page_size=1,
+        ),
+        "GetQuarantined": ledger_pb2.GetQuarantinedRequest(quarantine_id=quarantine_id),
+        "GetQuarantineSummary": ledger_pb2.GetQuarantineSummaryRequest(
+            endpoint=KNOWN_DELIVERY.endpoint
+        ),
+        "RetryQuarantined": ledger_pb2.RetryQuarantinedRequest(quarantine_ids=[quarantine_id]),
+        "ResolveQuarantined": ledger_pb2.ResolveQuarantinedRequest(
+            quarantine_id=parked_id,
+            move_number=1,
+            outcome=ledger_pb2.QUARANTINE_STATE_RELEASED,
+            detail="booked by hand",
+        ),
+        "DiscardQuarantined": ledger_pb2.DiscardQuarantinedRequest(
+            quarantine_id=quarantine_id, reason="a test"
+        ),
+    }
+
+
 def valid_requests(
     *,
     payout_run_id: str = UUID_TEXT,
     payout_id: str = UUID_TEXT,
     canceled_payout_id: str = UUID_TEXT,
+    quarantine_id: str = UUID_TEXT,
+    parked_id: str = UUID_TEXT,
 ) -> dict[str, Message]:
     """A valid request of each method, about KNOWN_ACCOUNTS, KNOWN_PAYMENT and the like. The payout
-    that is canceled must be of another run: that one's are submitted.
+    that is canceled must be of another run: that one's are submitted. Of the payloads, one is
+    discarded and a PARKED one is released.
     """
     return {
         **_valid_requests_about_accounts(),
         **_valid_requests_about_payments(),
+        **_valid_requests_about_payloads(quarantine_id, parked_id),
         "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _FAILURE]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),

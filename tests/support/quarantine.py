@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.v1 import ledger_pb2
+from support.dates import timestamp
 from support.events import unique
 from support.running import RunningLedger
 
@@ -14,12 +15,6 @@ RETRY_REQUESTED = ledger_pb2.QUARANTINE_STATE_RETRY_REQUESTED
 PARKED = ledger_pb2.QUARANTINE_STATE_PARKED
 RELEASED = ledger_pb2.QUARANTINE_STATE_RELEASED
 DISCARDED = ledger_pb2.QUARANTINE_STATE_DISCARDED
-
-
-def timestamp(instant: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(instant)
-    return message
 
 
 def from_now(**period: float) -> Timestamp:

@@ -29,7 +29,8 @@ SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_ent
        (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
        (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items),
        (SELECT count(*) FROM accounts), (SELECT count(*) FROM payments),
-       (SELECT count(*) FROM payment_operations)
+       (SELECT count(*) FROM payment_operations), (SELECT count(*) FROM quarantined_payloads),
+       (SELECT count(*) FROM quarantine_moves)
 """
 
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
@@ -62,3 +63,11 @@ async def response_or_error(call: Awaitable[Any]) -> Any:
         return await call
     except aio.AioRpcError as error:
         return error
+
+
+async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    """The status, reason and metadata with which a call is refused."""
+    with pytest.raises(aio.AioRpcError) as refused:
+        await call
+    info = details_of(refused.value)["ErrorInfo"]
+    return refused.value.code(), info.reason, dict(info.metadata)

@@ -43,7 +43,7 @@ async def quarantine_payload(
     """
     added = await quarantine.add(payload, uuid_utils.compat.uuid7(), actor)
     if added is not None:
-        _log.warning(
+        _log.info(
             "payload quarantined",
             quarantine_id=str(added.quarantine_id),
             endpoint=added.endpoint,

@@ -3679,8 +3679,9 @@ class ListQuarantinedRequest(message.Message):
 
     @builtins.property
     def due_at(self) -> timestamp_pb2.Timestamp:
-        """Only what a gateway should have tried by then: RETRY_REQUESTED or PARKED, with `retry_at` before
-        it, in the order of `retry_at`. Unset: all. Not together with `states` or `oldest_first`.
+        """Only what a gateway should have tried by then: RETRY_REQUESTED or PARKED, with `retry_at`
+        before it, in the order of `retry_at`. Unset: all. Not together with `states` or
+        `oldest_first`.
         """
 
     def __init__(

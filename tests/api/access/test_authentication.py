@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
     (folder / "tokens").write_text(
         "# who may do what\n\n"
         + token_line("gateway", "ingest", TOKEN)
-        + token_line("operator", "ingest,read,payout,pay,admin", ALL_SCOPES_TOKEN)
+        + token_line("operator", "ingest,read,payout,pay,quarantine,admin", ALL_SCOPES_TOKEN)
     )
     return folder
 
@@ -681,7 +681,7 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         (
             f"gateway everything {'a' * 64}\n",
             ":1: scopes must be some of ingest,ingest:processor,ingest:bank,"
-            "ingest:adjustment,read,payout,pay,admin",
+            "ingest:adjustment,read,payout,pay,quarantine,admin",
         ),
         (f"gateway ingest, {'a' * 64}\n", ":1: scopes must be some of"),
         (

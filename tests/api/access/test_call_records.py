@@ -67,6 +67,57 @@ def described(method: str, request: Message, response: Message | None) -> Any:
             },
         ),
         (
+            ledgers.QuarantinePayloadRequest(
+                endpoint="shop",
+                processor="stripe",
+                body=b"secret",
+                headers=SECRET,
+                query="secret",
+                reason="X",
+                detail="secret",
+            ),
+            ledgers.QuarantinePayloadResponse(
+                status=ledgers.QUARANTINE_STATUS_CREATED, payload={"quarantine_id": "1"}
+            ),
+            {"endpoint": "shop", "reason": "X", "quarantine_id": "1", "status": "CREATED"},
+        ),
+        (
+            ledgers.ListQuarantinedRequest(endpoint="shop", with_bodies=True),
+            ledgers.ListQuarantinedResponse(payloads=[{"body": b"secret"}]),
+            {"endpoint": "shop", "with_bodies": True, "payloads": 1},
+        ),
+        (
+            ledgers.GetQuarantinedRequest(quarantine_id="1"),
+            ledgers.GetQuarantinedResponse(payload={"body": b"secret"}),
+            {"quarantine_id": "1"},
+        ),
+        (
+            ledgers.RetryQuarantinedRequest(quarantine_ids=["1", "2"]),
+            ledgers.RetryQuarantinedResponse(quarantine_ids=["1"]),
+            {"dry_run": False, "payloads_named": 2, "requested": 1},
+        ),
+        (
+            ledgers.RetryQuarantinedRequest(endpoint="shop", dry_run=True),
+            None,
+            {"dry_run": True, "endpoint": "shop", "reason": "", "all": False},
+        ),
+        (
+            ledgers.ResolveQuarantinedRequest(
+                quarantine_id="1",
+                move_number=2,
+                outcome=ledgers.QUARANTINE_STATE_RELEASED,
+                event_ids=["evt_1"],
+                detail="secret",
+            ),
+            None,
+            {"quarantine_id": "1", "move_number": 2, "outcome": "RELEASED", "events": 1},
+        ),
+        (
+            ledgers.DiscardQuarantinedRequest(quarantine_id="1", reason="secret"),
+            None,
+            {"quarantine_id": "1"},
+        ),
+        (
             accounts.CreateAccountRequest(
                 account_id="acc_1", currency="PEN", name="secret", metadata=SECRET
             ),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from support.dates import timestamp
 from support.violations import violations_of
 
 from ledger.api.convert.page_tokens import PageTokens
@@ -42,21 +43,13 @@ INSTANTS = (
 )
 
 
-def plain_timestamp(instant: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(instant)
-    return message
-
-
 def instant_of(microseconds_since_1970: int) -> datetime:
     return UNIX_EPOCH + timedelta(microseconds=microseconds_since_1970)
 
 
 def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None:
     return (
-        None
-        if microseconds_since_1970 is None
-        else plain_timestamp(instant_of(microseconds_since_1970))
+        None if microseconds_since_1970 is None else timestamp(instant_of(microseconds_since_1970))
     )
 
 
@@ -73,7 +66,7 @@ def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
         currency=entry.currency,
         available_at=_optional_timestamp(entry.available_at_microseconds),
         occurred_at=_optional_timestamp(entry.occurred_at_microseconds),
-        recorded_at=plain_timestamp(instant_of(entry.recorded_at_microseconds)),
+        recorded_at=timestamp(instant_of(entry.recorded_at_microseconds)),
         event_id=entry.event_id or "",
         payout_id="" if entry.payout_id is None else str(entry.payout_id),
         payment_id=entry.payment_id or "",

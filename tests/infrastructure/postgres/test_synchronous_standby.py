@@ -17,6 +17,7 @@ from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.folders import folder_for_all
 from support.paying import open_account, order
+from support.quarantine import delivery, from_now
 from support.running import RunningLedger, execute_alone, running_ledger
 from support.waiting import DEADLINE_SECONDS
 
@@ -35,6 +36,7 @@ from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 ACCOUNT = account_pb2.CreateAccountRequest(account_id="acc_opened", currency="PEN", name="Caja")
 PAYMENT = order("pay_read", "acc_bank", "acc_paid", 100)
+DELIVERY = delivery(retry_at=from_now(hours=1))
 
 # The function by which reads wait for the standby.
 FENCE = "pg_logical_emit_message"
@@ -149,8 +151,8 @@ async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
 
 
 class Read:
-    """Reads of an event, of the run that has paid it, of the payout, of a payment and of an
-    account; and calls that were made before, whose repeats only read.
+    """Reads of an event, of the run that has paid it, of the payout, of a payment, of an account
+    and of a payload; and calls that were made before, whose repeats only read.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Read:
         run: ledger_pb2.PayoutRun,
         payout_id: str,
         canceled_payout_id: str,
+        quarantine_id: str,
     ) -> None:
         self._ledger = ledger
         self._requests: dict[str, Message] = {
@@ -198,6 +201,15 @@ class Read:
             "UpdateAccount": account_pb2.UpdateAccountRequest(
                 account=account_pb2.Account(account_id=ACCOUNT.account_id, name=ACCOUNT.name),
                 update_mask=FieldMask(paths=["name"]),
+            ),
+            "QuarantinePayload": DELIVERY,
+            "ListQuarantined": ledger_pb2.ListQuarantinedRequest(endpoint=DELIVERY.endpoint),
+            "GetQuarantined": ledger_pb2.GetQuarantinedRequest(quarantine_id=quarantine_id),
+            "GetQuarantineSummary": ledger_pb2.GetQuarantineSummaryRequest(),
+            "ResolveQuarantined": ledger_pb2.ResolveQuarantinedRequest(
+                quarantine_id=quarantine_id,
+                move_number=1,
+                outcome=ledger_pb2.QUARANTINE_STATE_RELEASED,
             ),
             "GetAccount": account_pb2.GetAccountRequest(account_id=ACCOUNT.account_id),
             "ListAccounts": account_pb2.ListAccountsRequest(),
@@ -244,15 +256,16 @@ async def read(ledger: RunningLedger) -> Read:
         await open_account(ledger, account_id, None)
     await ledger.accounts.CreateAccount(ACCOUNT)
     await ledger.payments.AuthorizePayment(PAYMENT)
-    payout_ids = [
+    read_ids = [
         (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant_id)))
         .payouts[0]
         .payout_id
         for restaurant_id in ("res_paid", "res_canceled")
     ]
-    read = Read(ledger, event, run, *payout_ids)
+    read_ids.append((await ledger.stub.QuarantinePayload(DELIVERY)).payload.quarantine_id)
+    read = Read(ledger, event, run, *read_ids)
     # The first calls write; later ones return what is stored.
-    for method in ("SubmitPayouts", "CancelPayout"):
+    for method in ("SubmitPayouts", "CancelPayout", "ResolveQuarantined"):
         await read(method)
     return read
 
@@ -273,9 +286,11 @@ FENCED = [
     "ListPayments",
     "GetAccount",
     "ListAccounts",
+    "ListQuarantined",
+    "GetQuarantined",
 ]
 # They change nothing, but lock what they would change.
-REPEATED = ["CreateAccount", "UpdateAccount"]
+REPEATED = ["CreateAccount", "UpdateAccount", "QuarantinePayload", "ResolveQuarantined"]
 UNFENCED = [
     "GetBalance",
     "ListBalances",
@@ -285,6 +300,7 @@ UNFENCED = [
     "ListRestaurants",
     "GetAccountBalance",
     "ListAccountEntries",
+    "GetQuarantineSummary",
 ]
 
 
@@ -292,8 +308,8 @@ UNFENCED = [
 async def test_reads_that_callers_act_on_wait_for_the_standby(
     ledger: RunningLedger, read: Read, method: str
 ) -> None:
-    """A read of an event, a run, a payout, an account or a payment waits, and then returns the same
-    as before.
+    """A read of an event, a run, a payout, an account, a payment or a payload waits, and then
+    returns the same as before.
     """
     before = await read(method)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):

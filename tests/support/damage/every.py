@@ -8,6 +8,7 @@ from support.damage.events import DAMAGE_TO_DATA
 from support.damage.guards import DAMAGE_TO_CLOCK, DAMAGE_TO_GUARDS, DAMAGE_TO_SEALING
 from support.damage.payments import DAMAGE_TO_ACCOUNTS, DAMAGE_TO_ENTRIES, DAMAGE_TO_PAYMENTS
 from support.damage.payouts import DAMAGE_TO_PAYOUTS
+from support.damage.quarantine import DAMAGE_TO_QUARANTINE
 from support.damage.snapshots import DAMAGE_TO_MARKS, DAMAGE_TO_SNAPSHOTS
 
 from ledger.bootstrap.database import Database
@@ -24,6 +25,7 @@ DAMAGE = (
     + DAMAGE_TO_ACCOUNTS
     + DAMAGE_TO_SNAPSHOTS
     + DAMAGE_TO_MARKS
+    + DAMAGE_TO_QUARANTINE
     + DAMAGE_TO_GUARDS
 )
 

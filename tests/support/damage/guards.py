@@ -108,6 +108,8 @@ DAMAGE_TO_GUARDS = (
             "table payout_submissions",
             "table payouts",
             "table processor_events",
+            "table quarantine_moves",
+            "table quarantined_payloads",
             "table statement_marks",
         ),
     ),
@@ -116,6 +118,12 @@ DAMAGE_TO_GUARDS = (
         "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
         "RETURN NEW; END'",
         ("table payouts",),
+    ),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION check_quarantine_move() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN RETURN NEW; END'",
+        ("table quarantined_payloads",),
     ),
     Damage(
         TRIGGERS,
@@ -326,6 +334,11 @@ DAMAGE_TO_GUARDS = (
     Damage(ROLES, "GRANT SELECT ON page_token_keys TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT SELECT (secret) ON page_token_keys TO PUBLIC", ("role ledger_read",)),
     Damage(ROLES, "GRANT INSERT ON page_token_keys TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT SELECT (body) ON quarantined_payloads TO PUBLIC", ("role ledger_read",)),
+    Damage(ROLES, "GRANT SELECT ON quarantined_payloads TO ledger_read", ("role ledger_read",)),
+    Damage(
+        ROLES, "GRANT UPDATE (body) ON quarantined_payloads TO ledger_app", ("role ledger_app",)
+    ),
     Damage(ROLES, "ALTER DOMAIN posting_rule OWNER TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "ALTER FUNCTION deny_change() OWNER TO ledger_read", ("role ledger_read",)),
     Damage(
@@ -334,6 +347,12 @@ DAMAGE_TO_GUARDS = (
         ("role ledger_app",),
     ),
     Damage(NEEDS, "REVOKE INSERT ON payout_items FROM ledger_app", ("role ledger_app",)),
+    Damage(
+        NEEDS,
+        "REVOKE SELECT (reason) ON quarantined_payloads FROM ledger_read",
+        ("role ledger_read",),
+    ),
+    Damage(NEEDS, "REVOKE SELECT ON quarantined_payloads FROM ledger_app", ("role ledger_app",)),
     Damage(
         NEEDS, "REVOKE INSERT (kind) ON payment_operations FROM ledger_app", ("role ledger_app",)
     ),

@@ -508,12 +508,17 @@ quarantined_payloads = Table(
     Column("detail", Text, nullable=False),
     Column("retry_at", DateTime(timezone=True)),
     PrimaryKeyConstraint("quarantine_id", name="quarantined_payloads_pkey"),
-    UniqueConstraint("endpoint", "body_sha256", "query", name="quarantined_payloads_delivery_key"),
+    UniqueConstraint(
+        "endpoint",
+        "body_sha256",
+        "query",
+        name="quarantined_payloads_endpoint_body_sha256_query_key",
+    ),
     # Each table refers to the other: the latest move of a payload exists, and has its state.
     ForeignKeyConstraint(
         ["quarantine_id", "move_number", "state"],
         ["quarantine_moves.quarantine_id", "quarantine_moves.number", "quarantine_moves.state"],
-        name="quarantined_payloads_latest_move_fkey",
+        name="quarantined_payloads_quarantine_id_move_number_state_fkey",
         ondelete="RESTRICT",
         deferrable=True,
         initially="DEFERRED",
