@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import pytest
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.events import event_message, unique

@@ -41,6 +41,7 @@ def states(payload: ledger_pb2.QuarantinedPayload) -> list[int]:
     return [move.state for move in payload.moves]
 
 
+@pytest.mark.both_servers
 async def test_delivery_is_kept_as_it_came(shared_ledger: RunningLedger) -> None:
     """Also with a body of any bytes, none at all, or the largest one."""
     bodies = {
@@ -62,6 +63,7 @@ async def test_delivery_is_kept_as_it_came(shared_ledger: RunningLedger) -> None
         assert not shown.HasField("retry_at")
 
 
+@pytest.mark.both_servers
 async def test_delivery_is_kept_once(shared_ledger: RunningLedger) -> None:
     """The same endpoint, body and query is the same delivery, whatever else is said of it."""
     request = delivery()
@@ -91,6 +93,7 @@ async def test_same_delivery_at_once_is_kept_once(ledger: RunningLedger) -> None
     assert await ledger.query("SELECT count(*) FROM quarantine_moves") == [(1,)]
 
 
+@pytest.mark.both_servers
 async def test_retry_leads_to_release(shared_ledger: RunningLedger) -> None:
     """The release names events that are stored; a repeated delivery finds the released payload."""
     event_ids = [unique("evt"), unique("evt")]
@@ -121,6 +124,7 @@ async def test_retry_leads_to_release(shared_ledger: RunningLedger) -> None:
     }
 
 
+@pytest.mark.both_servers
 async def test_release_of_unknown_events_is_refused(shared_ledger: RunningLedger) -> None:
     known, missing = unique("evt"), unique("evt")
     await shared_ledger.ingest(event_message(event_id=known))
@@ -133,6 +137,7 @@ async def test_release_of_unknown_events_is_refused(shared_ledger: RunningLedger
     assert states(await payload_of(shared_ledger, parked.quarantine_id)) == [PARKED]
 
 
+@pytest.mark.both_servers
 async def test_parked_payload_is_tried_until_it_is_quarantined(
     shared_ledger: RunningLedger,
 ) -> None:
@@ -155,6 +160,7 @@ async def test_parked_payload_is_tried_until_it_is_quarantined(
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "QUARANTINED_MOVED")
 
 
+@pytest.mark.both_servers
 @pytest.mark.parametrize("park", [True, False])
 async def test_discarded_payload_stays_discarded(shared_ledger: RunningLedger, park: bool) -> None:
     fields = {"retry_at": from_now(hours=1)} if park else {}
@@ -201,6 +207,7 @@ async def test_of_moves_at_once_one_wins(shared_ledger: RunningLedger) -> None:
     assert len(won) <= 2
 
 
+@pytest.mark.both_servers
 async def test_same_try_at_once_is_recorded_once(shared_ledger: RunningLedger) -> None:
     """Two gateways that found the same are both told so."""
     parked = await quarantined(shared_ledger, retry_at=from_now(seconds=1))
@@ -209,6 +216,7 @@ async def test_same_try_at_once_is_recorded_once(shared_ledger: RunningLedger) -
     assert states(await payload_of(shared_ledger, parked.quarantine_id)) == [PARKED, RELEASED]
 
 
+@pytest.mark.both_servers
 async def test_list_filters_and_orders(ledger: RunningLedger) -> None:
     first = await quarantined(ledger, endpoint="a", reason="X")
     parked = await quarantined(ledger, endpoint="a", processor="adyen", retry_at=from_now(hours=1))
@@ -244,6 +252,7 @@ async def test_list_filters_and_orders(ledger: RunningLedger) -> None:
     assert all(not payload.body for payload in await listed(ledger))
 
 
+@pytest.mark.both_servers
 async def test_pages_with_bodies_stay_small(ledger: RunningLedger) -> None:
     """Whatever page size is asked for, and however large the bodies are."""
     for number in range(12):
@@ -256,6 +265,7 @@ async def test_pages_with_bodies_stay_small(ledger: RunningLedger) -> None:
     assert [payload.body[0] for payload in found] == list(reversed(range(12)))
 
 
+@pytest.mark.both_servers
 async def test_retries_are_requested_by_filter(ledger: RunningLedger) -> None:
     """A dry run changes nothing; a filter takes what is QUARANTINED or PARKED."""
     first = await quarantined(ledger, endpoint="a", reason="X")
@@ -283,6 +293,7 @@ async def test_retries_are_requested_by_filter(ledger: RunningLedger) -> None:
     assert not (await retry(ledger, all=True)).quarantine_ids
 
 
+@pytest.mark.both_servers
 async def test_retry_of_an_unknown_payload_changes_nothing(shared_ledger: RunningLedger) -> None:
     known = await quarantined(shared_ledger)
     missing = "01976f6e-0000-7000-8000-000000000000"
@@ -321,6 +332,7 @@ async def test_retries_of_many_payloads_are_bounded(ledger: RunningLedger) -> No
     assert len(await listed(ledger, due_at=from_now(minutes=1))) == 1003
 
 
+@pytest.mark.both_servers
 async def test_summary_counts_what_is_open(ledger: RunningLedger) -> None:
     async def summary(endpoint: str = "") -> ledger_pb2.GetQuarantineSummaryResponse:
         return await ledger.stub.GetQuarantineSummary(
