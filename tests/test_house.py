@@ -142,6 +142,7 @@ THEMES = {
     "cli/test_reconciliation_page.py": ["cli/reconcile", "reconciliation"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
     "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
+    "gateway/test_crashes.py": ["gateway/booking.py", "gateway/app.py", "gateway/retries.py"],
     "gateway/processors/test_pages.py": ["gateway/processors"],
     "infrastructure/postgres/test_append_only.py": [
         "infrastructure/postgres/schema/privileges.py",

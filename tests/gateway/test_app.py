@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import unique
+from support.events import event_message, unique
 from support.gateway import (
     OCCURRED_AT,
     RunningGateway,
@@ -320,11 +320,9 @@ async def test_a_rate_is_the_commission_and_a_changed_rate_no_conflict(
     """The charge stands as it was booked first."""
     event_id = unique("ch")
     await shared_ledger.ingest(
-        ledger_pb2.ProcessorEvent(
+        event_message(
             event_id=event_id,
-            type=ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
             restaurant_id="res_1",
-            currency="PEN",
             amount_minor=1004,
             fee_minor=77,
             occurred_at=OCCURRED_AT,
