@@ -3313,8 +3313,9 @@ WHERE s.balance_minor < 0;
 -- scope: all. It adds up whole books by day.
 -- In a currency in which the processor's settlements are booked, it has settled what it owed some
 -- days ago (7, or ledger.settlement_days of the session): processor_clearing over all books up to that day,
--- less all settlements booked since, is not above zero. Each day of the open rest has its row. Days
--- are those of occurred_at, in UTC; a settlement pays the oldest days first.
+-- less all settlements booked since, is not above zero. A currency has one row, which names the
+-- oldest day of the open rest. Days are those of occurred_at, in UTC; a settlement pays the oldest
+-- days first.
 WITH given AS (
   SELECT COALESCE(NULLIF(current_setting('ledger.settlement_days', true), ''),
                   '7')::integer AS days
@@ -3338,12 +3339,14 @@ open AS (
 )
 SELECT 'processor_has_settled' AS check_name, 'WARNING' AS severity,
        'currency ' || currency AS entity,
-       format('on %s the processor came to owe %s; it has not settled %s of what it owed up to that'
-              ' day', day, owed_minor, rest_minor) AS detail
+       format('the processor has not settled %s of what it came to owe from %s to %s',
+              (array_agg(rest_minor ORDER BY day DESC))[1],
+              min(day) FILTER (WHERE rest_minor > 0 AND owed_minor > 0), max(day)) AS detail
 FROM open
 CROSS JOIN given
-WHERE rest_minor > 0 AND owed_minor > 0
-  AND day < (now() AT TIME ZONE 'UTC')::date - given.days
-ORDER BY currency, day;
+WHERE day < (now() AT TIME ZONE 'UTC')::date - given.days
+GROUP BY currency
+HAVING (array_agg(rest_minor ORDER BY day DESC))[1] > 0
+ORDER BY currency;
 
 COMMIT;

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audited_books import book_everything
-from support.damage.case import ARCHIVED, CHECKS, ERROR, UNGUARD, Damage
+from support.damage.case import ARCHIVED, CHECKS, ERROR, UNGUARD, WARNING, Damage
 from support.damage.events import AGREE
 from support.damage.every import DAMAGE, filled_in, findings_after
 from support.damage.guards import DAMAGE_TO_GUARDS, DAMAGE_TO_ROLES, ROLES
@@ -24,6 +24,7 @@ from ledger.infrastructure.postgres.verification.audit import (
     FINDINGS_PER_CHECK_MAX,
     audit,
 )
+from ledger.v1 import ledger_pb2
 
 
 async def run_script(url: str, script: str) -> None:
@@ -119,6 +120,27 @@ async def test_findings_without_a_name_are_told(
     )
     found = [finding.entity for finding in (await audit_of(url)).findings if finding.check == AGREE]
     assert found == ["(nameless)"]
+
+
+async def test_what_the_processor_owes_is_one_finding_a_currency(ledger: RunningLedger) -> None:
+    """It says how much is open, and from which day to which, however many days are."""
+    settled = event_message(
+        ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED, restaurant_id="", currency="MXN", amount_minor=150
+    )
+    charges = [event_message(currency="MXN", amount_minor=100) for _ in range(3)]
+    for day, charge in enumerate(charges, start=1):
+        charge.occurred_at.FromJsonString(f"2025-12-0{day}T10:00:00Z")
+    assert all(
+        result.status == ledger_pb2.INGEST_STATUS_CREATED
+        for result in await ledger.ingest(settled, *charges)
+    )
+    found = [
+        (finding.severity, finding.entity, finding.detail)
+        for finding in (await audit_of(ledger.database.migration_url)).findings
+        if finding.check == "processor_has_settled"
+    ]
+    says = "the processor has not settled 150 of what it came to owe from 2025-12-02 to 2025-12-03"
+    assert found == [(WARNING, "currency MXN", says)]
 
 
 async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]]) -> None:
