@@ -152,6 +152,10 @@ async def test_debts_are_reported(ledger: RunningLedger, monkeypatch: pytest.Mon
         ("over 90 days", "0", "0", "0"),
     ]
     assert await rows_of("red", "USD") == []
+    for arguments in (("red", "PEN"), ("red", "PEN", "--by-age")):
+        shown = (await run_command("report", *arguments)).stdout
+        assert "available PEN" in shown
+        assert " -2.00 " in shown
 
 
 @pytest.mark.parametrize(

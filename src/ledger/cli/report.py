@@ -31,7 +31,7 @@ from ledger.cli.parameters import (
 )
 from ledger.cli.payouts.history import one_row_a_payout
 from ledger.cli.payouts.run import minimum_of
-from ledger.domain.money import is_currency
+from ledger.domain.money import format_minor, is_currency
 
 # Imported when needed: the database's libraries take longer to load than most commands run.
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ if TYPE_CHECKING:
 
     Query = Callable[[AsyncEngine, Settings], Awaitable[Report]]
 
-_WHERE = """
+_BOOKS = """
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
-LEDGER_DATA_DIR; a server may be running on it. Nothing is written. Amounts are
-in minor units.
-"""
+LEDGER_DATA_DIR; a server may be running on it. Nothing is written."""
+_WHERE = f"{_BOOKS} Amounts are\nin minor units.\n"
 # How far back the call log is shown, unless the caller says.
 _CALLS_PERIOD = timedelta(days=30)
 # Columns that hold one of the contract's words, which commands write in lower case.
@@ -189,8 +188,8 @@ def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
 @click.command(
     help="Show the restaurants that owe the platform in CURRENCY, the longest first: since when"
     " available and pending are below zero together, and the entry that took most at that moment;"
-    " taken_minor is what entries of that type have taken since.\n\n--by-age adds the debts up by"
-    f" their age.\n\n{_WHERE}"
+    " taken is what entries of that type have taken since.\n\n--by-age adds the debts up by"
+    f" their age.\n\n{_BOOKS} Amounts are in\nminor units with --csv and --json.\n"
 )
 @currency_argument
 @click.option("--by-age", is_flag=True, help="A row for each age: 0 to 7 days, to 30, to 90, more.")
@@ -198,9 +197,9 @@ def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
 def red(currency: str, by_age: bool, json: bool, as_csv: bool) -> None:
     query = _query("restaurants_in_red", {"currency": _checked(currency)})
     if by_age:
-        _show(query, json=json, as_csv=as_csv, shaped=one_row_an_age)
+        _show(query, json=json, as_csv=as_csv, shaped=one_row_an_age, currency=currency)
     else:
-        _show(query, json=json, as_csv=as_csv)
+        _show(query, json=json, as_csv=as_csv, currency=currency)
 
 
 @click.command(
@@ -268,7 +267,9 @@ def _show(
     json: bool,
     as_csv: bool,
     shaped: "Callable[[Report], Report]" = lambda found: found,
+    currency: str = "",
 ) -> None:
+    """Runs a query and shows its rows. With `currency` the table has people's amounts."""
     from ledger.observability import configure_logging
 
     if json and as_csv:
@@ -289,7 +290,7 @@ def _show(
             writer.write(row)
     else:
         if rows:
-            print_table(_table(found.columns, rows))
+            print_table(_table(found.columns, rows, currency))
         print_line(f"{len(rows) or 'no'} row{'' if len(rows) == 1 else 's'}")
     if not found.is_complete:
         report("warning", [f"there are more than {len(rows)} rows; the rest is left out"])
@@ -304,7 +305,7 @@ def _run_on_configured_books(settings: "Settings", query: "Query") -> "Report":
         return on_books(settings, lambda engine: query(engine, settings))
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table:
+def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]], currency: str) -> Table:
     right = frozenset(
         column
         for column in columns
@@ -316,10 +317,27 @@ def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table
         for column in columns
         if not column.startswith("item_") or any(row[column] not in (None, "0") for row in rows)
     ]
-    table = Table(shown, right=right, optional=[column for column in _OPTIONAL if column in shown])
+    titles = {column: _title(column, currency) for column in shown}
+    table = Table(
+        list(titles.values()),
+        right=frozenset(titles[column] for column in shown if column in right),
+        optional=[titles[column] for column in _OPTIONAL if column in shown],
+    )
     for row in rows:
-        table.add(*(row[column] or "" for column in shown))
+        table.add(*(_cell(column, row[column], currency) for column in shown))
     return table
+
+
+def _title(column: str, currency: str) -> str:
+    if currency and column.endswith("_minor"):
+        return f"{column.removesuffix('_minor')} {currency}"
+    return column
+
+
+def _cell(column: str, text: str | None, currency: str) -> str:
+    if text and currency and column.endswith("_minor"):
+        return format_minor(int(text), currency)
+    return text or ""
 
 
 def _text(column: str, value: "Value") -> str | None:

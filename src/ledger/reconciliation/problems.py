@@ -39,6 +39,10 @@ class ReportUnusable(Exception):
         self.count = len(self.problems) if count is None else count
 
 
+class LayoutUnknown(ReportUnusable):
+    """The report's header is none of the layouts that were tried."""
+
+
 class ProblemList:
     """Collects problems, and gives up when there are too many."""
 

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, TextIO
 
 from ledger.reconciliation.layouts import Layout, layout_of, normal
-from ledger.reconciliation.problems import Problem, ProblemList, ReportUnusable, shown
+from ledger.reconciliation.problems import LayoutUnknown, Problem, ProblemList, shown
 from ledger.reconciliation.texts import TextFile
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -79,7 +79,7 @@ def read_rows(
 
 
 def _find_header(sample: str, layouts: Sequence[Layout]) -> tuple[str, int]:
-    """The separator, and how many rows stand before the first header. Raises ReportUnusable."""
+    """The separator, and how many rows stand before the first header. Raises LayoutUnknown."""
     # Its line, what it lacks, and its cells.
     closest: tuple[int, list[str], list[str]] | None = None
     for separator in SEPARATORS:
@@ -98,10 +98,10 @@ def _find_header(sample: str, layouts: Sequence[Layout]) -> tuple[str, int]:
             continue
     if closest is None:
         one = f"the layout {layouts[0].name}" if len(layouts) == 1 else "a known layout"
-        raise ReportUnusable([Problem(1, "", f"no header of {one} is in the first rows")])
+        raise LayoutUnknown([Problem(1, "", f"no header of {one} is in the first rows")])
     line, missing, cells = closest
     names_shown = ", ".join(shown(cell, 24) for cell in cells[:_NAMES_SHOWN_MAX])
-    raise ReportUnusable(
+    raise LayoutUnknown(
         [
             Problem(
                 line,

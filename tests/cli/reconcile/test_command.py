@@ -219,6 +219,15 @@ async def test_a_posting_that_is_booked_otherwise_is_refused(
     assert f"{file}:7: stripe:txn_a6:fee: ALREADY_EXISTS" in outcome.stderr
 
 
+async def test_unknown_layout_points_to_a_mapping(ledger: RunningLedger, tmp_path: Path) -> None:
+    """Beside what the closest known layout has and the file lacks."""
+    for text in ("day,what,how much\n1,2,3\n", CHARGES.replace("currency", "coin")):
+        outcome = await reconcile(ledger, write_report(tmp_path, text))
+        assert outcome.status == ExitStatus.USAGE
+        assert "needs --mapping FILE" in outcome.stderr
+        assert "docs/reconciliation.md" in outcome.stderr
+
+
 async def test_bad_options_are_refused(ledger: RunningLedger, tmp_path: Path) -> None:
     file = write_report(tmp_path, CHARGES)
     mapping = write_report(tmp_path, '[columns]\nkin = "a"\n', "mapping.toml")

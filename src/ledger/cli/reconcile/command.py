@@ -33,10 +33,14 @@ from ledger.reconciliation.built_in import LAYOUT_BY_NAME, LAYOUTS
 from ledger.reconciliation.instants import zone_of
 from ledger.reconciliation.layouts import Layout
 from ledger.reconciliation.mapping import MAPPING_BYTES_MAX, read_mapping
-from ledger.reconciliation.problems import ReportUnusable
+from ledger.reconciliation.problems import LayoutUnknown, ReportUnusable
 from ledger.reconciliation.reconcile import DATE_TOLERANCE, Terms, reconcile
 
 BREAKS_SHOWN = 20
+_OTHER_LAYOUTS = (
+    "a report of another layout needs --mapping FILE, which says where its columns are: the page"
+    " docs/reconciliation.md has an example"
+)
 
 HELP = f"""
 Compare FILE, a settlement or balance report of a processor, with the books; -
@@ -261,6 +265,8 @@ def _usable(name: str) -> Iterator[None]:
         lines = [str(problem) for problem in error.problems if not problem.line]
         if error.count > len(error.problems):
             lines.append(f"{error.count - len(error.problems)} more problems are not shown")
+        if isinstance(error, LayoutUnknown):
+            lines.append(_OTHER_LAYOUTS)
         raise CommandFailure(
             f"{name} cannot be used: nothing was compared, and nothing was booked",
             *lines,
