@@ -1,11 +1,30 @@
 """Resources of Mercado Pago's API, with invented ids, amounts and names."""
 
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime
 from typing import Any
 
+from ledger.gateway.deliveries import Delivery
 from ledger.gateway.processors.mercado_pago import MercadoPagoEndpoint
+from support.readings import delivery_of
 
 Json = dict[str, Any]
 SECRET = "whs_71c0"
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+NOW = str(int(NOON.timestamp()))
+# A notification about a payment. No signature covers it.
+BODY = json.dumps(
+    {
+        "action": "payment.updated",
+        "data": {"id": "77000000017"},
+        "id": 130,
+        "live_mode": True,
+        "type": "payment",
+        "user_id": "555001",
+    }
+).encode()
 
 
 def endpoint(**changes: Any) -> MercadoPagoEndpoint:
@@ -107,3 +126,36 @@ def chargeback(**changes: Any) -> Json:
         "live_mode": True,
         **changes,
     }
+
+
+def x_signature(manifest: str, ts: str = NOW, secret: str = SECRET) -> str:
+    signature = hmac.new(secret.encode(), manifest.encode(), hashlib.sha256).hexdigest()
+    return f"ts={ts},v1={signature}"
+
+
+def post(
+    resource_id: str = "77000000017",
+    topic: str = "payment",
+    *,
+    body: bytes = BODY,
+    request_id: str = "req-1",
+    ts: str = NOW,
+    secret: str = SECRET,
+    at: datetime = NOON,
+) -> Delivery:
+    """A notification as Mercado Pago signs it: absent parts are left out."""
+    manifest = (
+        (f"id:{resource_id};" if resource_id else "")
+        + (f"request-id:{request_id};" if request_id else "")
+        + f"ts:{ts};"
+    )
+    headers = {"x-signature": x_signature(manifest, ts, secret)}
+    if request_id:
+        headers["x-request-id"] = request_id
+    query = "&".join(
+        [
+            *([f"data.id={resource_id}"] if resource_id else []),
+            *([f"type={topic}"] if topic else []),
+        ]
+    )
+    return delivery_of(body, headers=headers, query=query, received_at=at)

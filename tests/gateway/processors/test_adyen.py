@@ -7,23 +7,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from Adyen.util import generate_notification_sig, is_valid_hmac_notification
+from Adyen.util import is_valid_hmac_notification
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.adyen import KEY, PAYOUT, Json, envelope, item, signed
 from support.readings import ANY_JSON, compared_fields, delivery_of, lines_of
 
 from ledger.gateway.deliveries import Fact, Ignored, SignatureRefused
 from ledger.gateway.processors.adyen import Adyen, AdyenEndpoint, hmac_sha256
 from ledger.gateway.signatures import read_secrets
 
-KEY = "4F2C9A1E77D05B3388E6AB10C4D29F5566127A0B9C8D7E6F5A4B3C2D1E0F9A8B"
 OLD_KEY = "0102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F20"
-PAYOUT = "018f6e0a-1b2c-7d3e-8f40-5a6b7c8d9e0f"
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 AUTO = {"auto_capture": True}
 TRUSTS = {"trust_additional_data": True}
-Json = dict[str, Any]
 
 
 def adyen(**changes: Any) -> Adyen:
@@ -38,37 +36,6 @@ def adyen(**changes: Any) -> Adyen:
         }
     )
     return Adyen(endpoint, read_secrets(endpoint.secrets))
-
-
-def item(code: str, **changes: Any) -> Json:
-    """An item of 12.50 EUR about the payment PAY1, with its own reference MOD1."""
-    return {
-        "additionalData": {},
-        "amount": {"currency": "EUR", "value": 1250},
-        "eventCode": code,
-        "eventDate": "2026-05-31T20:15:00+02:00",
-        "merchantAccountCode": "TrattoriaEU",
-        "merchantReference": "order-17",
-        "originalReference": "PAY1",
-        "paymentMethod": "visa",
-        "pspReference": "MOD1",
-        "reason": "",
-        "success": "true",
-        **changes,
-    }
-
-
-def signed(unsigned: Json, key: str = KEY) -> Json:
-    """The item with the signature of Adyen's own library."""
-    covered = {name: value for name, value in unsigned.items() if name != "additionalData"}
-    signature = generate_notification_sig(covered, key).decode()
-    additional = {**unsigned.get("additionalData", {}), "hmacSignature": signature}
-    return {**unsigned, "additionalData": additional}
-
-
-def envelope(*items: Json, live: object = "true") -> bytes:
-    wrapped = [{"NotificationRequestItem": one} for one in items]
-    return json.dumps({"live": live, "notificationItems": wrapped}).encode()
 
 
 async def lines(body: bytes, **changes: Any) -> list[str]:
@@ -660,6 +627,13 @@ def test_an_endpoint_says_why_it_trusts_what_is_not_covered(changes: Mapping[str
         adyen(**changes)
     adyen(**changes, **TRUSTS)
     adyen(**changes, **LOGINS)
+
+
+@pytest.mark.parametrize("commission", ["processor", "pass_through"])
+def test_a_commission_cannot_be_a_fee_that_adyen_does_not_tell(commission: str) -> None:
+    """It would be 0 without anybody noticing."""
+    with pytest.raises(ValidationError, match="have no fees"):
+        adyen(fees={"commission": commission})
 
 
 @pytest.mark.parametrize("key", ["not hex", "ABC", "4F 2C G1"])

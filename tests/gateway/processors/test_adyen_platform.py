@@ -10,6 +10,7 @@ import pytest
 from Adyen.util import generate_payload_sig, is_valid_hmac_payload
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.adyen import PAYOUT, transfer
 from support.readings import ANY_JSON, delivery_of, lines_of
 
 from ledger.gateway.deliveries import Fact, SignatureRefused
@@ -19,7 +20,6 @@ from ledger.gateway.signatures import read_secrets
 
 KEY = "A1B2C3D4E5F60718293A4B5C6D7E8F90A1B2C3D4E5F60718293A4B5C6D7E8F90"
 OLD_KEY = "00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF"
-PAYOUT = "018f6e0a-1b2c-7d3e-8f40-5a6b7c8d9e0f"
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 Json = dict[str, Any]
 
@@ -57,29 +57,6 @@ def platform(**changes: Any) -> AdyenPlatform:
         }
     )
     return AdyenPlatform(endpoint, read_secrets(endpoint.secrets))
-
-
-def transfer(status: str, *events: Json, **changes: Any) -> Json:
-    """An update of the transfer TR1, a payout of 79.54 GBP, with its history."""
-    return {
-        "type": "balancePlatform.transfer.updated",
-        "environment": "live",
-        "timestamp": "2026-06-01T11:00:00.123Z",
-        "data": {
-            "id": "TR1",
-            "status": status,
-            "reason": "approved",
-            "direction": "outgoing",
-            "category": "bank",
-            "amount": {"currency": "GBP", "value": 7954},
-            "balanceAccountId": "BA1",
-            "reference": PAYOUT,
-            "sequenceNumber": len(events),
-            "events": list(events),
-            "updatedAt": "2026-06-01T12:59:00+02:00",
-            **changes,
-        },
-    }
 
 
 async def lines(message: Json, **changes: Any) -> list[str]:

@@ -167,6 +167,15 @@ class AdyenEndpoint(EndpointBase):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_no_fees_of_adyen(self) -> "AdyenEndpoint":
+        if self.fees.commission in ("processor", "pass_through"):
+            raise ValueError(
+                "fees: Adyen's items have no fees, so the commission would be 0; use rate, or"
+                " metadata"
+            )
+        return self
+
     @property
     def trusts_body(self) -> bool:
         """Whether what the signatures do not cover may decide about money."""

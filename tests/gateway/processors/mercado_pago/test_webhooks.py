@@ -1,11 +1,9 @@
 """Mercado Pago's notifications: which are refused, and what the others fetch over HTTP."""
 
 import contextlib
-import hashlib
-import hmac
 import json
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mercadopago.webhook import InvalidWebhookSignatureError, WebhookSignatureValidator
 from support.json_host import JsonHost, http_response, json_host
-from support.mercado_pago import SECRET, chargeback, endpoint, payment
+from support.mercado_pago import BODY, NOON, NOW, SECRET, chargeback, endpoint, payment, post
 from support.readings import ANY_JSON, delivery_of, lines_of
 
 from ledger.gateway.deliveries import Delivery, Fact, FetchFailed, SignatureRefused, Unbookable
@@ -22,57 +20,12 @@ from ledger.gateway.payloads import Payload
 from ledger.gateway.processors.mercado_pago import MercadoPagoWebhooks, make_mercado_pago
 from ledger.gateway.signatures import read_secrets
 
-NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-NOW = str(int(NOON.timestamp()))
 PAYMENT = "/v1/payments/77000000017"
 CHARGEBACK_ID = "217000061307271001"
 CHARGE = (
     "CHARGE_SUCCEEDED 8050 PEN · mp:77000000017:approved · order-42 · processor_fee_minor=357"
     " · available_at=2026-06-10T17:00:00Z"
 )
-BODY = json.dumps(
-    {
-        "action": "payment.updated",
-        "data": {"id": "77000000017"},
-        "id": 130,
-        "live_mode": True,
-        "type": "payment",
-        "user_id": "555001",
-    }
-).encode()
-
-
-def x_signature(manifest: str, ts: str = NOW, secret: str = SECRET) -> str:
-    signature = hmac.new(secret.encode(), manifest.encode(), hashlib.sha256).hexdigest()
-    return f"ts={ts},v1={signature}"
-
-
-def post(
-    resource_id: str = "77000000017",
-    topic: str = "payment",
-    *,
-    body: bytes = BODY,
-    request_id: str = "req-1",
-    ts: str = NOW,
-    secret: str = SECRET,
-    at: datetime = NOON,
-) -> Delivery:
-    """A notification as Mercado Pago signs it: absent parts are left out."""
-    manifest = (
-        (f"id:{resource_id};" if resource_id else "")
-        + (f"request-id:{request_id};" if request_id else "")
-        + f"ts:{ts};"
-    )
-    headers = {"x-signature": x_signature(manifest, ts, secret)}
-    if request_id:
-        headers["x-request-id"] = request_id
-    query = "&".join(
-        [
-            *([f"data.id={resource_id}"] if resource_id else []),
-            *([f"type={topic}"] if topic else []),
-        ]
-    )
-    return delivery_of(body, headers=headers, query=query, received_at=at)
 
 
 class Nothing:
@@ -99,13 +52,13 @@ async def api() -> AsyncIterator[JsonHost]:
         yield host
 
 
-def fetching(api: JsonHost, **changes: Any) -> MercadoPagoWebhooks:
+def fetching(api: JsonHost, *, timeout_seconds: float = 20, **changes: Any) -> MercadoPagoWebhooks:
     """The endpoint as the gateway makes it, with the API at another address."""
     made = endpoint(
         api={
             "url": api.origin,
             "key": {"name": "token", "value": "APP-1"},
-            "timeout_seconds": 0.3,
+            "timeout_seconds": timeout_seconds,
         },
         **changes,
     )
@@ -154,8 +107,7 @@ async def test_the_payment_of_a_chargeback_says_whose_money_it_is(api: JsonHost)
     (found,) = await fetching(api).read(delivery)
     assert isinstance(found, Fact)
     assert (found.owner.account, found.charge) == ("", "mp:77000000017:approved")
-    fixed = {"restaurant": {"by": "fixed", "key": "rest_7"}}
-    await fetching(api, **fixed).read(delivery)
+    await fetching(api, restaurant={"by": "fixed", "key": "rest_7"}).read(delivery)
     assert api.paths[-1] == "/v1/chargebacks/CB-077"
 
 
@@ -187,7 +139,7 @@ FAILURES = {
 async def test_what_cannot_be_had_now_is_tried_again(api: JsonHost, case: str) -> None:
     """It is parked, and nothing is booked; no other host is asked."""
     api.instead[PAYMENT] = FAILURES[case]
-    processor = fetching(api)
+    processor = fetching(api, timeout_seconds=0.2 if case == "slow" else 20)
     with pytest.raises(FetchFailed) as failed:
         await processor.read(post())
     assert failed.value.retry_after_seconds == (7 if case == "too many requests" else None)
