@@ -70,6 +70,15 @@ SCHEMES: dict[str, tuple[Json, dict[str, str]]] = {
             f"v1={signed(f'v1:{AT}:'.encode() + BODY).hex()}, v0=17"
         },
     ),
+    "a timestamp of milliseconds": (
+        {
+            "header": "x-signature",
+            "template": "{timestamp}{body}",
+            "timestamp_header": "x-timestamp",
+            "timestamp_unit": "milliseconds",
+        },
+        {"x-signature": signed(f"{AT}250".encode() + BODY).hex(), "x-timestamp": f"{AT}250"},
+    ),
     "an id": (
         {"header": "x-signature", "template": "{id}{body}!", "id_header": "x-id"},
         {"x-signature": signed(b"{body}" + BODY + b"!").hex(), "x-id": "{body}"},

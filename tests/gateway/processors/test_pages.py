@@ -9,7 +9,7 @@ import pytest
 from support.readings import lines_of
 
 from ledger.cli.gateway.file import EXAMPLE
-from ledger.gateway.configuration import read
+from ledger.gateway.configuration import SCHEMA_FILE, read, schema_text
 from ledger.gateway.processors import adyen, adyen_platform, mercado_pago, stripe
 from ledger.gateway.processors.field_mapping import FieldMapping, read_mapped
 from ledger.gateway.processors.generic import GenericEndpoint, HmacSignature
@@ -43,6 +43,11 @@ def test_the_example_of_the_file_is_taken() -> None:
     """What `ledger gateway init` prints needs nothing but its secrets."""
     names = [endpoint.name for endpoint in read(EXAMPLE)[1]]
     assert {"stripe", "adyen"} <= set(names)
+
+
+def test_the_schema_is_that_of_the_settings() -> None:
+    """Write it again: `ledger gateway schema > src/ledger/gateway/gateway.schema.json`."""
+    assert SCHEMA_FILE.read_text() == schema_text()
 
 
 def test_every_kind_of_stripe_is_on_its_page() -> None:

@@ -48,11 +48,11 @@ class HmacSignature(Table):
     )
     timestamp_header: str = Field("", pattern="^[a-z0-9-]{0,64}$")
     timestamp_prefix: str = Field("", max_length=32)
+    timestamp_unit: Literal["seconds", "milliseconds"] = Field(
+        "seconds", description="What the timestamp counts since 1970."
+    )
     tolerance_seconds: int = Field(
-        TOLERANCE_SECONDS,
-        ge=1,
-        le=86_400,
-        description="How far the timestamp, in seconds since 1970, may be from ours.",
+        TOLERANCE_SECONDS, ge=1, le=86_400, description="How far it may be from ours."
     )
     id_header: str = Field("", pattern="^[a-z0-9-]{0,64}$")
     key_encoding: Literal["text", "hex", "base64"] = Field(
@@ -118,7 +118,9 @@ class GenericWebhooks:
             raise SignatureRefused(f"{settings.header} has no signature")
         timestamp = _timestamp(settings, parts, delivery)
         if timestamp is not None:
-            refuse_stale(timestamp, delivery.received_at, settings.tolerance_seconds)
+            is_fine = settings.timestamp_unit == "milliseconds"
+            seconds = timestamp[:-3] if is_fine else timestamp
+            refuse_stale(seconds, delivery.received_at, settings.tolerance_seconds)
         signed = _signed(
             settings.template,
             {
