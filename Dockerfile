@@ -13,6 +13,7 @@ COPY pyproject.toml uv.lock ./
 RUN uv sync --locked --no-dev --extra server --no-install-project
 COPY LICENSE README.md alembic.ini ./
 COPY alembic alembic
+COPY proto proto
 COPY sql sql
 COPY src src
 RUN uv sync --locked --no-dev --extra server --no-editable

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 from ledger.addresses import is_within_this_machine
@@ -79,6 +80,17 @@ def test_copied_files_exist_and_are_not_ignored() -> None:
     kept = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
     assert copied == kept
     assert [name for name in sorted(copied) if not (ROOT / name).exists()] == []
+
+
+def test_everything_that_a_wheel_needs_is_copied() -> None:
+    """The image builds a wheel of its own: a folder that is not there would end the build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {
+        name for arguments in arguments_of(stages()[0], "COPY") for name in arguments.split()[:-1]
+    }
+    packages = {package.partition("/")[0] for package in wheel["packages"]}
+    assert packages | set(wheel["force-include"]) <= copied
 
 
 def test_image_has_the_uv_version_of_the_makefile() -> None:
