@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ledger.v1 import ledger_pb2
 
@@ -148,5 +148,17 @@ class Processor(Protocol):
 
         It is also called for a delivery from the quarantine, whose signature may be out of date.
         Never raises for what is in the body: that is Unbookable. Raises FetchFailed.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsResources(Protocol):
+    """A processor whose deliveries only name a resource, which is fetched."""
+
+    def read_resource(self, body: bytes) -> Sequence[Reading] | None:
+        """What a resource becomes that a person fetched; None: the body is no resource.
+
+        Only for explanations: a delivery's body that no signature covers is never read so.
         """
         ...

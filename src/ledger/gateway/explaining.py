@@ -1,10 +1,20 @@
 """Explains what a delivery would become, without the ledger."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ledger.gateway.booking import Problem, Route, events_of
 from ledger.gateway.books import Allowance
-from ledger.gateway.deliveries import Delivery, FetchFailed, Ignored, SignatureRefused, Unbookable
+from ledger.gateway.deliveries import (
+    Delivery,
+    FetchFailed,
+    Ignored,
+    Processor,
+    Reading,
+    ReadsResources,
+    SignatureRefused,
+    Unbookable,
+)
 from ledger.gateway.events import kind_of
 from ledger.gateway.reasons import FETCH_FAILED, CannotBook
 from ledger.v1 import ledger_pb2
@@ -64,7 +74,7 @@ async def explain(route: Route, delivery: Delivery, *, is_signed: bool) -> Expla
         except SignatureRefused as refusal:
             explanation.refusal = str(refusal)
     try:
-        readings = await route.processor.read(delivery)
+        readings = await _read(route.processor, delivery, is_signed)
     except FetchFailed as failure:
         explanation.parts.append(Problem("", FETCH_FAILED, str(failure), True))
         readings = failure.readings
@@ -90,3 +100,12 @@ async def explain(route: Route, delivery: Delivery, *, is_signed: bool) -> Expla
                     )
                 )
     return explanation
+
+
+async def _read(processor: Processor, delivery: Delivery, is_signed: bool) -> Sequence[Reading]:
+    """A file may also hold the resource that a delivery would have made the gateway fetch."""
+    if isinstance(processor, ReadsResources) and not is_signed and not delivery.query:
+        found = processor.read_resource(delivery.body)
+        if found is not None:
+            return found
+    return await processor.read(delivery)

@@ -14,11 +14,14 @@ from support.json_host import JsonHost, http_response, json_host
 from support.mercado_pago import BODY, NOON, NOW, SECRET, chargeback, endpoint, payment, post
 from support.readings import ANY_JSON, delivery_of, lines_of
 
+from ledger.gateway.booking import Route
 from ledger.gateway.deliveries import Delivery, Fact, FetchFailed, SignatureRefused, Unbookable
+from ledger.gateway.explaining import explain
 from ledger.gateway.fetching import RESOURCE_BYTES_MAX
 from ledger.gateway.payloads import Payload
 from ledger.gateway.processors.mercado_pago import MercadoPagoWebhooks, make_mercado_pago
 from ledger.gateway.signatures import read_secrets
+from ledger.v1 import ledger_pb2
 
 PAYMENT = "/v1/payments/77000000017"
 CHARGEBACK_ID = "217000061307271001"
@@ -119,6 +122,29 @@ def test_letters_of_an_id_are_signed_as_they_are_or_in_lower_case(signed_as: str
         delivery.body, delivery.headers, "data.id=CB-077&type=chargebacks", delivery.received_at
     )
     assert mercado_pago().verify(shown) == "w1"
+
+
+async def test_a_resource_is_explained_but_never_booked_from_a_post(api: JsonHost) -> None:
+    """`ledger gateway check` shows what a file with a payment would become. A post's body, which no
+    signature covers, is not read so.
+    """
+    body = json.dumps(payment(transaction_amount=1)).encode()
+    assert await lines(api, post(body=body)) == [CHARGE]
+    processor = mercado_pago()
+    for resource, expected in (
+        (payment(), CHARGE),
+        (chargeback(), f"DISPUTE_OPENED 8050 PEN · mp:chargeback:{CHARGEBACK_ID}:opened"),
+        (payment(status=None), "UNBOOKABLE UNKNOWN_SHAPE"),
+    ):
+        found = processor.read_resource(json.dumps(resource).encode())
+        assert found is not None
+        assert lines_of(found)[0].startswith(expected)
+    assert processor.read_resource(BODY) is None
+    route = Route(endpoint(), "mercado_pago", processor)
+    shown = await explain(route, delivery_of(json.dumps(payment()).encode()), is_signed=False)
+    (event,) = shown.parts
+    assert isinstance(event, ledger_pb2.ProcessorEvent)
+    assert (event.event_id, event.restaurant_id) == ("mp:77000000017:approved", "555001")
 
 
 FAILURES = {

@@ -131,6 +131,18 @@ class MercadoPagoWebhooks:
         except Malformed as error:
             return [Unbookable(kind, "UNKNOWN_SHAPE", str(error))]
 
+    def read_resource(self, body: bytes) -> Sequence[Reading] | None:
+        """See ReadsResources. A chargeback's owner is not asked for."""
+        try:
+            resource = parse(body)
+            if resource.has("transaction_amount"):
+                return read_payment(resource, resource.text("id"), self._endpoint)
+            if resource.has("amount") and (resource.has("payments") or resource.has("payment_id")):
+                return read_chargeback(resource, resource.text("id"), self._endpoint, Owner())
+        except Malformed as error:
+            return [Unbookable("", "UNKNOWN_SHAPE", str(error))]
+        return None
+
     async def _owner_of(self, payment_id: str) -> Owner:
         """Whose money a chargeback is about: its payment says so. If that cannot be had, empty:
         then it is that of the booked charge.
