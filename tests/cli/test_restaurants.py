@@ -7,8 +7,8 @@ from support.commands import run_command
 from support.events import unique
 from support.running import RunningLedger
 
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 
 
 async def test_restaurant_is_put_and_shown(shared_ledger: RunningLedger) -> None:
@@ -206,7 +206,7 @@ async def test_list_goes_through_all_pages(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     names = [f"res_{number}" for number in range(5)]
     for name in names:
         await run_command("restaurants", "put", name, "--address", ledger.address)

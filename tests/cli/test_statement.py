@@ -10,8 +10,8 @@ from support.commands import run_command, table_cells
 from support.events import event_message, unique
 from support.running import RunningLedger
 
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 from ledger.v1 import ledger_pb2
 
 REFUND = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
@@ -161,7 +161,7 @@ async def test_statement_of_many_pages(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The running balance continues from page to page."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     restaurant_id, _, _ = await booked(shared_ledger)
     for kind in ("--csv", "--json"):
         outcome = await run_command(

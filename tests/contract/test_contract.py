@@ -22,7 +22,7 @@ from grpc_tools import protoc
 from support.events import event_message
 from support.running import RunningLedger
 
-from ledger.cli.connection import connect_plainly
+from ledger.client import Ledger
 from ledger.v1 import account_pb2, error_reason_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -690,10 +690,10 @@ async def test_service_config_repeats_a_large_call_once_it_failed(code: grpc.Sta
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        with connect_plainly(f"127.0.0.1:{port}") as stub:
+        with Ledger(f"127.0.0.1:{port}") as ledger:
             events = [event_message(metadata={"note": "x" * 400}) for _ in range(1000)]
             request = ledger_pb2.BatchIngestEventsRequest(events=events)
-            response = await asyncio.to_thread(stub.BatchIngestEvents, request)
+            response = await asyncio.to_thread(ledger.service.BatchIngestEvents, request)
         assert response == ledger_pb2.BatchIngestEventsResponse()
         assert attempts == [request.ByteSize()] * 2
         assert request.ByteSize() > 400_000
@@ -709,7 +709,6 @@ from collections.abc import AsyncIterator
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 from grpc import aio
-from ledger.cli.connection import connect_plainly
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc, payment_pb2, payment_pb2_grpc
 
 

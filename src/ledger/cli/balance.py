@@ -46,8 +46,8 @@ def balance(
     address: str | None,
 ) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.GetBalance(
+    with connect(settings) as ledger:
+        response = ledger.service.GetBalance(
             ledger_pb2.GetBalanceRequest(
                 restaurant_id=restaurant, currency=currency, as_of=as_of if at is None else at
             )

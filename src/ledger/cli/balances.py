@@ -9,7 +9,6 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.instants import format_instant
 from ledger.cli.output import JsonValue, Table, counted, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     WholeNumber,
     address_option,
@@ -19,6 +18,7 @@ from ledger.cli.parameters import (
 )
 from ledger.cli.payouts.views import format_date
 from ledger.cli.words import amount_of, amount_or_none
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 BALANCES_HELP = """
@@ -64,8 +64,8 @@ def balances(
         with_sums=not json,
     )
     totals: ledger_pb2.BalanceTotals | None = None
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListBalances, request):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.service.ListBalances, request):
             if totals is None and page.HasField("totals"):
                 totals = page.totals
                 request.with_sums = False
@@ -93,8 +93,8 @@ def balances(
 @address_option
 def maturities(currency: str, restaurant: str, days: int, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.ListMaturities(
+    with connect(settings) as ledger:
+        response = ledger.service.ListMaturities(
             ledger_pb2.ListMaturitiesRequest(restaurant_id=restaurant, currency=currency, days=days)
         )
     pending_minor = response.later_minor + sum(day.amount_minor for day in response.maturities)

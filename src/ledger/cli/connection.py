@@ -1,96 +1,52 @@
-"""Connects a command to the server, with the timeouts and retries that the contract recommends."""
+"""Connects a command to the server, by the client that callers use."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ledger.addresses import is_within_this_machine
 from ledger.cli.client_settings import ClientSettings
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.refusals import failure_of, refusal_of_call
-from ledger.limits import MESSAGE_BYTES_MAX
-from ledger.v1 import ledger_pb2
+from ledger.cli.refusals import failure_of
 
 # Imported by the first call: gRPC takes longer to load than the rest of a command.
 if TYPE_CHECKING:
-    import grpc
-
-    from ledger.v1 import account_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc
+    from ledger.client import Credentials, Ledger
 
 
 @contextmanager
-def connect(settings: ClientSettings) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
-    """Yields a stub for the server of the settings, with their credentials.
+def connect(settings: ClientSettings) -> Iterator["Ledger"]:
+    """Yields a client for the server of the settings, with their credentials.
 
     Raises CommandFailure if a call in the block fails, or if the credentials cannot be used.
     """
-    with _channel_of(settings) as channel:
-        from ledger.v1 import ledger_pb2_grpc
-
-        yield ledger_pb2_grpc.LedgerServiceStub(channel)
+    with _failing(settings.grpc_address, credentials_of(settings)) as ledger:
+        yield ledger
 
 
 @contextmanager
-def connect_accounts(settings: ClientSettings) -> Iterator["account_pb2_grpc.AccountServiceStub"]:
-    """The same for accounts."""
-    with _channel_of(settings) as channel:
-        from ledger.v1 import account_pb2_grpc
-
-        yield account_pb2_grpc.AccountServiceStub(channel)
-
-
-@contextmanager
-def connect_payments(settings: ClientSettings) -> Iterator["payment_pb2_grpc.PaymentServiceStub"]:
-    """The same for payments."""
-    with _channel_of(settings) as channel:
-        from ledger.v1 import payment_pb2_grpc
-
-        yield payment_pb2_grpc.PaymentServiceStub(channel)
-
-
-@contextmanager
-def connect_plainly(address: str) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+def connect_plainly(address: str) -> Iterator["Ledger"]:
     """As `connect`, for a server that asks for no credentials, whatever the settings say."""
-    with plain_channel(address) as channel:
-        from ledger.v1 import ledger_pb2_grpc
-
-        yield ledger_pb2_grpc.LedgerServiceStub(channel)
-
-
-def plain_channel(address: str) -> AbstractContextManager["grpc.Channel"]:
-    """A channel to a server that asks for no credentials, for stubs of several services."""
-    return _channel(address, None)
-
-
-def _channel_of(settings: ClientSettings) -> AbstractContextManager["grpc.Channel"]:
-    return _channel(settings.grpc_address, credentials_of(settings))
+    with _failing(address, None) as ledger:
+        yield ledger
 
 
 @contextmanager
-def _channel(
-    address: str, credentials: "grpc.ChannelCredentials | None"
-) -> Iterator["grpc.Channel"]:
-    import grpc
+def _failing(address: str, credentials: "Credentials | None") -> Iterator["Ledger"]:
+    from ledger.client import Ledger, LedgerError
 
-    channel = open_channel(address, credentials)
-    try:
-        yield channel
-    except KeyboardInterrupt:
-        # The channel stays open: a call interrupted inside gRPC may hold the lock that closing
-        # waits for, and the process ends anyway.
-        raise
-    except grpc.RpcError as error:
-        channel.close()
-        raise failure_of(refusal_of_call(error), address) from error
-    except BaseException:
-        channel.close()
-        raise
-    channel.close()
+    with Ledger(address, credentials=credentials) as ledger:
+        try:
+            yield ledger
+        except LedgerError as error:
+            raise failure_of(error, address) from error
 
 
-def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None":
-    """The channel's credentials by the settings; None for plaintext. Raises CommandFailure."""
+def credentials_of(settings: ClientSettings) -> "Credentials":
+    """The credentials of the settings, read once to see that they can be used.
+
+    Raises CommandFailure.
+    """
     authorities, certificate, key = (
         settings.client_tls_ca_file,
         settings.client_tls_certificate_file,
@@ -106,72 +62,37 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
             "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE",
             exit_status=ExitStatus.USAGE,
         )
-    import grpc
+    from ledger.client import Credentials, CredentialsError
 
-    token = None if settings.client_token_file is None else _token_in(settings.client_token_file)
-    if authorities is not None:
-        credentials = grpc.ssl_channel_credentials(
-            _read(authorities),
-            None if key is None else _read(key),
-            None if certificate is None else _read(certificate),
-        )
-    elif token is not None:
-        if not is_within_this_machine(settings.grpc_address):
-            raise CommandFailure(
-                f"the token would go to {settings.grpc_address} in plaintext:"
-                " set LEDGER_CLIENT_TLS_CA_FILE",
-                exit_status=ExitStatus.USAGE,
-            )
-        is_unix = settings.grpc_address.startswith("unix:")
-        kind = grpc.LocalConnectionType.UDS if is_unix else grpc.LocalConnectionType.LOCAL_TCP
-        credentials = grpc.local_channel_credentials(kind)
-    else:
-        return None
-    if token is None:
-        return credentials
-    return grpc.composite_channel_credentials(
-        credentials, grpc.access_token_call_credentials(token)
+    credentials = Credentials(
+        tls_ca=_read(authorities),
+        certificate=_read(certificate),
+        key=_read(key),
+        token=settings.client_token_file,
     )
-
-
-def _token_in(path: Path) -> str:
-    token = _read(path).decode("ascii", errors="replace").strip()
-    if not token.isascii() or not token.isprintable() or not token:
-        raise CommandFailure(f"{path} holds no token", exit_status=ExitStatus.USAGE)
-    return token
-
-
-def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        credentials.token_source()
     except OSError as error:
+        raise _unreadable(error) from error
+    except CredentialsError as error:
+        raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
+    try:
+        credentials.check(settings.grpc_address)
+    except CredentialsError as error:
         raise CommandFailure(
-            f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE
+            f"{error}: set LEDGER_CLIENT_TLS_CA_FILE", exit_status=ExitStatus.USAGE
         ) from error
+    return credentials
 
 
-def open_channel(
-    address: str, credentials: "grpc.ChannelCredentials | None" = None
-) -> "grpc.Channel":
-    """A channel to `address`, in plaintext without `credentials`. It connects at the first call.
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise _unreadable(error) from error
 
-    The caller closes it.
-    """
-    import grpc
 
-    service_config = (
-        Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8")
+def _unreadable(error: OSError) -> CommandFailure:
+    return CommandFailure(
+        f"cannot read {error.filename}: {error.strerror}", exit_status=ExitStatus.USAGE
     )
-    options = (
-        ("grpc.service_config", service_config),
-        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        # A larger message is never retried, whatever the policy says. The default is 256 KiB, and a
-        # batch may be larger.
-        ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES_MAX),
-        # A proxy in the user's environment leads to the web; the ledger is in the internal network.
-        ("grpc.enable_http_proxy", 0),
-    )
-    if credentials is not None:
-        return grpc.secure_channel(address, credentials, options=options)
-    return grpc.insecure_channel(address, options=options)

@@ -23,7 +23,6 @@ from ledger.cli.output import (
     print_line,
     print_table,
 )
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     Instant,
     address_option,
@@ -35,6 +34,7 @@ from ledger.cli.parameters import (
     restaurant_argument,
 )
 from ledger.cli.words import amount_of, amount_or_none
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 PUT_HELP = """
@@ -63,8 +63,8 @@ End the hold of RESTAURANT: the next payout run pays it again.
 def list_restaurants(with_hold: bool, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     count = 0
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListRestaurants, ledger_pb2.ListRestaurantsRequest()):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.service.ListRestaurants, ledger_pb2.ListRestaurantsRequest()):
             restaurants = [
                 restaurant
                 for restaurant in page.restaurants
@@ -85,8 +85,10 @@ def list_restaurants(with_hold: bool, json: bool, address: str | None) -> None:
 @address_option
 def show(restaurant: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant))
+    with connect(settings) as ledger:
+        response = ledger.service.GetRestaurant(
+            ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant)
+        )
     _print_restaurant(response.restaurant, json=json)
 
 
@@ -293,8 +295,8 @@ def _update(
 ) -> None:
     """Sends the change and prints the restaurant as the server returns it."""
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.UpdateRestaurant(request)
+    with connect(settings) as ledger:
+        response = ledger.service.UpdateRestaurant(request)
     _print_restaurant(response.restaurant, json=json)
 
 

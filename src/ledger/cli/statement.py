@@ -12,7 +12,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     FileName,
     Month,
@@ -31,6 +30,7 @@ from ledger.cli.statement_lines import (
     write_statement,
 )
 from ledger.cli.words import number_of, prefix_of, words_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 ENTRY_TYPE = Word(prefix_of(ledger_pb2.EntryType), words_of(ledger_pb2.EntryType))
@@ -128,8 +128,8 @@ def statement(
         end_at=end,
         entry_types=[number_of(ledger_pb2.EntryType, entry_type) for entry_type in types],
     )
-    with connect(settings) as stub:
-        pages = pages_of(stub.ListEntries, request)
+    with connect(settings) as ledger:
+        pages = pages_of(ledger.service.ListEntries, request)
         first = next(pages)
         shown = Statement(
             holder=("restaurant_id", restaurant),
@@ -145,7 +145,7 @@ def statement(
         )
         if html or pdf:
             asked = ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant)
-            name = stub.GetRestaurant(asked).restaurant.name
+            name = ledger.service.GetRestaurant(asked).restaurant.name
             _print(shown, name, pdf=pdf, font=font)
         else:
             write_statement(shown, json=json, as_csv=as_csv)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from time import monotonic
@@ -384,11 +384,16 @@ class AsyncLedger:
         return await self.service.RunPayouts(request, timeout=timeout)
 
     async def wait_for_run(
-        self, payout_run_id: str, timeout: float = RUN_SECONDS_MAX
+        self,
+        payout_run_id: str,
+        timeout: float = RUN_SECONDS_MAX,
+        *,
+        on_progress: Callable[[ledger_pb2.PayoutRun], None] = lambda _: None,
     ) -> ledger_pb2.PayoutRun:
         """Returns the run when it has ended: SUCCEEDED, or CANCELED by a call.
 
-        Goes on while the server is away. Raises TooSlow after `timeout` seconds; the run goes on.
+        `on_progress` gets each state that is seen. Goes on while the server is away. Raises TooSlow
+        after `timeout` seconds; the run goes on.
         """
         ends_at = monotonic() + timeout
         pause = POLL_SECONDS_MIN
@@ -398,6 +403,7 @@ class AsyncLedger:
                 run = await self.get_payout_run(
                     payout_run_id, timeout=max(ends_at - monotonic(), POLL_SECONDS_MIN)
                 )
+                on_progress(run)
                 if run.state != ledger_pb2.PAYOUT_RUN_STATE_RUNNING:
                     return run
                 failure = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -156,9 +156,12 @@ def error_of_status(status: status_pb2.Status, request_id: str = "") -> LedgerEr
         detail.Unpack(request)
         detail.Unpack(retry)
     delay = retry.retry_delay
+    code, message = _CODE_BY_NUMBER.get(status.code), status.message
+    if code is None:
+        code, message = grpc.StatusCode.UNKNOWN, f"status {status.code} of a later gRPC: {message}"
     return _error(
-        _CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN),
-        status.message or code_pb2.Code.Name(code_pb2.UNKNOWN),
+        code,
+        message,
         reason=info.reason,
         metadata=dict(info.metadata),
         violations=[

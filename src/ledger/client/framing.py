@@ -28,7 +28,7 @@ class Frame:
         metadata = tuple(given or ())
         if any(key == REQUEST_ID_KEY for key, _ in metadata):
             return metadata
-        return (*metadata, (REQUEST_ID_KEY, os.urandom(12).hex()))
+        return (*metadata, (REQUEST_ID_KEY, os.urandom(16).hex()))
 
     def may_repeat(self, token: str | None) -> bool:
         """Whether a call that was refused as not authenticated may succeed with another token."""

@@ -16,6 +16,24 @@ ItemT = TypeVar("ItemT")
 PageT = TypeVar("PageT", bound=_Page)
 
 
+def pages_of(
+    method: Callable[..., PageT],
+    first_request: Any,
+    page_size: int | None = None,
+    timeout: float | None = None,
+) -> Iterator[PageT]:
+    """The responses of a list method of a stub, page by page; at least one, which may be empty."""
+    request = type(first_request)()
+    request.CopyFrom(first_request)
+    request.page_size = PAGE_SIZE_MAX if page_size is None else page_size
+    while True:
+        page = method(request, timeout=timeout)
+        yield page
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
 class Pages(Generic[ItemT, PageT]):
     """The items of a list, in its order. Each iteration reads the list anew.
 
@@ -35,20 +53,12 @@ class Pages(Generic[ItemT, PageT]):
         self._method = method
         self._request = request
         self._items_of = items_of
-        self._page_size = PAGE_SIZE_MAX if page_size is None else page_size
+        self._page_size = page_size
         self._timeout = timeout
 
     def pages(self) -> Iterator[PageT]:
         """The responses, at least one, which may be empty. Raises LedgerError."""
-        request = type(self._request)()
-        request.CopyFrom(self._request)
-        request.page_size = self._page_size
-        while True:
-            page = self._method(request, timeout=self._timeout)
-            yield page
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        return pages_of(self._method, self._request, self._page_size, self._timeout)
 
     def __iter__(self) -> Iterator[ItemT]:
         for page in self.pages():

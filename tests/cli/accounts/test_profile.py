@@ -9,8 +9,8 @@ from support.events import unique
 from support.paying import funded_account
 from support.running import RunningLedger
 
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 
 
 async def called(ledger: RunningLedger, *arguments: str) -> Outcome:
@@ -118,7 +118,7 @@ async def test_list_goes_through_all_pages(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order of the ids. Of none there is no line of JSON."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     assert (await called(ledger, "list", "--json")).stdout == ""
     names = [f"acc_{number}" for number in range(5)]
     for name in names:

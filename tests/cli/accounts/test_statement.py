@@ -11,8 +11,8 @@ from support.events import unique
 from support.paying import MANUAL, opened_account, order
 from support.running import RunningLedger
 
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 from ledger.v1 import account_pb2, payment_pb2
 
 
@@ -62,7 +62,7 @@ async def test_statement_has_the_same_totals_in_every_format(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In CSV between the balances, in JSON after them; through all pages."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     account_id, ids = await booked(shared_ledger)
     rows = list(
         csv.DictReader(io.StringIO((await stated(shared_ledger, account_id, "--csv")).stdout))

@@ -4,19 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from google.protobuf import duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from support.commands import run_command, run_process
 from support.events import unique
 from support.paying import funded_account, funds, opened_account
 from support.running import RunningLedger
 
-from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.ingest.batches import Batch, Line
-from ledger.cli.payments import import_file
-from ledger.v1 import payment_pb2
+from ledger.cli.failures import ExitStatus
+from ledger.client import Ledger, sync_ledger
 
 
 def transfer(payer: str, payee: str, amount_minor: int, **fields: Any) -> dict[str, Any]:
@@ -182,7 +177,7 @@ async def test_absent_server_is_reported_with_the_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And with how to go on."""
-    monkeypatch.setattr(import_file, "ATTEMPTS_MAX", 1)
+    monkeypatch.setattr(sync_ledger, "ATTEMPTS_MAX", 1)
     file = write_file(tmp_path / "transfers.jsonl", transfer("a", "b", 1))
     outcome = await run_command("payments", "import", file, "--address", "127.0.0.1:1")
     assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
@@ -197,71 +192,9 @@ async def test_interruption_shows_the_counts(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_file, "carry_out", interrupt)
+    monkeypatch.setattr(Ledger, "batch_transfers", interrupt)
     file = write_file(tmp_path / "transfers.jsonl", transfer("a", "b", 1))
     outcome = await run_command("payments", "import", file)
     assert outcome.status == ExitStatus.INTERRUPTED
     assert outcome.stderr.splitlines()[0] == "error: interrupted"
     assert outcome.stderr.splitlines()[1].startswith("  no lines are known to be decided;")
-
-
-class _Busy(grpc.RpcError):
-    """The error of a call that a busy server refuses, which asks for a delay of 7 s."""
-
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-
-    def details(self) -> str:
-        return "busy"
-
-    def trailing_metadata(self) -> Any:
-        status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy")
-        status.details.add().Pack(
-            error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=7))
-        )
-        return (("grpc-status-details-bin", status.SerializeToString()),)
-
-
-class _Stub:
-    """Refuses so many calls as busy, then returns so many results."""
-
-    def __init__(self, refusals: int, results: int) -> None:
-        self._refusals = refusals
-        self._results = results
-        self.requests: list[payment_pb2.BatchTransfersRequest] = []
-
-    def BatchTransfers(
-        self, request: payment_pb2.BatchTransfersRequest
-    ) -> payment_pb2.BatchTransfersResponse:
-        self.requests.append(request)
-        if len(self.requests) <= self._refusals:
-            raise _Busy
-        result = payment_pb2.PaymentResult(status=payment_pb2.PAYMENT_STATUS_CAPTURED)
-        return payment_pb2.BatchTransfersResponse(results=[result] * self._results)
-
-
-BATCH = Batch.of([Line(1, payment_pb2.Transfer(payment_id="pay_1"))], 0)
-
-
-def test_batch_that_a_busy_server_refuses_is_repeated() -> None:
-    """The same one, after the delay that the server asks for."""
-    stub: Any = _Stub(refusals=2, results=1)
-    pauses: list[float] = []
-    assert len(import_file.carry_out(stub, BATCH, pauses.append)) == 1
-    assert pauses == [7.0, 7.0]
-    assert stub.requests == [stub.requests[0]] * 3
-
-
-def test_number_of_attempts_is_bounded() -> None:
-    """The error of the last one ends the command."""
-    stub: Any = _Stub(refusals=100, results=1)
-    with pytest.raises(_Busy):
-        import_file.carry_out(stub, BATCH, lambda _: None)
-    assert len(stub.requests) == import_file.ATTEMPTS_MAX
-
-
-def test_wrong_number_of_results_is_an_error() -> None:
-    """Results belong to transfers by their place."""
-    stub: Any = _Stub(refusals=0, results=2)
-    with pytest.raises(CommandFailure, match="returned 2 results for 1 transfers"):
-        import_file.carry_out(stub, BATCH)

@@ -170,7 +170,7 @@ async def test_interrupted_operation_can_be_repeated(monkeypatch: pytest.MonkeyP
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(operations, "connect_payments", interrupt)
+    monkeypatch.setattr(operations, "connect", interrupt)
     outcome = await run_command("payments", "refund", "pay_1", "--operation-id", "op_1")
     assert outcome.status == ExitStatus.INTERRUPTED
     assert outcome.stderr.splitlines() == [

@@ -8,8 +8,8 @@ from support.events import event_message, unique
 from support.paying import MANUAL, funded_account, opened_account, order
 from support.running import RunningLedger
 
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 from ledger.v1 import payment_pb2
 
 
@@ -66,7 +66,7 @@ async def test_payments_of_a_holder_are_listed(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that it pays or that pay it, by state, the latest first, through all pages."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     payer, payee = await funded_account(shared_ledger, 10_000), await opened_account(shared_ledger)
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))

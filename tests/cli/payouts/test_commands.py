@@ -23,8 +23,8 @@ from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.api.convert.payouts import encode_payout_run
 from ledger.application import run_payouts
-from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
+from ledger.client import sync_pages
 from ledger.v1 import ledger_pb2
 
 # A date that has ended in every time zone, and by which the tests' events have matured.
@@ -308,7 +308,7 @@ async def test_run_is_shown_with_all_its_restaurants(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the outcome of each, over several pages."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
     run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
     shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
@@ -345,7 +345,7 @@ async def test_list_goes_through_all_pages(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without filters."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     assert await parsed_lines(ledger, "list") == []
     restaurants = [f"res_{number}" for number in range(5)]
     await charge(ledger, **dict.fromkeys(restaurants, 10_000))
@@ -460,7 +460,7 @@ async def test_export_has_the_payouts_in_flight(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, in the order of the list, or those of one currency or run."""
-    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(sync_pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
     await ledger.ingest(event_message(restaurant_id="res_jp", currency="JPY", amount_minor=700))
     run = await parsed(ledger, "run", "PEN", *AS_OF)

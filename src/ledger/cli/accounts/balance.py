@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.cli.balance import amounts_json, amounts_table
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_accounts
+from ledger.cli.connection import connect
 from ledger.cli.instants import format_instant
 from ledger.cli.output import JsonValue, print_json, print_line, print_table
 from ledger.cli.parameters import account_argument, address_option, at_option, json_option
@@ -26,8 +26,8 @@ authorised and not captured; posted is both, what has not left the account.
 @address_option
 def balance(account: str, at: Timestamp | None, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect_accounts(settings) as stub:
-        response = stub.GetAccountBalance(
+    with connect(settings) as ledger:
+        response = ledger.accounts.GetAccountBalance(
             account_pb2.GetAccountBalanceRequest(account_id=account, as_of=at)
         )
     if json:

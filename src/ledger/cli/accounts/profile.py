@@ -6,11 +6,10 @@ import click
 
 from ledger.cli.accounts.views import account_table, accounts_table, json_of_account
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_accounts
+from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.metadata import changed_keys, pairs_of
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     Decorator,
     account_argument,
@@ -22,10 +21,11 @@ from ledger.cli.parameters import (
     remove_metadata_option,
 )
 from ledger.cli.words import word_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import account_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import account_pb2_grpc
+    from ledger.client import Ledger
 
 UNLIMITED = "unlimited"
 
@@ -93,8 +93,8 @@ def create(
         overdraft=None if overdraft is None else _overdraft_of(overdraft, currency),
         metadata=pairs_of(metadata),
     )
-    with connect_accounts(settings) as stub:
-        response = stub.CreateAccount(request)
+    with connect(settings) as ledger:
+        response = ledger.accounts.CreateAccount(request)
     status = word_of(account_pb2.CreateAccountStatus, response.status)
     if json:
         print_json({"status": status, "account": json_of_account(response.account)})
@@ -141,12 +141,12 @@ def update(
     paths.extend(f"metadata.{key}" for key in changed_keys(pairs, remove_metadata))
     if not paths:
         raise CommandFailure("say what to change: see --help", exit_status=ExitStatus.USAGE)
-    with connect_accounts(settings) as stub:
+    with connect(settings) as ledger:
         if overdraft is not None:
             # An amount means nothing without its currency, which an account never changes.
-            currency = "" if overdraft == UNLIMITED else _account(stub, account).currency
+            currency = "" if overdraft == UNLIMITED else _account(ledger, account).currency
             request.account.overdraft.CopyFrom(_overdraft_of(overdraft, currency))
-        response = stub.UpdateAccount(request)
+        response = ledger.accounts.UpdateAccount(request)
     _print_changed("changed", response.account, json=json)
 
 
@@ -180,8 +180,8 @@ def close(account: str, json: bool, address: str | None) -> None:
 @address_option
 def show(account: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect_accounts(settings) as stub:
-        found = _account(stub, account)
+    with connect(settings) as ledger:
+        found = _account(ledger, account)
     _print_account(found, json=json)
 
 
@@ -191,8 +191,8 @@ def show(account: str, json: bool, address: str | None) -> None:
 def list_accounts(json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     count = 0
-    with connect_accounts(settings) as stub:
-        for page in pages_of(stub.ListAccounts, account_pb2.ListAccountsRequest()):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.accounts.ListAccounts, account_pb2.ListAccountsRequest()):
             count += len(page.accounts)
             if json:
                 print_json_lines(map(json_of_account, page.accounts))
@@ -202,8 +202,8 @@ def list_accounts(json: bool, address: str | None) -> None:
         print_line(counted(count, "account"))
 
 
-def _account(stub: "account_pb2_grpc.AccountServiceStub", account_id: str) -> account_pb2.Account:
-    return stub.GetAccount(account_pb2.GetAccountRequest(account_id=account_id)).account
+def _account(ledger: "Ledger", account_id: str) -> account_pb2.Account:
+    return ledger.get_account(account_id)
 
 
 def _overdraft_of(text: str, currency: str) -> account_pb2.Overdraft:
@@ -225,8 +225,8 @@ def _change_state(
         account=account_pb2.Account(account_id=account, state=state)
     )
     request.update_mask.paths.append("state")
-    with connect_accounts(settings) as stub:
-        response = stub.UpdateAccount(request)
+    with connect(settings) as ledger:
+        response = ledger.accounts.UpdateAccount(request)
     _print_changed(done, response.account, json=json)
 
 

@@ -7,8 +7,7 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_accounts
-from ledger.cli.pages import pages_of
+from ledger.cli.connection import connect
 from ledger.cli.parameters import (
     account_argument,
     address_option,
@@ -25,6 +24,7 @@ from ledger.cli.statement_lines import (
     write_statement,
 )
 from ledger.cli.words import number_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import account_pb2, ledger_pb2
 
 HELP = """
@@ -86,10 +86,10 @@ def statement(
         entry_types=[number_of(ledger_pb2.EntryType, entry_type) for entry_type in types],
         payment_id=payment,
     )
-    with connect_accounts(settings) as stub:
+    with connect(settings) as ledger:
         # A page without entries says nothing of the currency.
-        found = stub.GetAccount(account_pb2.GetAccountRequest(account_id=account)).account
-        pages = pages_of(stub.ListAccountEntries, request)
+        found = ledger.get_account(account)
+        pages = pages_of(ledger.accounts.ListAccountEntries, request)
         first = next(pages)
         shown = Statement(
             holder=("account_id", account),

@@ -1,24 +1,15 @@
 """The part of the demonstration about accounts and payments."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ledger.cli.accounts.balance import amounts_of
 from ledger.cli.demo.narration import Demonstration
 from ledger.cli.output import Table, print_table
 from ledger.cli.payments.views import entries_table, reason_of
+from ledger.client import Ledger
 from ledger.domain.money import format_minor
-from ledger.v1 import (
-    account_pb2,
-    account_pb2_grpc,
-    ledger_pb2,
-    ledger_pb2_grpc,
-    payment_pb2,
-    payment_pb2_grpc,
-)
-
-if TYPE_CHECKING:
-    import grpc
+from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
 CURRENCY = "PEN"
 BANK, ANA, BRUNO = "bank", "ana", "bruno"
@@ -26,24 +17,17 @@ BANK, ANA, BRUNO = "bank", "ana", "bruno"
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What this part talks with: the narration, and a stub of each service."""
+    """What this part talks with: the narration, and the client."""
 
     demonstration: Demonstration
-    ledger: "ledger_pb2_grpc.LedgerServiceStub"
-    accounts: "account_pb2_grpc.AccountServiceStub"
-    payments: "payment_pb2_grpc.PaymentServiceStub"
+    ledger: Ledger
 
 
 def show_accounts_and_payments(
-    demonstration: Demonstration, channel: "grpc.Channel", restaurant_id: str
+    demonstration: Demonstration, ledger: Ledger, restaurant_id: str
 ) -> None:
     """Opens accounts, pays between them and to the restaurant, and shows their balances."""
-    part = _Part(
-        demonstration,
-        ledger_pb2_grpc.LedgerServiceStub(channel),
-        account_pb2_grpc.AccountServiceStub(channel),
-        payment_pb2_grpc.PaymentServiceStub(channel),
-    )
+    part = _Part(demonstration, ledger)
     _open_accounts(part)
     _pay(part, _order("fund-1", BANK, 20_000, payee_account_id=ANA))
     demonstration.say("The bank transfers 200.00 PEN to ana.")
@@ -58,7 +42,7 @@ def _open_accounts(part: _Part) -> None:
         request = account_pb2.CreateAccountRequest(account_id=account_id, currency=CURRENCY)
         if account_id == BANK:
             request.overdraft.unlimited = True
-        status = part.accounts.CreateAccount(request).status
+        status = part.ledger.accounts.CreateAccount(request).status
         part.demonstration.expect(
             f"the opening of {account_id}", status, account_pb2.CREATE_ACCOUNT_STATUS_CREATED
         )
@@ -88,7 +72,7 @@ def _pay(
     expected: "payment_pb2.PaymentStatus.ValueType" = payment_pb2.PAYMENT_STATUS_CAPTURED,
 ) -> payment_pb2.Payment:
     """Sends a payment, and checks its status."""
-    response = part.payments.AuthorizePayment(order)
+    response = part.ledger.payments.AuthorizePayment(order)
     part.demonstration.expect(f"the status of {order.payment_id}", response.status, expected)
     return response.payment
 
@@ -101,7 +85,10 @@ def _hold_and_capture(part: _Part) -> None:
     request = payment_pb2.CapturePaymentRequest(
         operation_id="order-1-capture-1", payment_id="order-1", amount_minor=5_000
     )
-    first, again = part.payments.CapturePayment(request), part.payments.CapturePayment(request)
+    first, again = (
+        part.ledger.payments.CapturePayment(request),
+        part.ledger.payments.CapturePayment(request),
+    )
     part.demonstration.expect("the capture", first.status, payment_pb2.OPERATION_STATUS_APPLIED)
     part.demonstration.expect(
         "the capture, sent again", again.status, payment_pb2.OPERATION_STATUS_DUPLICATE
@@ -109,7 +96,7 @@ def _hold_and_capture(part: _Part) -> None:
     part.demonstration.expect(
         "held after the capture, minor units", again.payment.held_minor, 3_000
     )
-    shown = part.payments.GetPayment(payment_pb2.GetPaymentRequest(payment_id="order-1"))
+    shown = part.ledger.payments.GetPayment(payment_pb2.GetPaymentRequest(payment_id="order-1"))
     part.demonstration.say(
         "Held 80.00 PEN of ana's for bruno, captured 50.00 of them, and sent the capture twice: it"
         "\ncounts once, and 30.00 stay held. Each entry has its debit and credit in one holder's"
@@ -122,7 +109,7 @@ def _hold_and_capture(part: _Part) -> None:
 def _pay_restaurant(part: _Part, restaurant_id: str) -> None:
     """Pays a restaurant with a fee; what it gets matures as a charge does."""
     _pay(part, _order("dinner-1", ANA, 4_000, payee_restaurant_id=restaurant_id, fee_minor=200))
-    balance = part.ledger.GetBalance(
+    balance = part.ledger.service.GetBalance(
         ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=CURRENCY)
     )
     pending = format_minor(balance.pending_minor, CURRENCY)
@@ -152,7 +139,7 @@ def _show_balances(part: _Part) -> None:
     columns = ("available", "held", "posted")
     table = Table(("account", "currency", *columns), right=frozenset(columns))
     for account_id, amounts_minor in expected.items():
-        response = part.accounts.GetAccountBalance(
+        response = part.ledger.accounts.GetAccountBalance(
             account_pb2.GetAccountBalanceRequest(account_id=account_id)
         )
         seen = tuple(amounts_of(response).values())

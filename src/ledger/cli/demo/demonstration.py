@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import grpc
 from google.type import date_pb2
 
-from ledger.cli.connection import connect_plainly, plain_channel
+from ledger.cli.connection import connect_plainly
 from ledger.cli.demo.accounts import show_accounts_and_payments
 from ledger.cli.demo.narration import Demonstration
 from ledger.cli.demo.server import demo_data_dir, demo_server, demo_settings
@@ -18,18 +17,18 @@ from ledger.cli.failures import CommandFailure
 from ledger.cli.ingest.batches import read_batches
 from ledger.cli.ingest.command import IngestSummary, ResultReporter
 from ledger.cli.ingest.lines import parse_event_line
-from ledger.cli.ingest.sender import EventSender
+from ledger.cli.ingest.sender import send_batches
 from ledger.cli.ingest.source import write_error_line
 from ledger.cli.output import Table, print_line, print_table
 from ledger.cli.payouts.answers import Said, settle
 from ledger.cli.payouts.run import wait_for_run
 from ledger.cli.payouts.views import history_table, items_table, payouts_table
-from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
 from ledger.cli.words import word_of
+from ledger.client import Ledger, LedgerError
 from ledger.domain.money import format_minor
 from ledger.limits import BATCH_EVENTS_MAX
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
 
 RUN_TIMEOUT_SECONDS = 60.0
 NOT_RIGHT = "not everything was right"
@@ -53,31 +52,28 @@ def demonstrate() -> None:
         )
         with (
             demo_server(data_dir) as address,
-            connect_plainly(address) as stub,
-            plain_channel(address) as channel,
+            connect_plainly(address) as ledger,
         ):
             demonstration.say(f"It listens on {address}.")
-            _ingest_twice(demonstration, stub, lines)
-            _show_balances(demonstration, stub, lines)
-            _show_event(demonstration, stub, lines[0])
-            _contradict(demonstration, stub)
-            _pay_out(demonstration, stub, lines)
-            show_accounts_and_payments(demonstration, channel, lines[0]["restaurant_id"])
+            _ingest_twice(demonstration, ledger, lines)
+            _show_balances(demonstration, ledger, lines)
+            _show_event(demonstration, ledger, lines[0])
+            _contradict(demonstration, ledger)
+            _pay_out(demonstration, ledger, lines)
+            show_accounts_and_payments(demonstration, ledger, lines[0]["restaurant_id"])
             _audit(demonstration, data_dir)
     if demonstration.differences:
         raise CommandFailure(NOT_RIGHT, *demonstration.differences)
     demonstration.say("Everything was right; the server and its data are removed again.")
 
 
-def _ingest_twice(
-    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
-) -> None:
-    summary = _ingest_demo_file(stub)
+def _ingest_twice(demonstration: Demonstration, ledger: Ledger, lines: list[_Line]) -> None:
+    summary = _ingest_demo_file(ledger)
     demonstration.say(
         f"Sent the {len(lines)} events of {DEMO_FILE.name}: {summary.created} were created."
     )
     demonstration.expect("created", summary.created, len(lines))
-    again = _ingest_demo_file(stub)
+    again = _ingest_demo_file(ledger)
     demonstration.say(
         f"Sent them again, as processors do: {again.duplicates} were duplicates,"
         f" {again.created} were created."
@@ -85,11 +81,11 @@ def _ingest_twice(
     demonstration.expect("duplicates", again.duplicates, len(lines))
 
 
-def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummary:
+def _ingest_demo_file(ledger: Ledger) -> IngestSummary:
     reporter = ResultReporter(DEMO_FILE.name, None, write_error_line)
     with DEMO_FILE.open("rb") as source:
         batches = read_batches(source, parse_event_line, batch_size=BATCH_EVENTS_MAX)
-        EventSender(stub, reporter.add).send_all(batches)
+        send_batches(ledger, batches, reporter.add)
     return reporter.summary
 
 
@@ -105,13 +101,11 @@ def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
     return dict(owed)
 
 
-def _show_balances(
-    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
-) -> None:
+def _show_balances(demonstration: Demonstration, ledger: Ledger, lines: list[_Line]) -> None:
     columns = ("available", "pending", "the lines add up to")
     table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
-        response = stub.GetBalance(
+        response = ledger.service.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
         )
         amounts = (response.available_minor, response.pending_minor, owed_minor)
@@ -133,11 +127,9 @@ def _show_balances(
     print_table(table)
 
 
-def _show_event(
-    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
-) -> None:
+def _show_event(demonstration: Demonstration, ledger: Ledger, line: _Line) -> None:
     """Shows the entries of a charge with a fee."""
-    response = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
+    response = ledger.get_event(line["event_id"])
     table = Table(
         ("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],))
     )
@@ -160,26 +152,23 @@ def _show_event(
     demonstration.expect(f"entries of {line['event_id']}", entries, expected)
 
 
-def _contradict(demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
+def _contradict(demonstration: Demonstration, ledger: Ledger) -> None:
     """Sends a stored event again, with another amount."""
     first_line = DEMO_FILE.read_text(encoding="utf-8").partition("\n")[0]
     event = parse_event_line(first_line)
     event.amount_minor += 100
     try:
-        response = stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+        response = ledger.ingest(event)
         seen = ledger_pb2.IngestStatus.Name(response.status)
-    except grpc.RpcError as error:
-        refusal = refusal_of_call(error)
-        seen = f"{refusal.code} {refusal.reason}"
+    except LedgerError as error:
+        seen = f"{error.code.name} {error.reason}"
         demonstration.say(
-            f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}"
+            f"Sent {event.event_id} with another amount, which is refused:\n  {error}"
         )
     demonstration.expect("the response to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
 
 
-def _pay_out(
-    demonstration: Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
-) -> None:
+def _pay_out(demonstration: Demonstration, ledger: Ledger, lines: list[_Line]) -> None:
     """Pays all restaurants. One payout is paid by the bank; one fails, and another run pays it."""
     owed = owed_by_account(lines)
     # The demonstration's server has the settlement zone UTC.
@@ -191,7 +180,7 @@ def _pay_out(
         account for account in owed if account[1] == currency and account != paid_account
     )
 
-    plan = stub.RunPayouts(
+    plan = ledger.service.RunPayouts(
         ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, dry_run=True)
     ).payout_run
     demonstration.say(
@@ -200,14 +189,14 @@ def _pay_out(
     _expect_run(
         demonstration, plan, {account: owed[account] for account in owed if account[1] == currency}
     )
-    _run_each_currency(demonstration, stub, as_of, owed)
-    payouts = _list_payouts(demonstration, stub, owed)
-    _show_payout(demonstration, stub, payouts[paid_account], _items_of(lines, paid_account))
-    _book_paid(demonstration, stub, payouts[paid_account])
-    _book_failed(demonstration, stub, payouts[failed_account])
-    _pay_again(demonstration, stub, as_of, payouts[failed_account], owed)
+    _run_each_currency(demonstration, ledger, as_of, owed)
+    payouts = _list_payouts(demonstration, ledger, owed)
+    _show_payout(demonstration, ledger, payouts[paid_account], _items_of(lines, paid_account))
+    _book_paid(demonstration, ledger, payouts[paid_account])
+    _book_failed(demonstration, ledger, payouts[failed_account])
+    _pay_again(demonstration, ledger, as_of, payouts[failed_account], owed)
     # Everything is reserved in payouts now, except what the bank has paid.
-    _show_reserved(demonstration, stub, owed | {paid_account: 0})
+    _show_reserved(demonstration, ledger, owed | {paid_account: 0})
 
 
 def _summary_of(run: ledger_pb2.PayoutRun) -> str:
@@ -228,25 +217,27 @@ def _expect_run(
 
 
 def _finished_run(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     currency: str,
     as_of: date_pb2.Date,
     request_id: str = "",
 ) -> ledger_pb2.PayoutRun:
     request = ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, request_id=request_id)
-    run = stub.RunPayouts(request).payout_run
-    return wait_for_run(stub, run, timeout_seconds=RUN_TIMEOUT_SECONDS, on_progress=lambda _: None)
+    run = ledger.service.RunPayouts(request).payout_run
+    return wait_for_run(
+        ledger, run, timeout_seconds=RUN_TIMEOUT_SECONDS, on_progress=lambda _: None
+    )
 
 
 def _run_each_currency(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     as_of: date_pb2.Date,
     owed: dict[_Account, int],
 ) -> None:
     demonstration.say("Paid out every restaurant, with a run for each currency:")
     for currency in sorted({currency for _, currency in owed}):
-        run = _finished_run(stub, currency, as_of)
+        run = _finished_run(ledger, currency, as_of)
         print_line(f"  run {run.payout_run_id}: {_summary_of(run)}")
         _expect_run(
             demonstration,
@@ -257,11 +248,11 @@ def _run_each_currency(
 
 def _list_payouts(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     owed: dict[_Account, int],
 ) -> dict[_Account, ledger_pb2.Payout]:
     """Shows the payouts; returns them by restaurant and currency."""
-    listed = stub.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
+    listed = ledger.service.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
     demonstration.say("These payouts go to the bank; what they pay is reserved until it answers.")
     print_table(payouts_table(listed))
     payouts = {(payout.restaurant_id, payout.currency): payout for payout in listed}
@@ -287,11 +278,11 @@ def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
 
 def _show_payout(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     payout: ledger_pb2.Payout,
     items: list[tuple[str, int]],
 ) -> None:
-    detailed = _payout(stub, payout)
+    detailed = _payout(ledger, payout)
     demonstration.say(f"The payout to {payout.restaurant_id} consists of:")
     print_table(items_table(detailed))
     seen = sorted((_name(item), item.amount_minor) for item in detailed.items)
@@ -300,33 +291,33 @@ def _show_payout(
 
 def _book_paid(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     payout: ledger_pb2.Payout,
 ) -> None:
-    settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
-    _, again = settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    settle(ledger, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    _, again = settle(ledger, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
     demonstration.say("The bank reports twice that it was paid; that is booked once:")
     demonstration.expect(
         "the second report", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE"
     )
     _show_history(
         demonstration,
-        _payout(stub, payout),
+        _payout(ledger, payout),
         [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_PAID],
     )
 
 
 def _book_failed(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     payout: ledger_pb2.Payout,
 ) -> None:
     """Books that the bank refused `payout`, and prints that its amount is available again."""
-    settle(stub, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_FAILED))
+    settle(ledger, payout, Said(ledger_pb2.EVENT_TYPE_PAYOUT_FAILED))
     request = ledger_pb2.GetBalanceRequest(
         restaurant_id=payout.restaurant_id, currency=payout.currency
     )
-    available_minor = stub.GetBalance(request).available_minor
+    available_minor = ledger.service.GetBalance(request).available_minor
     demonstration.say(
         f"The payout to {payout.restaurant_id} failed; "
         f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available"
@@ -337,20 +328,20 @@ def _book_failed(
     )
     _show_history(
         demonstration,
-        _payout(stub, payout),
+        _payout(ledger, payout),
         [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_FAILED],
     )
 
 
 def _pay_again(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     as_of: date_pb2.Date,
     failed: ledger_pb2.Payout,
     owed: dict[_Account, int],
 ) -> None:
     """Starts a second run of the day. It pays what failed, and no restaurant twice."""
-    run = _finished_run(stub, failed.currency, as_of, request_id="again")
+    run = _finished_run(ledger, failed.currency, as_of, request_id="again")
     skipped = sum(reason.count for reason in run.skipped)
     demonstration.say(
         f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout"
@@ -363,10 +354,10 @@ def _pay_again(
         skipped,
         sum(currency == failed.currency for _, currency in owed) - 1,
     )
-    (payout,) = stub.ListPayouts(
+    (payout,) = ledger.service.ListPayouts(
         ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id)
     ).payouts
-    _show_payout(demonstration, stub, payout, [("PAYOUT_REVERSAL", owed[account])])
+    _show_payout(demonstration, ledger, payout, [("PAYOUT_REVERSAL", owed[account])])
 
 
 def _show_history(
@@ -381,13 +372,13 @@ def _show_history(
 
 def _show_reserved(
     demonstration: Demonstration,
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: Ledger,
     reserved: dict[_Account, int],
 ) -> None:
     columns = ("available", "reserved", "not paid yet")
     table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
-        response = stub.GetBalance(
+        response = ledger.service.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
         )
         amounts = (response.available_minor, response.reserved_minor, reserved_minor)
@@ -403,11 +394,9 @@ def _show_reserved(
     print_table(table)
 
 
-def _payout(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout
-) -> ledger_pb2.Payout:
+def _payout(ledger: Ledger, payout: ledger_pb2.Payout) -> ledger_pb2.Payout:
     """Reads the payout again, with its items and its history."""
-    return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)).payout
+    return ledger.get_payout(payout.payout_id)
 
 
 def _name(item: ledger_pb2.PayoutItem) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2
 
-from ledger.cli.connection import open_channel
 from ledger.cli.failures import CommandFailure
 from ledger.cli.serve.ready_line import READY_PREFIX
+from ledger.client.channels import channel_options
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2
 
@@ -110,7 +110,7 @@ def _wait_until_serving(
     request = health_pb2.HealthCheckRequest(
         service=ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
     )
-    with open_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options()) as channel:
         # The stub of grpc_health has no types.
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

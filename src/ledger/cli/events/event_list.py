@@ -17,7 +17,6 @@ from ledger.cli.events.views import (
 )
 from ledger.cli.instants import format_instant
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     Instant,
     Word,
@@ -26,6 +25,7 @@ from ledger.cli.parameters import (
     json_option,
 )
 from ledger.cli.words import number_of, prefix_of, words_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def find(reference: str, json: bool, address: str | None) -> None:
 @address_option
 def show(event: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event))
+    with connect(settings) as ledger:
+        response = ledger.get_event(event)
     recorded_at = format_instant(response.recorded_at)
     if json:
         print_json(
@@ -143,8 +143,8 @@ def show(event: str, json: bool, address: str | None) -> None:
 def _print_list(request: ledger_pb2.ListEventsRequest, *, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     count = 0
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListEvents, request):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.service.ListEvents, request):
             count += len(page.events)
             payouts = {payout.payout_id: payout for payout in page.payouts}
             if json:

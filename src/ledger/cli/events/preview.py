@@ -16,12 +16,11 @@ from ledger.cli.ingest.source import open_source
 from ledger.cli.output import JsonValue, counted, print_json_lines, print_line, print_table
 from ledger.cli.parameters import address_option, json_lines_option
 from ledger.cli.payouts.views import payout_state
-from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import word_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 HELP = """
 Show what booking the events of FILE would do, one JSON object a line as
@@ -41,10 +40,10 @@ be refused.
 def preview(file: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     refused = 0
-    with open_source(file) as (source, _), connect(settings) as stub:
+    with open_source(file) as (source, _), connect(settings) as ledger:
         for batch in read_batches(source, parse_event_line, batch_size=1):
             for line in batch.lines:
-                shown, entries = _preview(stub, line.content)
+                shown, entries = _preview(ledger, line.content)
                 refused += shown["status"] == "refused"
                 if json:
                     print_json_lines([{"line": line.number, **shown}])
@@ -57,13 +56,13 @@ def preview(file: str, json: bool, address: str | None) -> None:
 
 
 def _preview(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", content: ledger_pb2.ProcessorEvent | InvalidLine
+    ledger: "Ledger", content: ledger_pb2.ProcessorEvent | InvalidLine
 ) -> tuple[dict[str, JsonValue], Sequence[ledger_pb2.LedgerEntry]]:
     """What would happen to the event of a line, and its entries.
 
-    Raises grpc.RpcError without an answer.
+    Raises LedgerError without an answer.
     """
-    import grpc
+    from ledger.client import LedgerError
 
     if isinstance(content, InvalidLine):
         return {
@@ -72,12 +71,11 @@ def _preview(
             "reason": f"INVALID_ARGUMENT INVALID_LINE {content}",
         }, ()
     try:
-        response = stub.PreviewEvent(ledger_pb2.PreviewEventRequest(event=content))
-    except grpc.RpcError as error:
-        refusal = refusal_of_call(error)
-        if refusal.is_retryable or not refusal.reason:
+        response = ledger.preview_event(content)
+    except LedgerError as error:
+        if error.is_retryable or not error.reason:
             raise
-        return {"event_id": content.event_id, "status": "refused", "reason": str(refusal)}, ()
+        return {"event_id": content.event_id, "status": "refused", "reason": str(error)}, ()
     return {
         "event_id": content.event_id,
         "status": word_of(ledger_pb2.IngestStatus, response.status),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,13 +14,15 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import read_batches
 from ledger.cli.ingest.fields import InvalidLine
 from ledger.cli.ingest.lines import parse_event_line
-from ledger.cli.ingest.sender import EventBatch, EventSender, Pace, Results
+from ledger.cli.ingest.sender import EventBatch, Outcomes, Pace, send_batches
 from ledger.cli.ingest.source import LineErrors, line_errors_option, open_source, progress_bar
 from ledger.cli.output import JsonValue, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
-from ledger.cli.refusals import refusal_of_status
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.client import EventOutcome
 
 # From 100 to 1000 the cost is the same; smaller requests get the first response sooner.
 BATCH_EVENTS = 250
@@ -109,9 +112,9 @@ class ResultReporter:
         self.summary = IngestSummary()
         self._errors = LineErrors(source_name, LOOKED_AT, shown_max, write)
 
-    def add(self, batch: EventBatch, results: Results) -> None:
-        """Counts the results of a batch."""
-        results_left = iter(results)
+    def add(self, batch: EventBatch, outcomes: Outcomes) -> None:
+        """Counts the outcomes of a batch."""
+        outcomes_left = iter(outcomes)
         for line in batch.lines:
             if isinstance(line.content, InvalidLine):
                 self.summary.invalid += 1
@@ -121,34 +124,32 @@ class ResultReporter:
                     f"INVALID_ARGUMENT INVALID_LINE {line.content}",
                 )
             else:
-                self._add_result(line.number, line.content, next(results_left))
+                self._add_outcome(line.number, next(outcomes_left))
 
-    def _add_result(
-        self, number: int, event: ledger_pb2.ProcessorEvent, result: ledger_pb2.IngestResult
-    ) -> None:
-        if not result.HasField("error"):
-            if result.status == ledger_pb2.INGEST_STATUS_CREATED:
+    def _add_outcome(self, number: int, outcome: "EventOutcome") -> None:
+        error = outcome.error
+        if error is None:
+            if outcome.status == ledger_pb2.INGEST_STATUS_CREATED:
                 self.summary.created += 1
-            elif result.status == ledger_pb2.INGEST_STATUS_DUPLICATE:
+            elif outcome.status == ledger_pb2.INGEST_STATUS_DUPLICATE:
                 self.summary.duplicates += 1
             else:
                 self.summary.unknown += 1
                 self._errors.add(
                     number,
-                    event.event_id,
-                    f"status {result.status} is unknown to this version of the command: update it",
+                    outcome.event_id,
+                    f"status {outcome.status} is unknown to this version of the command: update it",
                 )
             return
-        refusal = refusal_of_status(result.error)
-        if refusal.code == "ALREADY_EXISTS":
+        if error.code.name == "ALREADY_EXISTS":
             self.summary.conflicts += 1
-        elif refusal.code == "INVALID_ARGUMENT":
+        elif error.code.name == "INVALID_ARGUMENT":
             self.summary.invalid += 1
         else:
             self.summary.refused_otherwise += 1
         # The position in the request means nothing to a reader of the file.
-        message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
-        self._errors.add(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
+        message = re.sub(r"\bevents\[[0-9]+\]\.", "", error.message)
+        self._errors.add(number, outcome.event_id, f"{error.code.name} {error.reason} {message}")
 
     def close(self) -> None:
         """Writes how many refused lines were not shown."""
@@ -186,15 +187,15 @@ def ingest(
         reporter = ResultReporter(name, errors, progress.write)
         pace = Pace()
 
-        def on_results(batch: EventBatch, results: Results) -> None:
-            reporter.add(batch, results)
+        def on_outcomes(batch: EventBatch, outcomes: Outcomes) -> None:
+            reporter.add(batch, outcomes)
             progress.show(batch.end_bytes, reporter.summary.booked, _pace_text(pace))
 
         try:
-            with connect(settings) as stub:
+            with connect(settings) as ledger:
                 parse = partial(parse_event_line, ignore_unknown_fields=ignore_unknown_fields)
                 batches = read_batches(source, parse, batch_size=batch_size)
-                EventSender(stub, on_results, pace).send_all(batches)
+                send_batches(ledger, batches, on_outcomes, pace, batch_size)
         except CommandFailure as failure:
             raise CommandFailure(
                 *failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status

@@ -7,7 +7,7 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_payments
+from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.metadata import pairs_of
 from ledger.cli.parameters import (
@@ -22,11 +22,10 @@ from ledger.cli.parameters import (
     positive_minor_units,
 )
 from ledger.cli.payments.answers import DECLINED_STATUS, answer_payment
-from ledger.cli.refusals import refusal_of_call
 from ledger.v1 import payment_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import payment_pb2_grpc
+    from ledger.client import Ledger
 
 AUTHORIZE_HELP = f"""
 Pay an amount from an account to another one, or to a restaurant. With --manual
@@ -128,11 +127,11 @@ def authorize(
         request.payee_account_id = payee
     if restaurant is not None:
         request.payee_restaurant_id = restaurant
-    with connect_payments(settings) as stub:
+    with connect(settings) as ledger:
         response = (
-            stub.AuthorizePayment(request)
+            ledger.payments.AuthorizePayment(request)
             if expires_in is None
-            else _authorize_for(stub, request, expires_in)
+            else _authorize_for(ledger, request, expires_in)
         )
     answer_payment(response, json=json)
 
@@ -163,13 +162,13 @@ def transfer(
         currency=currency,
         capture=payment_pb2.CAPTURE_MODE_IMMEDIATE,
     )
-    with connect_payments(settings) as stub:
-        response = stub.AuthorizePayment(request)
+    with connect(settings) as ledger:
+        response = ledger.payments.AuthorizePayment(request)
     answer_payment(response, json=json)
 
 
 def _authorize_for(
-    stub: "payment_pb2_grpc.PaymentServiceStub",
+    ledger: "Ledger",
     request: payment_pb2.AuthorizePaymentRequest,
     expires_in: timedelta,
 ) -> payment_pb2.AuthorizePaymentResponse:
@@ -177,17 +176,17 @@ def _authorize_for(
 
     On repeat it has the instant of the first call: with another one it would be another payment.
     """
-    import grpc
+    from ledger.client import LedgerError
 
     request.expires_at.FromDatetime(datetime.now(UTC) + expires_in)
     try:
-        return stub.AuthorizePayment(request)
-    except grpc.RpcError as error:
-        if refusal_of_call(error).reason != "PAYMENT_ID_REUSED":
+        return ledger.payments.AuthorizePayment(request)
+    except LedgerError as error:
+        if error.reason != "PAYMENT_ID_REUSED":
             raise
     # If anything else differs from the stored payment, the server refuses it again.
-    stored = stub.GetPayment(payment_pb2.GetPaymentRequest(payment_id=request.payment_id)).payment
+    stored = ledger.get_payment(request.payment_id).payment
     request.ClearField("expires_at")
     if stored.HasField("expires_at"):
         request.expires_at.CopyFrom(stored.expires_at)
-    return stub.AuthorizePayment(request)
+    return ledger.payments.AuthorizePayment(request)

@@ -1,15 +1,13 @@
 """`ledger payments import`: carries out the transfers of a file."""
 
 import re
-import time
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_payments
+from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import Batch, read_batches
 from ledger.cli.ingest.fields import InvalidLine
@@ -18,18 +16,12 @@ from ledger.cli.output import JsonValue, counted, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.cli.payments.transfer_lines import TransferParser
 from ledger.cli.payments.views import decline_line, reason_of
-from ledger.cli.refusals import refusal_of_call, refusal_of_status
-from ledger.jitter import jittered
 from ledger.limits import BATCH_PAYMENTS_MAX
 from ledger.v1 import payment_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import payment_pb2_grpc
+    from ledger.client import PaymentOutcome
 
-# Calls of one batch, after those that gRPC repeats by itself.
-ATTEMPTS_MAX = 5
-BACKOFF_SECONDS = 0.5
-BACKOFF_SECONDS_MAX = 5.0
 # The lines that a person must look at.
 LOOKED_AT = "declined or refused lines"
 
@@ -123,9 +115,9 @@ def import_file(
     with open_source(file) as (source, name), progress_bar(source) as progress:
         line_errors = LineErrors(name, LOOKED_AT, errors, progress.write)
         try:
-            with connect_payments(settings) as stub:
+            with connect(settings) as ledger:
                 for batch in read_batches(source, TransferParser(), batch_size=batch_size):
-                    _count(summary, line_errors, batch, carry_out(stub, batch))
+                    _count(summary, line_errors, batch, ledger.batch_transfers(batch.messages))
                     progress.show(batch.end_bytes, summary.decided, "")
         except CommandFailure as failure:
             # The same command would fail again.
@@ -154,77 +146,43 @@ def import_file(
         raise click.exceptions.Exit(summary.exit_status)
 
 
-def carry_out(
-    stub: "payment_pb2_grpc.PaymentServiceStub",
-    batch: _TransferBatch,
-    pause: Callable[[float], None] = time.sleep,
-) -> list[payment_pb2.PaymentResult]:
-    """The results of the batch's transfers, in their order.
-
-    Sends the batch again while the server is busy or gone: what was decided is a duplicate then.
-    Raises grpc.RpcError if that does not help.
-    """
-    import grpc
-
-    if not batch.messages:
-        return []
-    request = payment_pb2.BatchTransfersRequest(transfers=batch.messages)
-    for attempt in range(1, ATTEMPTS_MAX + 1):
-        try:
-            results = list(stub.BatchTransfers(request).results)
-        except grpc.RpcError as error:
-            refusal = refusal_of_call(error)
-            if not refusal.is_retryable or attempt == ATTEMPTS_MAX:
-                raise
-            longest_seconds = min(BACKOFF_SECONDS * 2.0 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-            pause(max(jittered(longest_seconds), refusal.retry_delay_seconds))
-        else:
-            break
-    if len(results) != len(batch.messages):
-        raise CommandFailure(
-            f"the server returned {len(results)} results for {len(batch.messages)} transfers"
-        )
-    return results
-
-
 def _count(
     summary: ImportSummary,
     line_errors: LineErrors,
     batch: _TransferBatch,
-    results: list[payment_pb2.PaymentResult],
+    outcomes: "list[PaymentOutcome]",
 ) -> None:
-    results_left = iter(results)
+    outcomes_left = iter(outcomes)
     for line in batch.lines:
         if isinstance(line.content, InvalidLine):
             summary.refused["INVALID_LINE"] += 1
             line_errors.add(
                 line.number, line.content.line_id, f"INVALID_ARGUMENT INVALID_LINE {line.content}"
             )
-        elif text := _count_result(summary, next(results_left)):
+        elif text := _count_outcome(summary, next(outcomes_left)):
             line_errors.add(line.number, line.content.payment_id, text)
 
 
-def _count_result(summary: ImportSummary, result: payment_pb2.PaymentResult) -> str:
-    """Counts a result. Returns what a person must read about it; empty if there is nothing."""
-    if result.HasField("error"):
-        refusal = refusal_of_status(result.error)
-        summary.refused[refusal.reason or refusal.code] += 1
+def _count_outcome(summary: ImportSummary, outcome: "PaymentOutcome") -> str:
+    """Counts an outcome. Returns what a person must read about it; empty if there is nothing."""
+    if (error := outcome.error) is not None:
+        summary.refused[error.reason or error.code.name] += 1
         # The number of the line says which transfer it is.
-        message = re.sub(r"\btransfers\[[0-9]+\]\.", "", refusal.message)
-        return f"{refusal.code} {refusal.reason} {message}"
-    match result.status:
+        message = re.sub(r"\btransfers\[[0-9]+\]\.", "", error.message)
+        return f"{error.code.name} {error.reason} {message}"
+    match outcome.status:
         case payment_pb2.PAYMENT_STATUS_CAPTURED:
             summary.captured += 1
         case payment_pb2.PAYMENT_STATUS_DUPLICATE:
             summary.duplicates += 1
-            if result.decline_reason:
-                summary.declined_before[reason_of(result.decline_reason)] += 1
+            if outcome.decline_reason:
+                summary.declined_before[reason_of(outcome.decline_reason)] += 1
         case payment_pb2.PAYMENT_STATUS_DECLINED:
-            summary.declined[reason_of(result.decline_reason)] += 1
+            summary.declined[reason_of(outcome.decline_reason)] += 1
         case _:
             summary.unknown += 1
-            return f"status {result.status} is unknown to this version of the command: update it"
-    return f"declined: {decline_line(result.decline_reason)}" if result.decline_reason else ""
+            return f"status {outcome.status} is unknown to this version of the command: update it"
+    return f"declined: {decline_line(outcome.decline_reason)}" if outcome.decline_reason else ""
 
 
 def _so_far(summary: ImportSummary) -> str:

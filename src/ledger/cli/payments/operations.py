@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_payments
+from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.parameters import (
     address_option,
@@ -17,13 +17,12 @@ from ledger.cli.parameters import (
     positive_minor_units,
 )
 from ledger.cli.payments.answers import DECLINED_STATUS, OperationResponse, answer_operation
-from ledger.v1 import payment_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import payment_pb2_grpc
+    from ledger.client import Ledger
 
 # Sends the command with an operation id and an amount in minor units, 0 for all.
-_Send = Callable[["payment_pb2_grpc.PaymentServiceStub", str, int], OperationResponse]
+_Send = Callable[["Ledger", str, int | None], OperationResponse]
 
 _REPEAT = f"""
 The answer, or the error if there was none, shows the operation id. The same
@@ -77,16 +76,9 @@ def capture(
     json: bool,
     address: str | None,
 ) -> None:
-    def send(
-        stub: "payment_pb2_grpc.PaymentServiceStub", operation_id: str, amount_minor: int
-    ) -> OperationResponse:
-        return stub.CapturePayment(
-            payment_pb2.CapturePaymentRequest(
-                operation_id=operation_id,
-                payment_id=payment,
-                amount_minor=amount_minor,
-                is_final=is_final,
-            )
+    def send(ledger: "Ledger", operation_id: str, amount_minor: int | None) -> OperationResponse:
+        return ledger.capture_payment(
+            operation_id, payment, amount_minor=amount_minor, is_final=is_final
         )
 
     _operate(send, payment, operation_id, amount, json=json, address=address)
@@ -95,12 +87,8 @@ def capture(
 @click.command(help=VOID_HELP)
 @_parameters
 def void(payment: str, operation_id: str | None, json: bool, address: str | None) -> None:
-    def send(
-        stub: "payment_pb2_grpc.PaymentServiceStub", operation_id: str, _: int
-    ) -> OperationResponse:
-        return stub.VoidPayment(
-            payment_pb2.VoidPaymentRequest(operation_id=operation_id, payment_id=payment)
-        )
+    def send(ledger: "Ledger", operation_id: str, _: int | None) -> OperationResponse:
+        return ledger.void_payment(operation_id, payment)
 
     _operate(send, payment, operation_id, None, json=json, address=address)
 
@@ -111,14 +99,8 @@ def void(payment: str, operation_id: str | None, json: bool, address: str | None
 def refund(
     payment: str, operation_id: str | None, amount: str | None, json: bool, address: str | None
 ) -> None:
-    def send(
-        stub: "payment_pb2_grpc.PaymentServiceStub", operation_id: str, amount_minor: int
-    ) -> OperationResponse:
-        return stub.RefundPayment(
-            payment_pb2.RefundPaymentRequest(
-                operation_id=operation_id, payment_id=payment, amount_minor=amount_minor
-            )
-        )
+    def send(ledger: "Ledger", operation_id: str, amount_minor: int | None) -> OperationResponse:
+        return ledger.refund_payment(operation_id, payment, amount_minor=amount_minor)
 
     _operate(send, payment, operation_id, amount, json=json, address=address)
 
@@ -126,12 +108,8 @@ def refund(
 @click.command(help=REVERSE_HELP)
 @_parameters
 def reverse(payment: str, operation_id: str | None, json: bool, address: str | None) -> None:
-    def send(
-        stub: "payment_pb2_grpc.PaymentServiceStub", operation_id: str, _: int
-    ) -> OperationResponse:
-        return stub.ReversePayment(
-            payment_pb2.ReversePaymentRequest(operation_id=operation_id, payment_id=payment)
-        )
+    def send(ledger: "Ledger", operation_id: str, _: int | None) -> OperationResponse:
+        return ledger.reverse_payment(operation_id, payment)
 
     _operate(send, payment, operation_id, None, json=json, address=address)
 
@@ -147,17 +125,14 @@ def _operate(
 ) -> None:
     settings = load_client_settings(address)
     chosen_id = operation_id or f"cli.{uuid.uuid4()}"
-    with _naming(chosen_id), connect_payments(settings) as stub:
-        amount_minor = 0 if amount is None else _amount_minor(stub, payment_id, amount)
-        response = send(stub, chosen_id, amount_minor)
+    with _naming(chosen_id), connect(settings) as ledger:
+        amount_minor = None
+        if amount is not None:
+            # The currency of a payment never changes.
+            currency = ledger.get_payment(payment_id).payment.currency
+            amount_minor = positive_minor_units("--amount", amount, currency)
+        response = send(ledger, chosen_id, amount_minor)
     answer_operation(response, json=json)
-
-
-def _amount_minor(stub: "payment_pb2_grpc.PaymentServiceStub", payment_id: str, amount: str) -> int:
-    """The amount in minor units of the payment's currency, which never changes."""
-    request = payment_pb2.GetPaymentRequest(payment_id=payment_id)
-    # In the contract 0 means all.
-    return positive_minor_units("--amount", amount, stub.GetPayment(request).payment.currency)
 
 
 @contextmanager

@@ -3,10 +3,9 @@
 import click
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.connection import connect_payments
+from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     Word,
     address_option,
@@ -24,6 +23,7 @@ from ledger.cli.payments.views import (
     payments_table,
 )
 from ledger.cli.words import number_of, prefix_of, words_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import payment_pb2
 
 PAYMENT_STATE = Word(prefix_of(payment_pb2.PaymentState), words_of(payment_pb2.PaymentState))
@@ -44,8 +44,8 @@ List the payments of a payer or a payee, the latest first. Give one of --payer,
 @address_option
 def show(payment: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect_payments(settings) as stub:
-        response = stub.GetPayment(payment_pb2.GetPaymentRequest(payment_id=payment))
+    with connect(settings) as ledger:
+        response = ledger.get_payment(payment)
     currency = response.payment.currency
     if json:
         print_json(
@@ -100,8 +100,8 @@ def list_payments(
     if state is not None:
         request.state = number_of(payment_pb2.PaymentState, state)
     count = 0
-    with connect_payments(settings) as stub:
-        for page in pages_of(stub.ListPayments, request):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.payments.ListPayments, request):
             count += len(page.payments)
             if json:
                 print_json_lines(map(json_of_payment, page.payments))

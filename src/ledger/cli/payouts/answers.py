@@ -14,12 +14,11 @@ from ledger.cli.connection import connect
 from ledger.cli.output import print_json, print_line
 from ledger.cli.parameters import Instant, address_option, json_option
 from ledger.cli.payouts.views import json_of_payout, payout_state
-from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import amount_of, word_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 PAID_HELP = """
 Book that the bank carried out a payout. May be repeated: it is booked once.
@@ -125,7 +124,7 @@ class Said:
 
 
 def settle(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: "Ledger",
     payout: ledger_pb2.Payout,
     said: Said,
     occurred_at: Timestamp | None = None,
@@ -134,9 +133,9 @@ def settle(
 
     The id follows from the payout, so the event is booked once; a repeat is a DUPLICATE. Without
     `occurred_at` a new event has the current time, and a repeat has the time of the stored event:
-    with another time it would be a conflict. Raises grpc.RpcError.
+    with another time it would be a conflict. Raises LedgerError.
     """
-    import grpc
+    from ledger.client import LedgerError
 
     event = ledger_pb2.ProcessorEvent(
         event_id=said.event_id(payout.payout_id),
@@ -152,14 +151,14 @@ def settle(
     )
     request = ledger_pb2.IngestEventRequest(event=event)
     try:
-        return event.event_id, stub.IngestEvent(request)
-    except grpc.RpcError as error:
-        if occurred_at is not None or refusal_of_call(error).reason != "EVENT_ID_REUSED":
+        return event.event_id, ledger.service.IngestEvent(request)
+    except LedgerError as error:
+        if occurred_at is not None or error.reason != "EVENT_ID_REUSED":
             raise
     # If anything else differs from the stored event, the server refuses it again.
-    stored = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id)).event
+    stored = ledger.get_event(event.event_id).event
     event.occurred_at.CopyFrom(stored.occurred_at)
-    return event.event_id, stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+    return event.event_id, ledger.ingest(event)
 
 
 def _book(
@@ -173,9 +172,11 @@ def _book(
     """Books what the bank said about a payout, and prints the payout."""
     settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
-    with connect(settings) as stub:
-        event_id, response = settle(stub, stub.GetPayout(request).payout, said, occurred_at)
-        payout = stub.GetPayout(request).payout
+    with connect(settings) as ledger:
+        event_id, response = settle(
+            ledger, ledger.service.GetPayout(request).payout, said, occurred_at
+        )
+        payout = ledger.service.GetPayout(request).payout
     status = word_of(ledger_pb2.IngestStatus, response.status)
     if json:
         print_json(

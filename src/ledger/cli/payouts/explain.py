@@ -11,15 +11,15 @@ from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure
 from ledger.cli.instants import format_instant
 from ledger.cli.output import JsonValue, Table, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import address_option, json_lines_option
 from ledger.cli.payouts.views import json_of_payout, payout_table, retained_parts
 from ledger.cli.statement_lines import signed_amount
 from ledger.cli.words import amount_of, amount_or_none, word_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 PAYABLE = ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE
 HELP = """
@@ -36,18 +36,18 @@ to it, to the cent. An entry is in one payout, the first that counted it.
 @address_option
 def explain(payout_id: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        payout = stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout_id)).payout
+    with connect(settings) as ledger:
+        payout = ledger.get_payout(payout_id)
         sums: dict[int, int] = defaultdict(int)
         if json:
             print_json_lines([json_of_payout(payout)])
-            for entries in _pages(stub, payout_id, None):
+            for entries in _pages(ledger, payout_id, None):
                 _add(sums, entries)
                 print_json_lines(_json_of(entry) for entry in entries)
         else:
             print_table(payout_table(payout))
             for item in payout.items:
-                _print_item(stub, payout, item, sums)
+                _print_item(ledger, payout, item, sums)
     _check(payout, sums)
     if not json:
         print_line(f"items of {amount_of(sum(sums.values()), payout.currency)} add up")
@@ -58,27 +58,27 @@ def explain(payout_id: str, json: bool, address: str | None) -> None:
 
 
 def _pages(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: "Ledger",
     payout_id: str,
     entry_type: "ledger_pb2.EntryType.ValueType | None",
 ) -> Iterator[list[ledger_pb2.LedgerEntry]]:
     request = ledger_pb2.ListPayoutEntriesRequest(
         payout_id=payout_id, entry_types=[] if entry_type is None else [entry_type]
     )
-    for page in pages_of(stub.ListPayoutEntries, request):
+    for page in pages_of(ledger.service.ListPayoutEntries, request):
         if page.entries:
             yield list(page.entries)
 
 
 def _print_item(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: "Ledger",
     payout: ledger_pb2.Payout,
     item: ledger_pb2.PayoutItem,
     sums: dict[int, int],
 ) -> None:
     name = word_of(ledger_pb2.EntryType, item.type)
     print_line(f"{name} {amount_of(item.amount_minor, payout.currency)}")
-    for entries in _pages(stub, payout.payout_id, item.type):
+    for entries in _pages(ledger, payout.payout_id, item.type):
         _add(sums, entries)
         table = Table(
             ("recorded", "available", "event", payout.currency),

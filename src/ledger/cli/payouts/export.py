@@ -12,15 +12,15 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.output import CsvWriter, JsonValue, write_unicode
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import address_option
 from ledger.cli.payouts.submit import contents_options, submission_request
 from ledger.cli.payouts.views import is_under_way, json_of_payout
+from ledger.client.sync_pages import pages_of
 from ledger.domain.money import is_currency
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 # How often an export reads the list, at most: it reads again if runs appeared in between.
 EXPORT_PASSES_MAX = 10
@@ -94,11 +94,11 @@ def export(
     settings = load_client_settings(address)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as whole:
         rows = _rows_to(whole, format_)
-        with connect(settings) as stub:
+        with connect(settings) as ledger:
             if submission_id:
-                _export_submission(stub, rows, submission_id, request)
+                _export_submission(ledger, rows, submission_id, request)
             else:
-                _collect_export(stub, rows, currency, payout_run_id)
+                _collect_export(ledger, rows, currency, payout_run_id)
         whole.seek(0)
         write_unicode(sys.stdout)
         shutil.copyfileobj(whole, sys.stdout)
@@ -160,23 +160,23 @@ def _exported(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
 
 
 def _export_submission(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: "Ledger",
     rows: _Rows,
     submission_id: str,
     request: ledger_pb2.SubmitPayoutsRequest | None,
 ) -> None:
     """Makes the submission if there is a request for it, and writes its list."""
     if request is not None:
-        stub.SubmitPayouts(request)
+        ledger.service.SubmitPayouts(request)
     wanted = ledger_pb2.ListPayoutsRequest(submission_id=submission_id)
-    payouts = [payout for page in pages_of(stub.ListPayouts, wanted) for payout in page.payouts]
+    payouts = [
+        payout for page in pages_of(ledger.service.ListPayouts, wanted) for payout in page.payouts
+    ]
     for payout in sorted(payouts, key=lambda payout: payout.payout_id):
         rows.write(payout)
 
 
-def _collect_export(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", rows: _Rows, currency: str, payout_run_id: str
-) -> None:
+def _collect_export(ledger: "Ledger", rows: _Rows, currency: str, payout_run_id: str) -> None:
     """Writes the payouts in state CREATED to `rows`. Each run is in it completely or not at all.
 
     A run under way may add payouts to pages that were read already. So the list is read again until
@@ -184,15 +184,15 @@ def _collect_export(
     """
     ended: set[str] = set()
     if payout_run_id:
-        _require_ended(stub, payout_run_id)
+        _require_ended(ledger, payout_run_id)
         ended.add(payout_run_id)
     for _ in range(EXPORT_PASSES_MAX):
         rows.begin()
-        unknown = _read_export(stub, rows, currency, payout_run_id) - ended
+        unknown = _read_export(ledger, rows, currency, payout_run_id) - ended
         if not unknown:
             return
         for found in sorted(unknown):
-            _require_ended(stub, found)
+            _require_ended(ledger, found)
         ended |= unknown
     raise CommandFailure(
         "new payout runs kept appearing; try again when they have ended",
@@ -200,15 +200,13 @@ def _collect_export(
     )
 
 
-def _read_export(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", rows: _Rows, currency: str, payout_run_id: str
-) -> set[str]:
+def _read_export(ledger: "Ledger", rows: _Rows, currency: str, payout_run_id: str) -> set[str]:
     """Reads the list once and writes it to `rows`. Returns the runs whose payouts are in it."""
     request = ledger_pb2.ListPayoutsRequest(
         payout_run_id=payout_run_id, state=ledger_pb2.PAYOUT_STATE_CREATED
     )
     runs: set[str] = set()
-    for page in pages_of(stub.ListPayouts, request):
+    for page in pages_of(ledger.service.ListPayouts, request):
         for payout in page.payouts:
             if currency not in ("", payout.currency):
                 continue
@@ -217,8 +215,8 @@ def _read_export(
     return runs
 
 
-def _require_ended(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_run_id: str) -> None:
-    run = stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)).payout_run
+def _require_ended(ledger: "Ledger", payout_run_id: str) -> None:
+    run = ledger.get_payout_run(payout_run_id)
     if is_under_way(run):
         raise CommandFailure(
             f"run {payout_run_id} has considered {run.restaurants_considered} of"

@@ -10,10 +10,10 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.instants import format_instant
 from ledger.cli.output import print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import Duration, Instant, Word, address_option, json_lines_option
 from ledger.cli.payouts.views import json_of_payout, payouts_table
 from ledger.cli.words import number_of, prefix_of, words_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 # The default of LEDGER_PAYOUT_ANSWER_DAYS: the command cannot know what the servers have set.
@@ -82,8 +82,8 @@ def list_payouts(
     old_count = 0
     oldest: ledger_pb2.Payout | None = None
     old_before = time.time() - OLD_SECONDS
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListPayouts, request):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.service.ListPayouts, request):
             count += len(page.payouts)
             old = [
                 payout

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -27,20 +26,18 @@ from ledger.cli.parameters import (
     minor_units,
 )
 from ledger.cli.payouts.views import (
-    is_under_way,
     json_of_run,
     json_of_run_item,
     run_items_table,
     run_table,
 )
-from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import amount_of
 from ledger.domain.fields import ID_LENGTH_MAX
 from ledger.limits import RUN_RESTAURANTS_MAX
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 WAIT_TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS_MIN = 0.05
@@ -145,15 +142,15 @@ def run_payouts(
         dry_run=dry_run,
         restaurant_ids=_named(restaurants, restaurants_file),
     )
-    with connect(settings) as stub:
+    with connect(settings) as ledger:
         if request.restaurant_ids and not dry_run:
-            _require_that_lists_are_known(stub, request)
-        response = stub.RunPayouts(request)
+            _require_that_lists_are_known(ledger, request)
+        response = ledger.service.RunPayouts(request)
         run = response.payout_run
         if wait and not dry_run:
             with _progress_bar(run) as on_progress:
                 run = wait_for_run(
-                    stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress
+                    ledger, run, timeout_seconds=timeout_seconds, on_progress=on_progress
                 )
     if json:
         printed = json_of_run(run)
@@ -194,14 +191,12 @@ def _named(restaurants: Sequence[str], file: Path | None) -> list[str]:
     return [*restaurants, *ids]
 
 
-def _require_that_lists_are_known(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", request: ledger_pb2.RunPayoutsRequest
-) -> None:
+def _require_that_lists_are_known(ledger: "Ledger", request: ledger_pb2.RunPayoutsRequest) -> None:
     """Raises CommandFailure if the server is older than lists of restaurants: it would pay all."""
     plan = ledger_pb2.RunPayoutsRequest()
     plan.CopyFrom(request)
     plan.dry_run = True
-    if not stub.RunPayouts(plan).payout_run.restaurants_named:
+    if not ledger.service.RunPayouts(plan).payout_run.restaurants_named:
         raise CommandFailure(
             "this server does not know runs of named restaurants and would pay all: upgrade it"
         )
@@ -242,44 +237,37 @@ def minimum_of(
 
 
 def wait_for_run(
-    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    ledger: "Ledger",
     run: ledger_pb2.PayoutRun,
     *,
     timeout_seconds: float,
     on_progress: Callable[[ledger_pb2.PayoutRun], None],
 ) -> ledger_pb2.PayoutRun:
-    """Waits until the run has ended, and returns it. Calls `on_progress` with each state before.
+    """Waits until the run has ended, and returns it. Calls `on_progress` with each state.
 
-    Retries calls that may succeed later: the run is in the database, and any server continues it.
-    Raises CommandFailure after the timeout or on Ctrl-C, grpc.RpcError if a retry cannot help.
+    Raises CommandFailure after the timeout or on Ctrl-C, LedgerError if a retry cannot help.
     """
-    import grpc
+    from ledger.client import TooSlow
 
-    deadline = time.monotonic() + timeout_seconds
-    request = ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
-    pause_seconds = _POLL_SECONDS_MIN
+    seen = run
+
+    def note(current: ledger_pb2.PayoutRun) -> None:
+        nonlocal seen
+        seen = current
+        on_progress(current)
+
     try:
-        while is_under_way(run):
-            on_progress(run)
-            left_seconds = deadline - time.monotonic()
-            if left_seconds <= 0:
-                raise CommandFailure(
-                    f"the run has not ended within {timeout_seconds:g} s",
-                    *_progress_lines(run),
-                    exit_status=ExitStatus.UNREACHABLE,
-                )
-            time.sleep(min(pause_seconds, left_seconds))
-            pause_seconds = min(pause_seconds * _POLL_FACTOR, _POLL_SECONDS_MAX)
-            try:
-                run = stub.GetPayoutRun(request).payout_run
-            except grpc.RpcError as error:
-                if not refusal_of_call(error).is_retryable:
-                    raise
+        return ledger.wait_for_run(run.payout_run_id, timeout_seconds, on_progress=note)
+    except TooSlow:
+        raise CommandFailure(
+            f"the run has not ended within {timeout_seconds:g} s",
+            *_progress_lines(seen),
+            exit_status=ExitStatus.UNREACHABLE,
+        ) from None
     except KeyboardInterrupt:
         raise CommandFailure(
-            "interrupted", *_progress_lines(run), exit_status=ExitStatus.INTERRUPTED
+            "interrupted", *_progress_lines(seen), exit_status=ExitStatus.INTERRUPTED
         ) from None
-    return run
 
 
 @contextmanager

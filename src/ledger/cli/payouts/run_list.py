@@ -8,7 +8,6 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
 from ledger.cli.payouts.views import (
     json_of_listed_run,
@@ -18,12 +17,12 @@ from ledger.cli.payouts.views import (
     run_table,
     runs_table,
 )
-from ledger.cli.refusals import refusal_of_call
 from ledger.cli.words import number_of, prefix_of, words_of
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 # Without PLANNED, the state of a dry run, which is stored nowhere.
 RUN_STATE = Word(
@@ -64,8 +63,8 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
     if state is not None:
         request.state = number_of(ledger_pb2.PayoutRunState, state)
     count = 0
-    with connect(settings) as stub:
-        for page in pages_of(stub.ListPayoutRuns, request):
+    with connect(settings) as ledger:
+        for page in pages_of(ledger.service.ListPayoutRuns, request):
             count += len(page.payout_runs)
             if json:
                 print_json_lines(map(json_of_listed_run, page.payout_runs))
@@ -80,20 +79,16 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
 @json_option
 @address_option
 def cancel(identifier: str, json: bool, address: str | None) -> None:
-    import grpc
+    from ledger.client import NotFound
 
     settings = load_client_settings(address)
-    with connect(settings) as stub:
+    with connect(settings) as ledger:
         try:
-            run = stub.CancelPayoutRun(
-                ledger_pb2.CancelPayoutRunRequest(payout_run_id=identifier)
-            ).payout_run
-        except grpc.RpcError as error:
-            if refusal_of_call(error).reason != "PAYOUT_RUN_NOT_FOUND":
-                raise
+            run = ledger.cancel_payout_run(identifier)
+        except NotFound:
             run = None
         if run is None:
-            payout = _cancel_payout(stub, identifier)
+            payout = _cancel_payout(ledger, identifier)
     if run is None:
         if json:
             print_json(json_of_payout(payout))
@@ -105,15 +100,13 @@ def cancel(identifier: str, json: bool, address: str | None) -> None:
         print_table(run_table(run))
 
 
-def _cancel_payout(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -> ledger_pb2.Payout:
+def _cancel_payout(ledger: "Ledger", payout_id: str) -> ledger_pb2.Payout:
     """Cancels a payout. Raises CommandFailure if there is none: no run has the id either."""
-    import grpc
+    from ledger.client import NotFound
 
     try:
-        return stub.CancelPayout(ledger_pb2.CancelPayoutRequest(payout_id=payout_id)).payout
-    except grpc.RpcError as error:
-        if refusal_of_call(error).reason != "PAYOUT_NOT_FOUND":
-            raise
-    raise CommandFailure(
-        f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout run nor a payout has the id {payout_id}"
-    )
+        return ledger.cancel_payout(payout_id)
+    except NotFound:
+        raise CommandFailure(
+            f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout run nor a payout has the id {payout_id}"
+        ) from None

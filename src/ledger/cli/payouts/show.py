@@ -8,7 +8,6 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.output import print_json, print_json_lines, print_table
-from ledger.cli.pages import pages_of
 from ledger.cli.parameters import address_option, json_option
 from ledger.cli.payouts.views import (
     history_table,
@@ -20,11 +19,11 @@ from ledger.cli.payouts.views import (
     run_items_table,
     run_table,
 )
-from ledger.cli.refusals import refusal_of_call
+from ledger.client.sync_pages import pages_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 HELP = """
 Show a payout with its items and its history, or a payout run with its
@@ -41,10 +40,10 @@ its restaurants.
 @address_option
 def show(identifier: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        payout = _payout_or_none(stub, identifier)
+    with connect(settings) as ledger:
+        payout = _payout_or_none(ledger, identifier)
         if payout is None:
-            _show_run(stub, _run_or_failure(stub, identifier), json=json)
+            _show_run(ledger, _run_or_failure(ledger, identifier), json=json)
             return
     if json:
         print_json(json_of_payout(payout))
@@ -54,41 +53,29 @@ def show(identifier: str, json: bool, address: str | None) -> None:
         print_table(history_table(payout))
 
 
-def _payout_or_none(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str
-) -> ledger_pb2.Payout | None:
-    import grpc
+def _payout_or_none(ledger: "Ledger", payout_id: str) -> ledger_pb2.Payout | None:
+    from ledger.client import NotFound
 
     try:
-        return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout_id)).payout
-    except grpc.RpcError as error:
-        if refusal_of_call(error).reason != "PAYOUT_NOT_FOUND":
-            raise
-    return None
+        return ledger.get_payout(payout_id)
+    except NotFound:
+        return None
 
 
-def _run_or_failure(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str
-) -> ledger_pb2.PayoutRun:
+def _run_or_failure(ledger: "Ledger", identifier: str) -> ledger_pb2.PayoutRun:
     """The payout run. Raises CommandFailure if there is none: no payout has the id either."""
-    import grpc
+    from ledger.client import NotFound
 
     try:
-        return stub.GetPayoutRun(
-            ledger_pb2.GetPayoutRunRequest(payout_run_id=identifier)
-        ).payout_run
-    except grpc.RpcError as error:
-        if refusal_of_call(error).reason != "PAYOUT_RUN_NOT_FOUND":
-            raise
-    raise CommandFailure(
-        f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {identifier}"
-    )
+        return ledger.get_payout_run(identifier)
+    except NotFound:
+        raise CommandFailure(
+            f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {identifier}"
+        ) from None
 
 
-def _show_run(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutRun, *, json: bool
-) -> None:
-    import grpc
+def _show_run(ledger: "Ledger", run: ledger_pb2.PayoutRun, *, json: bool) -> None:
+    from ledger.client import LedgerError
 
     if json:
         print_json_lines([json_of_run(run)])
@@ -96,13 +83,12 @@ def _show_run(
         print_table(run_table(run))
     request = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id)
     try:
-        for page in pages_of(stub.ListPayoutRunItems, request):
+        for page in pages_of(ledger.service.ListPayoutRunItems, request):
             if json:
                 print_json_lines(map(json_of_run_item, page.items))
             elif page.items:
                 print_table(run_items_table(page.items, run.currency))
-    except grpc.RpcError as error:
-        refusal = refusal_of_call(error)
-        if refusal.reason != "PAYOUT_RUN_ARCHIVED":
+    except LedgerError as error:
+        if error.reason != "PAYOUT_RUN_ARCHIVED":
             raise
-        report("warning", [refusal.message])
+        report("warning", [error.message])

@@ -66,8 +66,8 @@ def submit(
     if request is None:
         raise CommandFailure("give --run or --payout", exit_status=ExitStatus.USAGE)
     settings = load_client_settings(address)
-    with connect(settings) as stub:
-        response = stub.SubmitPayouts(request)
+    with connect(settings) as ledger:
+        response = ledger.service.SubmitPayouts(request)
     if json:
         print_json(json_of_submission(response))
     else:

@@ -6,24 +6,24 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from ledger.cli.pages import pages_of
 from ledger.cli.words import word_of
+from ledger.client.sync_pages import pages_of
 from ledger.domain.fields import CLOCK_SKEW_MAX
 from ledger.reconciliation.books import SIGNS, BookEvent
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 # Calls under way at once: enough to keep a server busy, far fewer than it takes.
 CALLS_AT_ONCE = 64
 
 
 class ServerBooks:
-    """Implements `ledger.reconciliation.books.Books`. Its methods raise grpc.RpcError."""
+    """Implements `ledger.reconciliation.books.Books`. Its methods raise LedgerError."""
 
-    def __init__(self, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
-        self._stub = stub
+    def __init__(self, ledger: "Ledger") -> None:
+        self._ledger = ledger
 
     def find(self, event_ids: Sequence[str]) -> Iterable[BookEvent]:
         """The events with these ids, a bounded number of calls at a time."""
@@ -32,7 +32,7 @@ class ServerBooks:
             if len(calls) == CALLS_AT_ONCE:
                 yield from _event_in(calls.popleft())
             request = ledger_pb2.GetEventRequest(event_id=event_id)
-            calls.append(self._stub.GetEvent.future(request))
+            calls.append(self._ledger.service.GetEvent.future(request))
         while calls:
             yield from _event_in(calls.popleft())
 
@@ -72,15 +72,13 @@ class ServerBooks:
 
     def _listed(self, request: ledger_pb2.ListEventsRequest) -> Iterator[BookEvent] | None:
         """The events of a list, page by page; None if the server is too old to list any."""
-        import grpc
+        from ledger.client import NotOffered
 
-        pages = pages_of(self._stub.ListEvents, request)
+        pages = pages_of(self._ledger.service.ListEvents, request)
         try:
             first = next(pages)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return None
-            raise
+        except NotOffered:
+            return None
         return (
             book_event(listed.event) for page in chain([first], pages) for listed in page.events
         )
@@ -93,14 +91,12 @@ class _Call(Protocol):
 
 
 def _event_in(call: _Call) -> Iterator[BookEvent]:
-    import grpc
+    from ledger.client import NotFound
 
     try:
         response = call.result()
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return
-        raise
+    except NotFound:
+        return
     yield book_event(response.event)
 
 

@@ -189,8 +189,8 @@ def reconcile_report(
         date_tolerance=date_tolerance,
     )
     posted: Posted | None = None
-    with _seekable(file) as (source, name), connect(settings) as stub:
-        books = ServerBooks(stub)
+    with _seekable(file) as (source, name), connect(settings) as ledger:
+        books = ServerBooks(ledger)
         with _usable(name):
             if is_posting:
                 with reconcile(source, books, terms) as result:
@@ -198,7 +198,7 @@ def reconcile_report(
                         print_postings(result.postings(), as_csv=as_csv, json=json)
                         raise click.exceptions.Exit(_status(result.agrees))
                     duplicates = result.booked_before()
-                    posted = post(stub, result.postings())
+                    posted = post(ledger, result.postings())
                     posted.duplicates += duplicates
             # After posting from the beginning, so that the result is that of the books.
             with reconcile(source, books, terms) as result:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from ledger.cli.failures import CommandFailure
 from ledger.cli.ingest.batches import Batch, Line
-from ledger.cli.ingest.sender import EventBatch, EventSender, Results
-from ledger.cli.refusals import refusal_of_status
+from ledger.cli.ingest.sender import EventBatch, Outcomes, send_batches
 from ledger.reconciliation.postings import Posting
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
+    from ledger.client import Ledger
 
 _BATCH_EVENTS = 250
 _REFUSED_SHOWN_MAX = 20
@@ -29,24 +28,23 @@ class Posted:
     # The first refusals: the line of the report, the event, and what the server says.
     shown: list[tuple[int, str, str]] = field(default_factory=list)
 
-    def add(self, batch: EventBatch, results: Results) -> None:
-        """Counts the results of a batch."""
-        for line, event, result in zip(batch.lines, batch.messages, results, strict=True):
-            if result.status == ledger_pb2.INGEST_STATUS_CREATED:
+    def add(self, batch: EventBatch, outcomes: Outcomes) -> None:
+        """Counts the outcomes of a batch."""
+        for line, outcome in zip(batch.lines, outcomes, strict=True):
+            if outcome.status == ledger_pb2.INGEST_STATUS_CREATED:
                 self.created += 1
-            elif result.status == ledger_pb2.INGEST_STATUS_DUPLICATE:
+            elif outcome.is_duplicate:
                 self.duplicates += 1
             else:
                 self.refused += 1
                 if len(self.shown) < _REFUSED_SHOWN_MAX:
-                    refusal = str(refusal_of_status(result.error))
-                    self.shown.append((line.number, event.event_id, refusal))
+                    self.shown.append((line.number, outcome.event_id, str(outcome.error)))
 
 
-def post(stub: "ledger_pb2_grpc.LedgerServiceStub", postings: Iterable[Posting]) -> Posted:
-    """Books the postings. On repeat each is a duplicate. Raises as `EventSender` does."""
+def post(ledger: "Ledger", postings: Iterable[Posting]) -> Posted:
+    """Books the postings. On repeat each is a duplicate. Raises LedgerError."""
     posted = Posted()
-    EventSender(stub, posted.add).send_all(_batches(postings))
+    send_batches(ledger, _batches(postings), posted.add)
     return posted
 
 
