@@ -378,5 +378,10 @@ def _with_progress(run: PayoutRun, items: Sequence[PayoutRunItem]) -> PayoutRun:
         total_amount_minor=sum(item.amount_minor for item in items),
         restaurants_considered=len(items) - len(not_considered),
         restaurants_total=len(items),
-        skipped=dict(skipped),
+        skipped=dict(sorted(skipped.items(), key=_by_name)),
     )
+
+
+def _by_name(counted: tuple[SkipReason, int]) -> tuple[bool, str]:
+    """The order of reasons in a run: by name, and last what a canceled run had not looked at."""
+    return counted[0] is SkipReason.CANCELED, counted[0].value
