@@ -455,6 +455,8 @@ def _single(chance: random.Random, field: FieldDescriptor) -> Any:
         return chance.choice(ENUMS)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return chance.random() < 0.5
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return _text(chance).encode()
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _text(chance)
     raise ValueError(f"no values for {field.full_name}")
