@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from support.http_hosts import HANG, CannedHost, host
+from support.waiting import until
 
 from ledger.gateway.deliveries import FetchFailed
 from ledger.gateway.fetching import (
@@ -93,6 +94,15 @@ async def test_a_path_cannot_lead_elsewhere(path: str) -> None:
     assert not canned.requests
 
 
+async def test_a_header_that_cannot_be_sent_is_a_failure() -> None:
+    """A value from a payload never becomes another header, or an error."""
+    async with host(OK) as canned, fetcher(canned) as fetching:
+        for value in ("a\r\nx: y", "\u00e9\u4e00"):
+            with pytest.raises(FetchFailed):
+                await fetching.get("/v1/charges/ch_7", (), {"stripe-account": value})
+    assert not canned.requests
+
+
 async def test_a_host_that_is_away_is_left_alone_for_a_while() -> None:
     """After some failures in a row nothing is sent; then one request tries, and all is well."""
     clock = Clock()
@@ -109,6 +119,24 @@ async def test_a_host_that_is_away_is_left_alone_for_a_while() -> None:
         assert len(canned.requests) == BREAKER_FAILURES + 1
         assert sum(isinstance(tried, FetchFailed) for tried in tries) == 2
         await fetching.get("/v1/charges/ch_7")
+
+
+async def test_more_requests_at_once_do_not_wait_for_long() -> None:
+    """Their deliveries are parked; the host is no worse for it."""
+    async with host(HANG) as canned:
+        fetching = HttpFetcher(
+            canned.origin, "rk_17", timeout_seconds=60, requests_max=1, queue_seconds=0.01
+        )
+        first = asyncio.create_task(fetching.get("/v1/charges/ch_7"))
+        await until(lambda: len(canned.requests) == 1)
+        for _ in range(BREAKER_FAILURES + 1):
+            with pytest.raises(FetchFailed, match="too much is asked at once"):
+                await fetching.get("/v1/charges/ch_7")
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        canned.answer_to = lambda _: OK
+        assert (await fetching.get("/v1/charges/ch_7")).text("id") == "ch_7"
+        await fetching.aclose()
 
 
 async def test_the_host_says_how_long_to_wait() -> None:

@@ -18,7 +18,10 @@ from ledger.gateway.payloads import Malformed, Payload, parse
 RESOURCE_BYTES_MAX = 1024 * 1024
 # A host that asks for more is asked again after this time all the same.
 RETRY_AFTER_SECONDS_MAX = 3600.0
-CONNECTIONS_MAX = 20
+# Requests at once. More wait for a moment; then their deliveries are parked, which says nothing
+# about the host. Stripe takes 100 a second.
+REQUESTS_MAX = 20
+QUEUE_SECONDS = 1.0
 # So many failures in a row, and nothing is sent for a while: parked deliveries wait, and posts do
 # not wait for time-outs.
 BREAKER_FAILURES = 5
@@ -90,6 +93,8 @@ class HttpFetcher:
         key: str,
         *,
         timeout_seconds: float = 3.0,
+        requests_max: int = REQUESTS_MAX,
+        queue_seconds: float = QUEUE_SECONDS,
         headers: Mapping[str, str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,6 +107,8 @@ class HttpFetcher:
             # Compressed, a small response could unfold to any size.
             "accept-encoding": "identity",
         }
+        self._free = asyncio.Semaphore(requests_max)
+        self._queue_seconds = queue_seconds
         self._client: httpx.AsyncClient | None = None
         self._monotonic = monotonic
         self._failures = 0
@@ -117,9 +124,30 @@ class HttpFetcher:
         """See Fetcher."""
         if _PATH.fullmatch(path) is None:
             raise FetchFailed(f"{path[:64]!r} is no path of the API")
+        try:
+            async with asyncio.timeout(self._queue_seconds):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise FetchFailed("too much is asked at once", retry_after_seconds=1.0) from error
+        try:
+            return await self._get(path, query, headers or {})
+        finally:
+            self._free.release()
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _get(
+        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> Payload:
         is_trial = self._enter()
         try:
-            status, retry_after, body = await self._send(path, query, headers or {})
+            status, retry_after, body = await self._send(path, query, headers)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise FetchFailed(f"GET {path}: a header or the query cannot be sent") from error
         except (httpx.HTTPError, TimeoutError) as error:
             self._failed(None)
             raise FetchFailed(f"GET {path}: {type(error).__name__}") from error
@@ -136,12 +164,6 @@ class HttpFetcher:
             return parse(body)
         except Malformed as error:
             raise FetchFailed(f"GET {path}: {error}") from error
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
 
     async def _send(
         self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
@@ -169,7 +191,7 @@ class HttpFetcher:
             self._client = httpx.AsyncClient(
                 follow_redirects=False,
                 timeout=self._timeout_seconds,
-                limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
+                limits=httpx.Limits(max_connections=REQUESTS_MAX),
                 # No proxy and no .netrc of the environment: the key goes to the host alone.
                 trust_env=False,
             )

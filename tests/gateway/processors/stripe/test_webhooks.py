@@ -165,6 +165,10 @@ ENVELOPES: dict[str, tuple[object, str]] = {
         {"id": "cus_1", "object": "customer", "livemode": False, "created": 1},
         "UNBOOKABLE ? UNKNOWN_SHAPE",
     ),
+    "an account that is none": (
+        event("charge.succeeded", charge(), account="acct_1\r\nx: y"),
+        "UNBOOKABLE charge.succeeded UNKNOWN_SHAPE",
+    ),
     "an event without data": (
         {"id": "evt_1", "object": "event", "type": "charge.succeeded", "livemode": False},
         "UNBOOKABLE charge.succeeded UNKNOWN_SHAPE",

@@ -55,10 +55,14 @@ def message_of(body: Payload) -> Message:
     if what != "event":
         raise Malformed(f"object is {what[:64]!r}: only events with their data can be read")
     contents = body.child("data")
+    account = body.text("account", "")
+    # It becomes a header of requests to the API.
+    if account and not is_id(account):
+        raise Malformed(f"account is {account[:64]!r}, which is no account id")
     return Message(
         kind=body.text("type"),
         stripe_event_id=body.text("id", ""),
-        account=body.text("account", ""),
+        account=account,
         is_live=body.flag("livemode"),
         created_at=instant(body, "created"),
         resource=contents.child("object"),
