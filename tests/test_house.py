@@ -128,6 +128,7 @@ THEMES = {
     ],
     "client/test_package.py": ["client/__init__.py"],
     "cli/payouts/test_commands.py": ["cli/payouts"],
+    "cli/quarantine/test_commands.py": ["cli/quarantine"],
     "cli/test_accountants_page.py": ["cli/accounting"],
     "cli/test_questions_page.py": ["cli/events", "cli/payouts", "cli/report.py"],
     "cli/test_credentials.py": ["cli/token.py", "cli/connection.py", "cli/client_settings.py"],

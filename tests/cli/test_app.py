@@ -191,6 +191,7 @@ METAVARS = {
     "--text": "SENTENCE",
     "--max": "NUMBER",
     "--older-than": "DURATION",
+    "--processor": "NAME",
 }
 # They show nothing, or have a format that others define.
 WITHOUT_JSON = {

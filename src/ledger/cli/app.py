@@ -109,6 +109,19 @@ EVENTS = Branch(
     },
     "Show what is booked, what it posted or would post, and which payout took it.",
 )
+QUARANTINE = Branch(
+    {
+        "list": Leaf(
+            "quarantine.payload_list:list_payloads", "List what could not be booked, latest first."
+        ),
+        "show": Leaf(
+            "quarantine.show:show", "Show a payload with its headers, its moves and its body."
+        ),
+        "retry": Leaf("quarantine.retry:retry", "Have a gateway try payloads again."),
+        "discard": Leaf("quarantine.discard:discard", "End payloads that will not be booked."),
+    },
+    "Show deliveries that a gateway could not book, try them again, or discard them.",
+)
 REPORT = Branch(
     {
         "q1": Leaf("report:q1", "The balances of every restaurant in a currency."),
@@ -178,6 +191,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
         "migrate:migrate", "Bring the database to the newest schema.", needs=Needs.DATABASE
     ),
     "gateway": GATEWAY,
+    "quarantine": QUARANTINE,
     "ingest": Leaf("ingest.command:ingest", "Book the events of a file."),
     "reconcile": Leaf(
         "reconcile.command:reconcile_report", "Compare a processor's report with the books."

@@ -1,0 +1,1 @@
+"""`ledger quarantine`: deliveries of processors that cannot be booked."""
