@@ -12,8 +12,8 @@ the same facts again:
     the bank named it          adyen:<transfer>:traced:<…>    the event of the history
 
 Amount, currency and reference are the transfer's and never change. Should an update have no such
-event in its history, the instant of the update takes its place; it may change, and the first one
-stands.
+event in its history, the instant of the update takes its place. It may change, and so may the
+reason of a failure: the first one stands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,6 +73,8 @@ _UNDER_WAY = frozenset(
         "validationPending",
     }
 )
+# What a later update may know better; the first report stands.
+_FRESHER = frozenset({"occurred_at", "failure_code"})
 _FAILED = frozenset(
     {"cancelled", "canceled", "error", "expired", "failed", "refused", "rejected", "returned"}
 )
@@ -293,6 +295,7 @@ class _Transfer:
             payout_id=self.payout_id,
             failure_code=failure_code,
             bank_reference=bank_reference,
+            may_change=_FRESHER,
             metadata=kept(
                 {
                     "adyen_transfer": self.id,
