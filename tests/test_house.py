@@ -86,7 +86,7 @@ def test_helpers_are_not_imported_from_tests() -> None:
 SOURCE = TESTS.parent / "src" / "ledger"
 
 # Folders of themes: what they test is the service as a whole, the contract or the project.
-THEME_FOLDERS = ("bench", "contract", "e2e", "faults", "supply_chain")
+THEME_FOLDERS = ("bench", "contract", "e2e", "faults", "interop", "supply_chain")
 
 # Tests that go by a theme, each with the sources that it tests: files, or folders.
 THEMES = {

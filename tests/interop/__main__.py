@@ -96,7 +96,9 @@ class Outcomes:
         """Counts and prints one check; `failure` says what went wrong."""
         self.passed += not failure
         self.failed += bool(failure)
-        print(f"{client}: {'FAILED' if failure else 'ok'} {name}{failure and ': '}{failure}")  # noqa: T201
+        # On one line, whatever a program wrote.
+        said = " ".join([name + ":", *failure.split()]) if failure else name
+        print(f"{client}: {'FAILED' if failure else 'ok'} {said}")  # noqa: T201
 
 
 def program(name: str) -> str:
@@ -116,8 +118,9 @@ def fetch(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None 
     except subprocess.TimeoutExpired:
         raise NotHere(f"{Path(command[0]).name} did not end in {FETCH_SECONDS} s") from None
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise NotHere(f"{' '.join(Path(part).name for part in command[:3])}: {' '.join(last)}")
+        lines = (done.stderr or done.stdout).splitlines()
+        said = [line for line in lines if not line.startswith(("npm warn", "go: downloading"))]
+        raise NotHere(f"{Path(command[0]).name} {command[1]}: {' '.join(said[:1])}")
 
 
 def run_client(
