@@ -46,7 +46,7 @@ fees = {{ commission = "processor" }}
 """
 API = """
 settlement_currencies = ["EUR"]
-api = {{ url = "{origin}", key = {{ name = "api", value = "rk_test_1" }} }}
+api = {{ url = "{origin}", timeout_seconds = 20, key = {{ name = "api", value = "rk_test_1" }} }}
 """
 
 
