@@ -8,8 +8,8 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 
 
-def test_the_example_of_the_page_passes(tmp_path: Path) -> None:
-    """With the conftest.py that the page shows, in a folder that is no part of this project."""
+def test_the_examples_of_the_page_pass(tmp_path: Path) -> None:
+    """They pass, with the conftest.py that the page shows, outside of this project."""
     conftest, example = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)[:2]
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_example.py").write_text(example)
@@ -19,4 +19,4 @@ def test_the_example_of_the_page_passes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert "1 passed" in run.stdout, run.stdout + run.stderr
+    assert "2 passed" in run.stdout, run.stdout + run.stderr

@@ -4,12 +4,14 @@ import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
 import pytest
 from google.type import date_pb2
 from support.events import event_message, timestamp
 
+from ledger.api.methods import METHODS
 from ledger.testing import LedgerServer
 from ledger.v1 import (
     account_pb2,
@@ -209,3 +211,27 @@ def test_its_clock_begins_where_a_test_says() -> None:
             stub.IngestEvent(request)
         as_of = balance_of(server, "res_001").as_of.ToDatetime(tzinfo=UTC)
         assert timedelta(hours=1) <= as_of - start_at < timedelta(hours=1, minutes=5)
+
+
+def test_it_serves_every_method_of_the_contract() -> None:
+    """None is left out, whatever is added to the contract."""
+    with LedgerServer() as server, grpc.insecure_channel(server.address) as channel:
+        missing = [
+            method.name
+            for method in METHODS.values()
+            # A stream takes no single request.
+            if method.timeout_seconds is not None
+            and _code_of(channel, method.path) is grpc.StatusCode.UNIMPLEMENTED
+        ]
+        assert missing == []
+
+
+def _code_of(channel: grpc.Channel, path: str) -> grpc.StatusCode:
+    """The status of a call with an empty request."""
+    ended: Any = channel.unary_unary(path, _as_it_is, _as_it_is).future(b"")
+    code: grpc.StatusCode = ended.code()
+    return code
+
+
+def _as_it_is(message: bytes) -> bytes:
+    return message

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,10 +12,12 @@ from typing import Any, Self, TypeVar, cast
 
 import structlog
 
+from ledger.api.methods import METHODS
 from ledger.api.server import Server
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.testing.application import MemoryApplication
 from ledger.testing.clock import MovableClock
+from ledger.testing.faults import AskedFault, Fault, Faults, FaultyService
 from ledger.testing.memory.books import Books
 
 _HOST = "127.0.0.1"
@@ -61,6 +63,7 @@ class LedgerServer:
         self._thread: threading.Thread | None = None
         self._stopping = asyncio.Event()
         self._has_configured_log = False
+        self._faults = Faults()
 
     @property
     def address(self) -> str:
@@ -117,6 +120,24 @@ class LedgerServer:
         finally:
             self._in_loop(self._application.release_runs)
 
+    @contextmanager
+    def calls_failing(
+        self, fault: Fault, *methods: str, calls: int | None = None
+    ) -> Iterator[None]:
+        """Calls in the block have the fault: of these methods, such as IngestEvent, or of all; the
+        next `calls` of them, or all.
+
+        Raises ValueError for a method that the contract lacks.
+        """
+        if unknown := set(methods) - set(METHODS):
+            raise ValueError(f"the contract has no method {min(unknown)}")
+        asked = AskedFault(fault, frozenset(methods), calls)
+        self._in_loop(lambda: self._faults.asked.append(asked))
+        try:
+            yield
+        finally:
+            self._in_loop(lambda: self._faults.asked.remove(asked))
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -155,12 +176,15 @@ class LedgerServer:
     async def _serve(self, serving: Future[None]) -> None:
         """Serves until it is to stop. `serving` gets the error if that cannot begin."""
         application = self._application
-        release = application.release_expired
         try:
+            service, accounts, payments = (
+                cast(Any, FaultyService(each, self._faults, application.release_expired))
+                for each in (application.service, application.accounts, application.payments)
+            )
             server = Server(
-                application.service,
-                accounts=cast(Any, _After(release, application.accounts)),
-                payments=cast(Any, _After(release, application.payments)),
+                service,
+                accounts=accounts,
+                payments=payments,
                 address=f"{_HOST}:{self._port}",
                 reflect=True,
                 ping=_ping,
@@ -175,23 +199,6 @@ class LedgerServer:
         await self._stopping.wait()
         await server.stop(0)
         await application.close()
-
-
-class _After:
-    """A service whose methods, each with one request and one response, begin after some work."""
-
-    def __init__(self, work: Callable[[], Awaitable[None]], service: object) -> None:
-        self._work = work
-        self._service = service
-
-    def __getattr__(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
-        method: Callable[[Any, Any], Awaitable[Any]] = getattr(self._service, name)
-
-        async def call(request: Any, context: Any) -> Any:
-            await self._work()
-            return await method(request, context)
-
-        return call
 
 
 async def _ping() -> None:
