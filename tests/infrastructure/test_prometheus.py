@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.api.errors import REASONS_OF_OVERLOAD
 from ledger.domain.payout_states import PayoutState
+from ledger.domain.quarantine import QuarantineState
 from ledger.infrastructure.prometheus import (
     MetricsPage,
     PrometheusCallMetrics,
@@ -25,6 +26,7 @@ needs_proc = pytest.mark.skipif(
     not Path("/proc/1/stat").exists(), reason="this system has no /proc"
 )
 
+OLDEST = "ledger_quarantined_oldest_seconds"
 INGEST = "/ledger.v1.LedgerService/IngestEvent"
 
 
@@ -108,6 +110,8 @@ def test_background_work_is_counted() -> None:
     created, submitted = PayoutState.CREATED, PayoutState.SUBMITTED
     work.payouts_unanswered({("PEN", created): (3, 90.0), ("PEN", submitted): (1, 5.0)})
     work.payouts_unanswered({("PEN", created): (2, 60.0)})
+    work.quarantined({QuarantineState.PARKED: (3, 90.0)})
+    work.quarantined({QuarantineState.QUARANTINED: (2, 60.0)})
     work.seal_lag(90, 12.5)
     work.clocks(-600.0, 7.5)
     work.database_clock_jumped(7200.0)
@@ -128,6 +132,10 @@ def test_background_work_is_counted() -> None:
         samples["ledger_payouts_unanswered currency=PEN state=submitted"],
     ) == (2, 0)
     assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN state=created"] == 60
+    assert [
+        (samples[f"ledger_quarantined state={state}"], samples[f"{OLDEST} state={state}"])
+        for state in ("quarantined", "retry_requested", "parked")
+    ] == [(2, 60), (0, 0), (0, 0)]
     assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
     assert samples["ledger_database_clock_skew_seconds"] == -600
     assert samples["ledger_clock_behind_seconds"] == 7.5

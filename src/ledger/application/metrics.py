@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from ledger.domain.payout_states import PayoutState
+from ledger.domain.quarantine import QuarantineState
 
 GroupKind = Literal["ingest", "balance", "past_balance", "payment"]
 PaymentCommand = Literal["authorize", "capture", "void", "refund", "reverse"]
@@ -29,6 +30,11 @@ class LedgerMetrics(Protocol):
     ) -> None:
         """By currency and state, how many payouts the bank has not answered, and the age in seconds
         of the oldest one.
+        """
+
+    def quarantined(self, found: Mapping[QuarantineState, tuple[int, float]]) -> None:
+        """By state, how many payloads are open in the quarantine, and the age in seconds of the
+        oldest one.
         """
 
     def facts_repeated(self, count: int) -> None:
@@ -71,6 +77,9 @@ class NoWorkMetrics:
     def payouts_unanswered(
         self, found: Mapping[tuple[str, PayoutState], tuple[int, float]]
     ) -> None:
+        pass
+
+    def quarantined(self, found: Mapping[QuarantineState, tuple[int, float]]) -> None:
         pass
 
     def facts_repeated(self, count: int) -> None:

@@ -12,6 +12,7 @@ from ledger.api.ledger_service import LedgerService
 from ledger.api.pages import Pages
 from ledger.api.payment_service import PaymentService
 from ledger.application.call_log import CallLog
+from ledger.application.count_quarantine import QuarantineCounter
 from ledger.application.find_long_accounts import LongAccountFinder
 from ledger.application.get_account_balance import GetAccountBalance
 from ledger.application.get_balance import GetBalance
@@ -229,6 +230,12 @@ class Application:
             begin=lambda: PostgresUnitOfWork(engine),
         )
         stored_payouts = PostgresPayouts(engine, self._fence)
+        quarantine = PostgresQuarantine(engine, self._fence)
+        self._quarantine_counter = None
+        if not isinstance(metrics, NoWorkMetrics):
+            self._quarantine_counter = QuarantineCounter(
+                quarantine, on_counted=metrics.quarantined, on_failure=worker_failed
+            )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=ledger,
@@ -250,7 +257,7 @@ class Application:
             payout_runs=runs,
             payouts=stored_payouts,
             payout_entries=PostgresPayoutEntries(engine, self._fence),
-            quarantine=PostgresQuarantine(engine, self._fence),
+            quarantine=quarantine,
             wake_payout_worker=self._payout_worker.wake,
             pages=pages,
             begin=lambda: PostgresUnitOfWork(engine),
@@ -268,6 +275,8 @@ class Application:
         self._snapshot_ladder_worker.start()
         self._seal_worker.start()
         self._expiry_worker.start()
+        if self._quarantine_counter is not None:
+            self._quarantine_counter.start()
         if self.call_log is not None:
             self.call_log.start()
 
@@ -279,6 +288,8 @@ class Application:
         """Ends all work, and waits for the work under way. Then the engines may be disposed of."""
         if self._long_account_finder is not None:
             await self._long_account_finder.stop()
+        if self._quarantine_counter is not None:
+            await self._quarantine_counter.stop()
         await asyncio.gather(
             self._payout_worker.stop(),
             self._balance_snapshot_worker.stop(),

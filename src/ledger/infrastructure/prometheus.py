@@ -38,6 +38,7 @@ from ledger.addresses import host_and_port, with_port
 from ledger.application.metrics import GroupKind, PaymentCommand
 from ledger.domain.payments import DeclineReason
 from ledger.domain.payout_states import PayoutState
+from ledger.domain.quarantine import OPEN_STATES, QuarantineState
 from ledger.zones import zone_table_version
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -239,6 +240,20 @@ class PrometheusLedgerMetrics:
             multiprocess_mode="livemostrecent",
         )
         self._unanswered_seen: set[tuple[str, PayoutState]] = set()
+        self.quarantined_payloads = Gauge(
+            "ledger_quarantined",
+            "Deliveries of processors in the quarantine that are not settled, by state.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.oldest_quarantined_seconds = Gauge(
+            "ledger_quarantined_oldest_seconds",
+            "The age of the oldest delivery in the quarantine that is not settled, by state.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.facts_repeated_total = Counter(
             "ledger_facts_repeated",
             "Events booked that report the fact of another recent event: same type, reference, "
@@ -295,6 +310,13 @@ class PrometheusLedgerMetrics:
             self.unanswered.labels(*labels).set(count)
             self.oldest_unanswered_seconds.labels(*labels).set(oldest_seconds)
         self._unanswered_seen |= found.keys()
+
+    def quarantined(self, found: Mapping[QuarantineState, tuple[int, float]]) -> None:
+        # All states, so that one without payloads goes back to 0.
+        for state in OPEN_STATES:
+            count, oldest_seconds = found.get(state, (0, 0.0))
+            self.quarantined_payloads.labels(state.value.lower()).set(count)
+            self.oldest_quarantined_seconds.labels(state.value.lower()).set(oldest_seconds)
 
     def payment_decided(self, command: PaymentCommand, outcome: str) -> None:
         self._decided[command, outcome].inc()
