@@ -48,7 +48,7 @@ async def test_list_shows_what_is_not_settled(ledger: RunningLedger) -> None:
     shown = await command(ledger, "list")
     assert (shown.status, shown.stderr) == (0, "")
     assert shown.stdout.splitlines()[-2] == "2 payloads"
-    assert shown.stdout.splitlines()[-1].startswith("2 are not settled, the oldest since 2")
+    assert shown.stdout.splitlines()[-1].startswith("not settled: 2, the oldest since 2")
     for words in ((first.quarantine_id, "UNKNOWN_SHAPE"), (parked.quarantine_id, "parked")):
         assert any(all(word in line for word in words) for line in shown.stdout.splitlines())
     refused = await command(ledger, "list", "--all", "--state", "parked")

@@ -93,4 +93,4 @@ def list_payloads(
     print_line(counted(count, "payload"))
     if summary.open_count:
         since = format_instant(summary.oldest_created_at)
-        print_line(f"{summary.open_count} are not settled, the oldest since {since}")
+        print_line(f"not settled: {summary.open_count}, the oldest since {since}")
