@@ -10,7 +10,8 @@ Conventions that hold everywhere:
 - Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits
   are cut off before anything is compared or stored.
 - Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never
-  trimmed.
+  trimmed. Those that the ledger makes, of payouts, runs and transactions, are UUIDs in lower
+  case.
 - Every error of this service carries a google.rpc.ErrorInfo whose reason is one of
   error_reason.proto; with INVALID_REQUEST comes a google.rpc.BadRequest naming every offending
   field. UNAVAILABLE means that the database is not available or the server is stopping; then
@@ -1102,7 +1103,10 @@ class PayoutHold(message.Message):
     """For people: 1 to 200 characters, none of them a control character. Required."""
     @builtins.property
     def until(self) -> timestamp_pb2.Timestamp:
-        """When the hold ends by itself, by the database's clock. Unset: it lasts until it is removed."""
+        """When the hold ends by itself, by the database's clock. Unset: it lasts until it is removed. An
+        instant that has passed is accepted, so that a profile can be put as it was read, and holds
+        nothing.
+        """
 
     def __init__(
         self,
