@@ -25,6 +25,7 @@ ENUMS: tuple[EnumDescriptor, ...] = (
     ledger_pb2.PayoutState.DESCRIPTOR,
     ledger_pb2.PayoutRunState.DESCRIPTOR,
     ledger_pb2.PayoutRunItemOutcome.DESCRIPTOR,
+    ledger_pb2.QuarantineState.DESCRIPTOR,
     payment_pb2.CaptureMode.DESCRIPTOR,
     payment_pb2.PaymentState.DESCRIPTOR,
     account_pb2.AccountState.DESCRIPTOR,

@@ -1,6 +1,8 @@
 """The asynchronous client against the real server: every kind of call, and how calls fail."""
 
+import asyncio
 import socket
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from support.dates import today
 from support.events import OCCURRED_AT, event_message, unique
 from support.running import RunningLedger
+from support.scripted import scripted_server
 
 from ledger.client import (
     AsyncLedger,
@@ -297,6 +300,68 @@ async def test_batches_of_payments(shared_ledger: RunningLedger) -> None:
         )
         (held,) = await ledger.batch_authorize_payments([order])
         assert held.status == payment_pb2.PAYMENT_STATUS_AUTHORIZED
+
+
+async def test_quarantine(shared_ledger: RunningLedger) -> None:
+    """Payloads that could not be booked: kept, listed, tried again, and given up."""
+    endpoint = unique("shop")
+    async with AsyncLedger(shared_ledger.address) as ledger:
+        kept = await ledger.quarantine_payload(
+            endpoint=endpoint,
+            processor="stripe",
+            kind="charge.succeeded",
+            body=b"{}",
+            received_at=datetime.now(UTC),
+            reason="UNKNOWN_RESTAURANT",
+        )
+        quarantine_id = kept.payload.quarantine_id
+        listed = ledger.list_quarantined(endpoint=endpoint, states=["quarantined"])
+        assert [payload.quarantine_id async for payload in listed] == [quarantine_id]
+        assert (await ledger.get_quarantine_summary(endpoint=endpoint)).open_count == 1
+        retried = await ledger.retry_quarantined(quarantine_ids=[quarantine_id])
+        assert list(retried.quarantine_ids) == [quarantine_id]
+        payload = await ledger.get_quarantined(quarantine_id)
+        assert payload.body == b"{}"
+        resolved = await ledger.resolve_quarantined(
+            quarantine_id,
+            move_number=payload.move_number,
+            outcome="quarantined",
+            reason="UNKNOWN_RESTAURANT",
+        )
+        assert resolved.state == ledger_pb2.QUARANTINE_STATE_QUARANTINED
+        discarded = await ledger.discard_quarantined(quarantine_id, reason="a test of theirs")
+        assert discarded.state == ledger_pb2.QUARANTINE_STATE_DISCARDED
+
+
+async def test_cancelled_task_ends_its_call(shared_ledger: RunningLedger) -> None:
+    """The client can be used as before, by other tasks too."""
+    with scripted_server(unary={"GetEvent": answer_late}) as address:
+        async with AsyncLedger(address) as ledger:
+            task = asyncio.create_task(ledger.get_event("evt_1"))
+            await asyncio.to_thread(ASKED.wait, 60)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            ANSWER.set()
+            assert (await ledger.get_event("evt_1")).transaction_id == "late"
+
+
+ASKED, ANSWER = threading.Event(), threading.Event()
+
+
+def answer_late(_: object, __: object) -> ledger_pb2.GetEventResponse:
+    ASKED.set()
+    ANSWER.wait(60)
+    return ledger_pb2.GetEventResponse(transaction_id="late")
+
+
+async def test_many_tasks_share_a_client(shared_ledger: RunningLedger) -> None:
+    """1,000 calls at once, on one connection: each event is booked once."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id, amount_minor=1) for _ in range(500)]
+    async with AsyncLedger(shared_ledger.address) as ledger:
+        await asyncio.gather(*(ledger.ingest(event) for event in events * 2))
+        assert (await ledger.get_balance(restaurant_id, "PEN")).available.minor == 500
 
 
 async def test_deadline() -> None:

@@ -1,10 +1,11 @@
 """How the client is connected: deadlines, retries, sizes and pings of its channels."""
 
 import os
-from importlib.resources import files
+from pathlib import Path
 
 from ledger.addresses import is_address
 from ledger.limits import MESSAGE_BYTES_MAX
+from ledger.v1 import ledger_pb2
 
 # Servers end connections that ping more often than every 10 s.
 KEEPALIVE_SECONDS = 30
@@ -20,7 +21,7 @@ def channel_options() -> list[Option]:
     return [
         (
             "grpc.service_config",
-            files("ledger.v1").joinpath("service_config.json").read_text(encoding="utf-8"),
+            Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8"),
         ),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),

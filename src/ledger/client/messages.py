@@ -17,6 +17,7 @@ from ledger.client.words import (
     PayoutRunItemOutcomeWord,
     PayoutRunStateWord,
     PayoutStateWord,
+    QuarantineStateWord,
 )
 from ledger.v1 import account_pb2, ledger_pb2, payment_pb2
 
@@ -29,6 +30,7 @@ PayoutRunItemOutcome: TypeAlias = (
     PayoutRunItemOutcomeWord | ledger_pb2.PayoutRunItemOutcome.ValueType
 )
 CaptureMode: TypeAlias = CaptureModeWord | payment_pb2.CaptureMode.ValueType
+QuarantineState: TypeAlias = QuarantineStateWord | ledger_pb2.QuarantineState.ValueType
 PaymentState: TypeAlias = PaymentStateWord | payment_pb2.PaymentState.ValueType
 Overdraft: TypeAlias = Money | Literal["unlimited"] | None
 

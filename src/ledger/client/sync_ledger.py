@@ -25,6 +25,7 @@ from ledger.client.messages import (
     PayoutRunItemOutcome,
     PayoutRunState,
     PayoutState,
+    QuarantineState,
     currency_of,
     mask_of,
     minor_of,
@@ -616,6 +617,138 @@ class Ledger:
             page_size=page_size,
             timeout=timeout,
         )
+
+    # The quarantine
+
+    def quarantine_payload(
+        self,
+        *,
+        endpoint: str,
+        processor: str,
+        kind: str,
+        body: bytes,
+        received_at: datetime,
+        reason: str,
+        detail: str = "",
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+        retry_at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> ledger_pb2.QuarantinePayloadResponse:
+        """Keeps a delivery that cannot be booked; with `retry_at` it is PARKED until then."""
+        request = ledger_pb2.QuarantinePayloadRequest(
+            endpoint=endpoint,
+            processor=processor,
+            kind=kind,
+            body=body,
+            headers=headers,
+            query=query,
+            reason=reason,
+            detail=detail,
+            received_at=timestamp_of(received_at),
+            retry_at=timestamp_of(retry_at),
+        )
+        return self.service.QuarantinePayload(request, timeout=timeout)
+
+    def list_quarantined(
+        self,
+        *,
+        endpoint: str = "",
+        processor: str = "",
+        states: Sequence[QuarantineState] = (),
+        reason: str = "",
+        end_at: datetime | None = None,
+        due_at: datetime | None = None,
+        oldest_first: bool = False,
+        with_bodies: bool = False,
+        page_size: int | None = None,
+        timeout: float | None = None,
+    ) -> Pages[ledger_pb2.QuarantinedPayload, ledger_pb2.ListQuarantinedResponse]:
+        """The payloads that pass all filters."""
+        request = ledger_pb2.ListQuarantinedRequest(
+            endpoint=endpoint,
+            processor=processor,
+            states=numbers_of(ledger_pb2.QuarantineState, states),
+            reason=reason,
+            end_at=timestamp_of(end_at),
+            due_at=timestamp_of(due_at),
+            oldest_first=oldest_first,
+            with_bodies=with_bodies,
+        )
+        return Pages(
+            self.service.ListQuarantined,
+            request,
+            lambda page: page.payloads,
+            page_size=page_size,
+            timeout=timeout,
+        )
+
+    def get_quarantined(
+        self, quarantine_id: str, *, timeout: float | None = None
+    ) -> ledger_pb2.QuarantinedPayload:
+        """The payload with its body and its moves."""
+        request = ledger_pb2.GetQuarantinedRequest(quarantine_id=quarantine_id)
+        return (self.service.GetQuarantined(request, timeout=timeout)).payload
+
+    def get_quarantine_summary(
+        self, *, endpoint: str = "", timeout: float | None = None
+    ) -> ledger_pb2.GetQuarantineSummaryResponse:
+        """How many payloads are where, and since when."""
+        request = ledger_pb2.GetQuarantineSummaryRequest(endpoint=endpoint)
+        return self.service.GetQuarantineSummary(request, timeout=timeout)
+
+    def retry_quarantined(
+        self,
+        *,
+        quarantine_ids: Sequence[str] = (),
+        endpoint: str = "",
+        reason: str = "",
+        all: bool = False,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> ledger_pb2.RetryQuarantinedResponse:
+        """Asks the gateway to try payloads again: by id, by filters, or all."""
+        if isinstance(quarantine_ids, str):
+            raise TypeError(f"a list of ids, not {quarantine_ids!r} alone")
+        request = ledger_pb2.RetryQuarantinedRequest(
+            quarantine_ids=quarantine_ids,
+            endpoint=endpoint,
+            reason=reason,
+            all=all,
+            dry_run=dry_run,
+        )
+        return self.service.RetryQuarantined(request, timeout=timeout)
+
+    def resolve_quarantined(
+        self,
+        quarantine_id: str,
+        *,
+        move_number: int,
+        outcome: QuarantineState,
+        event_ids: Sequence[str] = (),
+        reason: str = "",
+        detail: str = "",
+        retry_at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> ledger_pb2.QuarantinedPayload:
+        """Notes what became of a try, if `move_number` is still the payload's latest move."""
+        request = ledger_pb2.ResolveQuarantinedRequest(
+            quarantine_id=quarantine_id,
+            move_number=move_number,
+            outcome=number_of(ledger_pb2.QuarantineState, outcome),
+            event_ids=event_ids,
+            reason=reason,
+            detail=detail,
+            retry_at=timestamp_of(retry_at),
+        )
+        return (self.service.ResolveQuarantined(request, timeout=timeout)).payload
+
+    def discard_quarantined(
+        self, quarantine_id: str, *, reason: str, timeout: float | None = None
+    ) -> ledger_pb2.QuarantinedPayload:
+        """Gives up a payload, for a reason."""
+        request = ledger_pb2.DiscardQuarantinedRequest(quarantine_id=quarantine_id, reason=reason)
+        return (self.service.DiscardQuarantined(request, timeout=timeout)).payload
 
     # Accounts
 

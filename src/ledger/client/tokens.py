@@ -1,9 +1,7 @@
 """Where the token of a call comes from: a text, a file, or a function that fetches the next one."""
 
 import asyncio
-import base64
 import inspect
-import json
 import logging
 import threading
 import time
@@ -235,6 +233,10 @@ def _expiry_of(token: Token) -> float | None:
     parts = token.text.split(".")
     if len(parts) != 3:
         return None
+    # Imported when needed: commands start faster.
+    import base64
+    import json
+
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except ValueError:

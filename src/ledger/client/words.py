@@ -89,6 +89,13 @@ PayoutRunItemOutcomeWord = Literal[
     "payout_created",
     "skipped",
 ]
+QuarantineStateWord = Literal[
+    "quarantined",
+    "retry_requested",
+    "parked",
+    "released",
+    "discarded",
+]
 CaptureModeWord = Literal[
     "immediate",
     "manual",
