@@ -33,12 +33,37 @@ CREATE DOMAIN fee_event_type AS text
 
 COMMENT ON DOMAIN fee_event_type IS 'The types of events that may have a fee.';
 
+CREATE DOMAIN given_id AS text COLLATE pg_catalog."C"
+    CONSTRAINT given_id_check
+        CHECK (((VALUE ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(VALUE) <= 128)));
+
+COMMENT ON DOMAIN given_id IS 'An id that a caller gives.';
+
+CREATE DOMAIN given_metadata AS jsonb
+    CONSTRAINT given_metadata_check CHECK ((jsonb_typeof(VALUE) = 'object'::text));
+
+COMMENT ON DOMAIN given_metadata IS 'What a caller wants to be kept.';
+
+CREATE DOMAIN given_reference AS text COLLATE pg_catalog."C"
+    CONSTRAINT given_reference_check
+        CHECK (((VALUE ~ '^[ -~]*$'::text) AND (octet_length(VALUE) <= 255)));
+
+COMMENT ON DOMAIN given_reference IS 'What a caller calls something in other books; may be empty.';
+
 CREATE DOMAIN interaccount_rest AS numeric
     CONSTRAINT interaccount_rest_check CHECK ((VALUE = (0)::numeric));
 
 COMMENT ON DOMAIN interaccount_rest IS
   'What the entries of one transaction id leave on interaccount. The statements that post entries'
   ' of payments cast their sums to it, so that they fail if both sides do not agree.';
+
+CREATE DOMAIN maturing_entry_type AS text
+    CONSTRAINT maturing_entry_type_check
+        CHECK ((VALUE = ANY (ARRAY['CHARGE'::text, 'FEE'::text, 'PAYMENT'::text,
+        'TRANSFER_IN'::text, 'REFUND'::text, 'CHARGE_REVERSAL'::text, 'FEE_REVERSAL'::text,
+        'TAX_WITHHELD'::text])));
+
+COMMENT ON DOMAIN maturing_entry_type IS 'The types of entries that may have an available_at.';
 
 CREATE DOMAIN payment_state AS text
     CONSTRAINT payment_state_check
@@ -51,6 +76,13 @@ CREATE DOMAIN posting_rule AS text
     CONSTRAINT posting_rule_check
         CHECK ((VALUE = ANY (ARRAY['CHARGE processor_clearing restaurant_payable'::text,
         'FEE restaurant_payable platform_fees'::text,
+        'TRANSFER_OUT account_funds interaccount'::text,
+        'TRANSFER_IN interaccount account_funds'::text,
+        'PAYMENT_HOLD account_funds account_held'::text,
+        'PAYMENT_CAPTURE account_held interaccount'::text,
+        'PAYMENT interaccount account_funds'::text,
+        'PAYOUT_RESERVE restaurant_payable payout_reserved'::text,
+        'PAYOUT_RELEASE payout_reserved platform_cash'::text,
         'REFUND restaurant_payable processor_clearing'::text,
         'ADJUSTMENT_CREDIT adjustments restaurant_payable'::text,
         'ADJUSTMENT_DEBIT restaurant_payable adjustments'::text,
@@ -60,16 +92,9 @@ CREATE DOMAIN posting_rule AS text
         'DISPUTE_RELEASE dispute_hold restaurant_payable'::text,
         'DISPUTE_REINSTATEMENT processor_clearing dispute_receivable'::text,
         'DISPUTE_LOSS dispute_hold dispute_receivable'::text,
-        'PAYOUT_RESERVE restaurant_payable payout_reserved'::text,
-        'PAYOUT_RELEASE payout_reserved platform_cash'::text,
         'PAYOUT_REVERSAL payout_reserved restaurant_payable'::text,
         'PAYOUT_RETURN platform_cash restaurant_payable'::text,
-        'PAYMENT_HOLD account_funds account_held'::text,
-        'PAYMENT_CAPTURE account_held interaccount'::text,
-        'PAYMENT interaccount account_funds'::text,
         'PAYMENT interaccount restaurant_payable'::text,
-        'TRANSFER_OUT account_funds interaccount'::text,
-        'TRANSFER_IN interaccount account_funds'::text,
         'TRANSFER_IN interaccount restaurant_payable'::text,
         'PAYMENT_RELEASE account_held account_funds'::text,
         'REFUND_IN interaccount account_funds'::text,
@@ -92,6 +117,13 @@ CREATE DOMAIN posting_rule AS text
 
 COMMENT ON DOMAIN posting_rule IS
   'What an entry may be: its type, debit account and credit account.';
+
+CREATE DOMAIN restaurant_event_type AS event_type
+    CONSTRAINT restaurant_event_type_check
+        CHECK (((VALUE)::text <> ALL (ARRAY['processor_settled'::text,
+        'processor_settlement_debited'::text])));
+
+COMMENT ON DOMAIN restaurant_event_type IS 'The types of events that may be of a restaurant.';
 
 CREATE FUNCTION advance_ledger_clock() RETURNS timestamp with time zone
     LANGUAGE plpgsql SECURITY DEFINER
@@ -452,6 +484,150 @@ $_$;
 COMMENT ON FUNCTION has_valid_words(text, text, text, text) IS
   'Whether an event of this type may have these words of the bank.';
 
+CREATE SEQUENCE ledger_clock
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
+
+COMMENT ON SEQUENCE ledger_clock IS
+  'The latest instant at which something was recorded, in microseconds since 1970. Never set '
+  'back.';
+
+CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
+    LANGUAGE sql
+    RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text)
+        WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE
+        WHEN ((current_setting('ledger.now'::text,
+        true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass))
+        THEN GREATEST(now(),
+        ('1970-01-01 00:00:00+00'::timestamp with time zone
+        + (((current_setting('ledger.now'::text, true))::bigint)::double precision
+        * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END,
+        advance_ledger_clock());
+
+COMMENT ON FUNCTION recorded_now() IS
+  'When a row is recorded: the time of the books, the same for all rows of a transaction.';
+
+CREATE TABLE processor_events (
+    event_id text NOT NULL COLLATE pg_catalog."C",
+    fingerprint bytea NOT NULL,
+    transaction_id uuid NOT NULL,
+    batch_id uuid NOT NULL,
+    type text NOT NULL,
+    restaurant_id text NOT NULL COLLATE pg_catalog."C",
+    currency text NOT NULL COLLATE pg_catalog."C",
+    amount_minor bigint NOT NULL,
+    fee_minor bigint NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    payout_id text COLLATE pg_catalog."C",
+    reference text DEFAULT ''::text NOT NULL COLLATE pg_catalog."C",
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    recorded_txid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    available_at timestamp with time zone,
+    processor_fee_minor bigint,
+    bank_reference text,
+    failure_code text,
+    failure_text text,
+    CONSTRAINT processor_events_amount_minor_check
+        CHECK (((amount_minor >= 1)
+        AND ((amount_minor <= '1000000000000'::bigint) OR (payout_id IS NOT NULL)))),
+    CONSTRAINT processor_events_event_id_check CHECK (((event_id)::given_id IS NOT NULL)),
+    CONSTRAINT processor_events_fee_minor_check
+        CHECK (((fee_minor = 0) OR ((fee_minor >= 1) AND ((type)::fee_event_type IS NOT NULL)))),
+    CONSTRAINT processor_events_fingerprint_check CHECK ((octet_length(fingerprint) = 32)),
+    CONSTRAINT processor_events_metadata_check CHECK (((metadata)::given_metadata IS NOT NULL)),
+    CONSTRAINT processor_events_occurred_at_check
+        CHECK ((occurred_at >= '2000-01-01 00:00:00+00'::timestamp with time zone)),
+    CONSTRAINT processor_events_payout_id_check
+        CHECK (((payout_id IS NOT NULL) = starts_with(type, 'payout_'::text))),
+    CONSTRAINT processor_events_reference_check CHECK (((reference)::given_reference IS NOT NULL))
+);
+
+COMMENT ON TABLE processor_events IS
+  'The events of the payment processor, each once: the primary key is the idempotency key. '
+  'Append-only.';
+COMMENT ON COLUMN processor_events.event_id IS
+  'The processor''s id of the event, compared byte by byte.';
+COMMENT ON COLUMN processor_events.fingerprint IS
+  'SHA-256 over the normalised business fields, 32 bytes: the same id with another fingerprint is'
+  ' a conflict.';
+COMMENT ON COLUMN processor_events.transaction_id IS 'Shared by the entries that the event posted.';
+COMMENT ON COLUMN processor_events.batch_id IS
+  'The attempt that booked it: a repeated attempt recognises its own events by it.';
+COMMENT ON COLUMN processor_events.type IS 'What happened.';
+COMMENT ON COLUMN processor_events.restaurant_id IS
+  'The restaurant it happened to; empty: the event belongs to the platform.';
+COMMENT ON COLUMN processor_events.currency IS 'ISO 4217 code of the amounts.';
+COMMENT ON COLUMN processor_events.amount_minor IS 'The amount that moved, in minor units.';
+COMMENT ON COLUMN processor_events.fee_minor IS
+  'In minor units: the commission of a charge or of a reversed one, a dispute''s fee; a refund''s'
+  ' is kept here and not posted.';
+COMMENT ON COLUMN processor_events.occurred_at IS
+  'When it happened, by the processor''s clock, in microseconds.';
+COMMENT ON COLUMN processor_events.payout_id IS
+  'The payout that a payout event is about; NULL on all others.';
+COMMENT ON COLUMN processor_events.reference IS
+  'The processor''s id of what the event is about (payment, refund''s payment, dispute); empty '
+  'when absent.';
+COMMENT ON COLUMN processor_events.metadata IS
+  'Whatever the caller keeps with it: an object of strings. Not compared.';
+COMMENT ON COLUMN processor_events.recorded_txid IS
+  'The database transaction that stored it; that of its entries.';
+COMMENT ON COLUMN processor_events.recorded_at IS
+  'When that transaction began, by the database''s clock.';
+COMMENT ON COLUMN processor_events.available_at IS
+  'When the processor makes the money available, or takes it, by its clock; NULL: it does not '
+  'say.';
+COMMENT ON COLUMN processor_events.processor_fee_minor IS
+  'What the processor charged the platform for it, in minor units; NULL: nothing.';
+COMMENT ON COLUMN processor_events.bank_reference IS
+  'What the bank calls the payout; NULL: it does not say.';
+COMMENT ON COLUMN processor_events.failure_code IS
+  'Why the payout failed, in the bank''s code; NULL: it does not say.';
+COMMENT ON COLUMN processor_events.failure_text IS
+  'Why the payout failed, in the bank''s words; NULL: it does not say.';
+
+CREATE FUNCTION is_valid_event(processor_events) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $_$
+DECLARE
+  e ALIAS FOR $1;
+BEGIN
+  RETURN e.type::event_type IS NOT NULL
+     AND (e.fee_minor <= e.amount_minor
+          OR e.type = 'dispute_opened' AND e.fee_minor <= 1000000000000)
+     AND (e.available_at IS NULL
+          OR e.available_at - e.occurred_at BETWEEN interval '0' AND interval '400 days'
+             AND e.type IN ('charge_succeeded', 'refund_succeeded', 'charge_reversed',
+                            'tax_withheld'))
+     AND (e.processor_fee_minor IS NULL
+          OR e.processor_fee_minor BETWEEN 1 AND 1000000000000
+             AND e.type IN ('charge_succeeded', 'refund_succeeded', 'dispute_opened'))
+     AND CASE e.restaurant_id
+           WHEN '' THEN e.type IN ('processor_fee_assessed', 'processor_fee_refunded',
+                                   'processor_settled', 'processor_settlement_debited')
+           ELSE e.type NOT IN ('processor_settled', 'processor_settlement_debited') END
+     AND (num_nonnulls(e.bank_reference, e.failure_code, e.failure_text) = 0
+          OR starts_with(e.type, 'payout_')
+             AND (e.bank_reference IS NULL
+                  OR e.bank_reference ~ '^[ -~]+$' AND octet_length(e.bank_reference) <= 255)
+             AND (e.type = 'payout_failed' OR e.failure_code IS NULL AND e.failure_text IS NULL)
+             AND (e.failure_code IS NULL
+                  OR e.failure_code ~ '^[A-Za-z0-9._:-]+$' AND octet_length(e.failure_code) <= 64)
+             AND (e.failure_text IS NULL
+                  OR char_length(e.failure_text) BETWEEN 1 AND 500
+                     AND e.failure_text !~ '[\x01-\x1f\x7f-\x9f]'));
+END
+$_$;
+
+COMMENT ON FUNCTION is_valid_event(processor_events) IS
+  'Whether an event of the platform, or with fields or a fee that few events have, is as its type'
+  ' may be.';
+
 CREATE FUNCTION keep_payout_run_going() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -477,17 +653,6 @@ $$;
 
 COMMENT ON FUNCTION keep_payout_run_going() IS
   'Keeps a payout run under way until it has reached all its restaurants.';
-
-CREATE SEQUENCE ledger_clock
-    START WITH 0
-    INCREMENT BY 1
-    MINVALUE 0
-    NO MAXVALUE
-    CACHE 1;
-
-COMMENT ON SEQUENCE ledger_clock IS
-  'The latest instant at which something was recorded, in microseconds since 1970. Never set '
-  'back.';
 
 CREATE FUNCTION ledger_clock_at() RETURNS timestamp with time zone
     LANGUAGE sql
@@ -523,21 +688,6 @@ CREATE FUNCTION ledger_now() RETURNS timestamp with time zone
 
 COMMENT ON FUNCTION ledger_now() IS
   'The time of the books: now(), or just after the latest record if the clock is behind that.';
-
-CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
-    LANGUAGE sql
-    RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text)
-        WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE
-        WHEN ((current_setting('ledger.now'::text,
-        true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass))
-        THEN GREATEST(now(),
-        ('1970-01-01 00:00:00+00'::timestamp with time zone
-        + (((current_setting('ledger.now'::text, true))::bigint)::double precision
-        * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END,
-        advance_ledger_clock());
-
-COMMENT ON FUNCTION recorded_now() IS
-  'When a row is recorded: the time of the books, the same for all rows of a transaction.';
 
 CREATE FUNCTION seal_without_payments() RETURNS boolean
     LANGUAGE plpgsql
@@ -910,10 +1060,7 @@ CREATE TABLE ledger_entries (
         || credit_account))::posting_rule IS NOT NULL)),
     CONSTRAINT ledger_entries_amount_minor_check CHECK ((amount_minor >= 1)),
     CONSTRAINT ledger_entries_available_at_check
-        CHECK (((available_at IS NULL)
-        OR (entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text, 'PAYMENT'::text,
-        'TRANSFER_IN'::text, 'REFUND'::text, 'CHARGE_REVERSAL'::text, 'FEE_REVERSAL'::text,
-        'TAX_WITHHELD'::text])))),
+        CHECK (((available_at IS NULL) OR ((entry_type)::maturing_entry_type IS NOT NULL))),
     CONSTRAINT ledger_entries_cause_check
         CHECK (((((event_id IS NULL)
         AND (payment_id IS NULL)) = (entry_type = 'PAYOUT_RESERVE'::text))
@@ -1322,13 +1469,11 @@ END AND ((capture = 'MANUAL'::text) OR ((captured_minor = 0) OR (captured_minor 
     CONSTRAINT payments_expires_at_check
         CHECK (((expires_at IS NULL) OR (capture = 'MANUAL'::text))),
     CONSTRAINT payments_fee_minor_check CHECK (((fee_minor >= 0) AND (fee_minor <= amount_minor))),
-    CONSTRAINT payments_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
+    CONSTRAINT payments_metadata_check CHECK (((metadata)::given_metadata IS NOT NULL)),
     CONSTRAINT payments_parties_check
         CHECK ((payer_balance_account_id <> payee_balance_account_id)),
-    CONSTRAINT payments_payment_id_check
-        CHECK (((payment_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(payment_id) <= 128))),
-    CONSTRAINT payments_reference_check
-        CHECK (((reference ~ '^[ -~]*$'::text) AND (octet_length(reference) <= 255))),
+    CONSTRAINT payments_payment_id_check CHECK (((payment_id)::given_id IS NOT NULL)),
+    CONSTRAINT payments_reference_check CHECK (((reference)::given_reference IS NOT NULL)),
     CONSTRAINT payments_refunded_minor_check
         CHECK (((refunded_minor >= 0) AND (refunded_minor <= captured_minor))),
     CONSTRAINT payments_state_check CHECK (((state)::payment_state IS NOT NULL))
@@ -1611,101 +1756,6 @@ COMMENT ON COLUMN payouts.counted_snapshot IS
   'What the statement that created it saw: it counts the entries of these transactions that had '
   'matured by the cut-off. NULL: created before that was kept.';
 
-CREATE TABLE processor_events (
-    event_id text NOT NULL COLLATE pg_catalog."C",
-    fingerprint bytea NOT NULL,
-    transaction_id uuid NOT NULL,
-    batch_id uuid NOT NULL,
-    type text NOT NULL,
-    restaurant_id text NOT NULL COLLATE pg_catalog."C",
-    currency text NOT NULL COLLATE pg_catalog."C",
-    amount_minor bigint NOT NULL,
-    fee_minor bigint NOT NULL,
-    occurred_at timestamp with time zone NOT NULL,
-    payout_id text COLLATE pg_catalog."C",
-    reference text DEFAULT ''::text NOT NULL COLLATE pg_catalog."C",
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    recorded_txid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
-    available_at timestamp with time zone,
-    processor_fee_minor bigint,
-    bank_reference text,
-    failure_code text,
-    failure_text text,
-    CONSTRAINT processor_events_amount_minor_check
-        CHECK (((amount_minor >= 1)
-        AND ((amount_minor <= '1000000000000'::bigint) OR starts_with(type, 'payout_'::text)))),
-    CONSTRAINT processor_events_event_id_check
-        CHECK (((event_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(event_id) <= 128))),
-    CONSTRAINT processor_events_fee_minor_check
-        CHECK (((fee_minor = 0) OR ((fee_minor >= 1) AND (fee_minor <=
-CASE type
-    WHEN 'dispute_opened'::text THEN '1000000000000'::bigint
-    ELSE amount_minor
-END) AND ((type)::fee_event_type IS NOT NULL)))),
-    CONSTRAINT processor_events_fingerprint_check CHECK ((octet_length(fingerprint) = 32)),
-    CONSTRAINT processor_events_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT processor_events_occurred_at_check
-        CHECK ((occurred_at >= '2000-01-01 00:00:00+00'::timestamp with time zone)),
-    CONSTRAINT processor_events_payout_id_check
-        CHECK (((payout_id IS NOT NULL) = starts_with(type, 'payout_'::text))),
-    CONSTRAINT processor_events_reference_check
-        CHECK (((reference ~ '^[ -~]*$'::text) AND (octet_length(reference) <= 255))),
-    CONSTRAINT processor_events_terms_check
-        CHECK ((((available_at IS NULL) AND (processor_fee_minor IS NULL)
-        AND (restaurant_id <> ''::text) AND (NOT starts_with(type, 'processor_settle'::text)))
-        OR has_valid_terms(type, restaurant_id, (available_at - occurred_at),
-        processor_fee_minor))),
-    CONSTRAINT processor_events_type_check CHECK (((type)::event_type IS NOT NULL)),
-    CONSTRAINT processor_events_words_check
-        CHECK ((((bank_reference IS NULL) AND (failure_code IS NULL) AND (failure_text IS NULL))
-        OR has_valid_words(type, bank_reference, failure_code, failure_text)))
-);
-
-COMMENT ON TABLE processor_events IS
-  'The events of the payment processor, each once: the primary key is the idempotency key. '
-  'Append-only.';
-COMMENT ON COLUMN processor_events.event_id IS
-  'The processor''s id of the event, compared byte by byte.';
-COMMENT ON COLUMN processor_events.fingerprint IS
-  'SHA-256 over the normalised business fields, 32 bytes: the same id with another fingerprint is'
-  ' a conflict.';
-COMMENT ON COLUMN processor_events.transaction_id IS 'Shared by the entries that the event posted.';
-COMMENT ON COLUMN processor_events.batch_id IS
-  'The attempt that booked it: a repeated attempt recognises its own events by it.';
-COMMENT ON COLUMN processor_events.type IS 'What happened.';
-COMMENT ON COLUMN processor_events.restaurant_id IS
-  'The restaurant it happened to; empty: the event belongs to the platform.';
-COMMENT ON COLUMN processor_events.currency IS 'ISO 4217 code of the amounts.';
-COMMENT ON COLUMN processor_events.amount_minor IS 'The amount that moved, in minor units.';
-COMMENT ON COLUMN processor_events.fee_minor IS
-  'In minor units: the commission of a charge or of a reversed one, a dispute''s fee; a refund''s'
-  ' is kept here and not posted.';
-COMMENT ON COLUMN processor_events.occurred_at IS
-  'When it happened, by the processor''s clock, in microseconds.';
-COMMENT ON COLUMN processor_events.payout_id IS
-  'The payout that a payout event is about; NULL on all others.';
-COMMENT ON COLUMN processor_events.reference IS
-  'The processor''s id of what the event is about (payment, refund''s payment, dispute); empty '
-  'when absent.';
-COMMENT ON COLUMN processor_events.metadata IS
-  'Whatever the caller keeps with it: an object of strings. Not compared.';
-COMMENT ON COLUMN processor_events.recorded_txid IS
-  'The database transaction that stored it; that of its entries.';
-COMMENT ON COLUMN processor_events.recorded_at IS
-  'When that transaction began, by the database''s clock.';
-COMMENT ON COLUMN processor_events.available_at IS
-  'When the processor makes the money available, or takes it, by its clock; NULL: it does not '
-  'say.';
-COMMENT ON COLUMN processor_events.processor_fee_minor IS
-  'What the processor charged the platform for it, in minor units; NULL: nothing.';
-COMMENT ON COLUMN processor_events.bank_reference IS
-  'What the bank calls the payout; NULL: it does not say.';
-COMMENT ON COLUMN processor_events.failure_code IS
-  'Why the payout failed, in the bank''s code; NULL: it does not say.';
-COMMENT ON COLUMN processor_events.failure_text IS
-  'Why the payout failed, in the bank''s words; NULL: it does not say.';
-
 CREATE TABLE quarantine_moves (
     quarantine_id uuid NOT NULL,
     number integer NOT NULL,
@@ -1924,16 +1974,12 @@ CREATE INDEX payment_operations_recorded_txid_idx ON payment_operations
 COMMENT ON INDEX payment_operations_recorded_txid_idx IS
   'For sealing and for checking seals, which read by ranges of it.';
 
-CREATE INDEX processor_events_recorded_at_idx ON processor_events USING brin (recorded_at);
-
-COMMENT ON INDEX processor_events_recorded_at_idx IS
-  'For lists of events of a span of time, latest first.';
-
 CREATE INDEX processor_events_recorded_txid_idx ON processor_events
-    USING brin ((((recorded_txid)::text)::bigint));
+    USING brin ((((recorded_txid)::text)::bigint), recorded_at);
 
 COMMENT ON INDEX processor_events_recorded_txid_idx IS
-  'For sealing and for checking seals, which read by ranges of it.';
+  'For sealing and for checking seals, which read by ranges of txids, and for lists of events of '
+  'a span of time, latest first.';
 
 CREATE INDEX processor_events_reference_idx ON processor_events
     USING brin (reference text_bloom_ops (n_distinct_per_range='375',
@@ -1948,10 +1994,9 @@ CREATE FUNCTION summarize_recorded_txids() RETURNS integer
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     SET lock_timeout TO '100ms'
     BEGIN ATOMIC
- SELECT ((((brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
+ SELECT (((brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
      + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass))
      + brin_summarize_new_values('payment_operations_recorded_txid_idx'::regclass))
-     + brin_summarize_new_values('processor_events_recorded_at_idx'::regclass))
      + brin_summarize_new_values('processor_events_reference_idx'::regclass));
 END;
 
@@ -2045,6 +2090,15 @@ ALTER TABLE ONLY payouts
 
 ALTER TABLE ONLY processor_events
     ADD CONSTRAINT processor_events_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE processor_events
+    ADD CONSTRAINT processor_events_terms_check CHECK (
+CASE
+    WHEN ((fee_minor > amount_minor) OR (restaurant_id = ''::text)
+        OR (num_nonnulls(available_at, processor_fee_minor, bank_reference, failure_code,
+        failure_text) > 0)) THEN is_valid_event(processor_events.*)
+    ELSE ((type)::restaurant_event_type IS NOT NULL)
+END);
 
 ALTER TABLE ONLY quarantine_moves
     ADD CONSTRAINT quarantine_moves_pkey PRIMARY KEY (quarantine_id, number);
@@ -2469,13 +2523,34 @@ GRANT ALL ON FUNCTION has_valid_terms(text, text, interval, bigint) TO ledger_ap
 GRANT ALL ON FUNCTION has_valid_words(text, text, text, text) TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_read;
+GRANT ALL ON FUNCTION recorded_now() TO ledger_app;
+GRANT SELECT ON TABLE processor_events TO ledger_app;
+GRANT SELECT ON TABLE processor_events TO ledger_read;
+GRANT INSERT(event_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(fingerprint) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(transaction_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(batch_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(type) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(restaurant_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(currency) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(amount_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(fee_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(occurred_at) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(payout_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(reference) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(metadata) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(available_at) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(processor_fee_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(bank_reference) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(failure_code) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(failure_text) ON TABLE processor_events TO ledger_app;
+GRANT ALL ON FUNCTION is_valid_event(processor_events) TO ledger_app;
 GRANT ALL ON FUNCTION ledger_clock_at() TO ledger_app;
 GRANT ALL ON FUNCTION ledger_clock_at() TO ledger_read;
 GRANT ALL ON FUNCTION ledger_now_behind() TO ledger_app;
 GRANT ALL ON FUNCTION ledger_now_behind() TO ledger_read;
 GRANT ALL ON FUNCTION ledger_now() TO ledger_app;
 GRANT ALL ON FUNCTION ledger_now() TO ledger_read;
-GRANT ALL ON FUNCTION recorded_now() TO ledger_app;
 GRANT ALL ON FUNCTION seal_without_payments() TO ledger_app;
 GRANT ALL ON FUNCTION write_payout_run_items(uuid, integer) TO ledger_app;
 GRANT SELECT ON TABLE accounts TO ledger_app;
@@ -2651,26 +2726,6 @@ GRANT UPDATE(state) ON TABLE payouts TO ledger_app;
 GRANT INSERT(transaction_id) ON TABLE payouts TO ledger_app;
 GRANT INSERT(retained_minor) ON TABLE payouts TO ledger_app;
 GRANT INSERT(retained_before_minor) ON TABLE payouts TO ledger_app;
-GRANT SELECT ON TABLE processor_events TO ledger_app;
-GRANT SELECT ON TABLE processor_events TO ledger_read;
-GRANT INSERT(event_id) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(fingerprint) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(transaction_id) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(batch_id) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(type) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(restaurant_id) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(currency) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(amount_minor) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(fee_minor) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(occurred_at) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(payout_id) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(reference) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(metadata) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(available_at) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(processor_fee_minor) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(bank_reference) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(failure_code) ON TABLE processor_events TO ledger_app;
-GRANT INSERT(failure_text) ON TABLE processor_events TO ledger_app;
 GRANT SELECT ON TABLE quarantine_moves TO ledger_app;
 GRANT SELECT ON TABLE quarantine_moves TO ledger_read;
 GRANT INSERT(quarantine_id) ON TABLE quarantine_moves TO ledger_app;

@@ -5,7 +5,7 @@ reads them back, follow from this list.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -94,3 +94,15 @@ def array_parameters(columns: Iterable[str]) -> str:
     return ", ".join(
         f"${number}::{_TYPES.get(column, 'text')}[]" for number, column in enumerate(columns, 1)
     )
+
+
+def unless_all(default: object, values: Sequence[Any]) -> Sequence[Any]:
+    """`values`, or nothing if all are the default, which SQL then puts in: the driver looks at each
+    element of an array several times.
+    """
+    return () if values.count(default) == len(values) else values
+
+
+def first_if_all(values: Sequence[Any]) -> Sequence[Any]:
+    """`values`, or the first alone if all are the same: SQL then takes it for the others."""
+    return values[:1] if values.count(values[0]) == len(values) else values

@@ -29,7 +29,11 @@ from ledger.domain.payments import (
     first_step,
 )
 from ledger.domain.posting_rules import PAYMENT_POSTING_RULES, Amount, PaymentStep, PostingRule
-from ledger.infrastructure.postgres.event_columns import metadata_json
+from ledger.infrastructure.postgres.event_columns import (
+    first_if_all,
+    metadata_json,
+    unless_all,
+)
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.payment_columns import (
     OPERATION_COLUMNS,
@@ -344,13 +348,17 @@ def _first_entries() -> str:
 # has stored one of the ids: the caller rolls back, since it decided the others as if it had stored
 # all. In the byte order of their ids, as by every writer, so that no two writers deadlock.
 #
-# The arrays of columns that most payments leave empty may be empty: see `_unless_all`.
+# The arrays of columns that most payments leave empty may be empty: see `unless_all`. Those of
+# columns that most groups have one value of may have one element: see `first_if_all`.
 INSERT_PAYMENTS = f"""
 WITH candidate AS MATERIALIZED (
-  SELECT c.payment_id, c.transaction_id, c.payer, c.payee, c.currency, c.amount_minor,
-         COALESCE(c.fee_minor, 0) AS fee_minor, c.capture, c.expires_at,
+  SELECT c.payment_id, c.transaction_id, c.payer, c.payee,
+         COALESCE(c.currency, ($6::text[])[1]) AS currency, c.amount_minor,
+         COALESCE(c.fee_minor, 0) AS fee_minor,
+         COALESCE(c.capture, ($9::text[])[1]) AS capture, c.expires_at,
          COALESCE(c.reference, '') AS reference, COALESCE(c.metadata, '{{}}')::jsonb AS metadata,
-         c.decline_reason, c.state, c.postings, c.maturity_days
+         c.decline_reason, COALESCE(c.state, ($14::text[])[1]) AS state,
+         COALESCE(c.postings, ($15::integer[])[1]) AS postings, c.maturity_days
   FROM unnest($1::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
               $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
               $14::text[], $15::integer[], $16::integer[])
@@ -573,17 +581,19 @@ class PostgresPaymentBooks:
             transaction_ids,
             [payer.balance_account_id for payer in payers],
             [payee.balance_account_id for payee in payees],
-            fields["currency"],
+            first_if_all(fields["currency"]),
             fields["amount_minor"],
-            _unless_all(0, fields["fee_minor"]),
-            fields["capture"],
-            _unless_all(None, fields["expires_at"]),
-            _unless_all("", fields["reference"]),
-            _unless_all("{}", [metadata_json(metadata) for metadata in fields["metadata"]]),
-            _unless_all(None, reasons),
-            [first_state(order, reason) for order, reason in zip(orders, reasons, strict=True)],
-            [_postings_number(each) for each in decided],
-            _unless_all(
+            unless_all(0, fields["fee_minor"]),
+            first_if_all(fields["capture"]),
+            unless_all(None, fields["expires_at"]),
+            unless_all("", fields["reference"]),
+            unless_all("{}", [metadata_json(metadata) for metadata in fields["metadata"]]),
+            unless_all(None, reasons),
+            first_if_all(
+                [first_state(order, reason) for order, reason in zip(orders, reasons, strict=True)]
+            ),
+            first_if_all([_postings_number(each) for each in decided]),
+            unless_all(
                 0,
                 [
                     payee.maturity_days if isinstance(payee, RestaurantStanding) else 0
@@ -646,13 +656,6 @@ class PostgresPaymentBooks:
             raise IdsTaken
         recorded_at: datetime = row["recorded_at"]
         return recorded_at
-
-
-def _unless_all(default: object, values: Sequence[Any]) -> Sequence[Any]:
-    """`values`, or nothing if all are the default, which SQL then puts in: the driver looks at each
-    element of an array several times.
-    """
-    return () if values.count(default) == len(values) else values
 
 
 def _columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[list[Any]]:

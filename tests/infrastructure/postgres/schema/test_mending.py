@@ -113,7 +113,7 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
         (
             "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
             r"lacks privileges: EXECUTE on advance_ledger_clock, .*: run `ledger migrate`",
-            "granted 14 privileges that were missing",
+            "granted 15 privileges that were missing",
         ),
         (
             "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART",

@@ -230,8 +230,7 @@ processor_events = Table(
         "payout_id",
         postgresql_where=text("payout_id IS NOT NULL"),
     ),
-    Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin"),
-    Index("processor_events_recorded_at_idx", "recorded_at", postgresql_using="brin"),
+    Index("processor_events_recorded_txid_idx", _TXID, "recorded_at", postgresql_using="brin"),
     Index(
         "processor_events_reference_idx",
         "reference",
