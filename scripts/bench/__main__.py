@@ -14,6 +14,7 @@ import scripts.bench
 from scripts.bench import (
     against,
     books,
+    gateway_rows,
     growth,
     past_rows,
     payment_rows,
@@ -44,6 +45,7 @@ ROWS = (
         "payouts-spread": payout_rows.payouts_spread,
         "size": size_rows.size,
         "reconcile": reconcile_rows.reconciliation,
+        "gateway": gateway_rows.gateway,
         # Last, as its account makes the database larger.
         "balance-past": past_rows.balance_past,
     }

@@ -19,12 +19,14 @@ from support.gateway import (
 )
 from support.ports import held_port, port_of
 from support.running import RunningLedger, running_ledger
-from support.waiting import until
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.client import AsyncLedger
+from ledger.gateway import connections
 from ledger.gateway.app import BODY_BYTES_MAX, QUERY_BYTES_MAX
 from ledger.gateway.books import RemoteBooks
+from ledger.gateway.connections import HEADER_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
 ENDPOINTS = (
@@ -197,17 +199,34 @@ async def raw(gateway: RunningGateway, content: bytes) -> tuple[Any, asyncio.Str
     return reader, writer
 
 
-async def test_a_slow_body_is_given_up(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"POST /hooks/plain HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n123", b"408"),
+        (b"POST /hooks/plain HTTP/1.1\r\nhost: x\r\nx-slow: ", b"408"),
+        (b"", b"408"),
+        (b"POST /hooks/plain HTTP/1.1\r\nx-large: " + b"x" * HEADER_BYTES_MAX, b"431"),
+        (b"POST /hooks/plain HTTP/1.1\r\n" + b"x: y\r\n" * 101 + b"\r\n", b"431"),
+        (b"no HTTP at all\r\n\r\n", b"400"),
+    ],
+    ids=["body", "headers", "nothing", "large", "many", "none"],
+)
+async def test_a_request_that_never_ends_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, status: bytes
 ) -> None:
-    monkeypatch.setattr(gateway.gateway.bounds, "body_seconds", 0.05)
-    reader, writer = await raw(
-        gateway, b"POST /hooks/plain HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n123"
-    )
-    answer = await reader.read()
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"connection: close" in answer
-    writer.close()
+    """The connection is closed, and nothing waits for the rest."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.05)
+    path = gateway_file(tmp_path, http="body_seconds = 0.05", poll_seconds=600)
+    async with (
+        AsyncLedger("127.0.0.1:1") as client,
+        gateway_on(path, RemoteBooks(client.service)) as gateway,
+    ):
+        reader, writer = await raw(gateway, content)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 %s " % status)
+        assert b"connection: close" in answer.lower()
+        writer.close()
 
 
 async def test_a_client_that_leaves_stops_no_booking(

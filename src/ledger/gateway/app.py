@@ -5,8 +5,8 @@ status makes the processor send it again. docs/gateway.md has the table.
 """
 
 import asyncio
+import os
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ from ledger.gateway.metrics import PAGE_TYPE, GatewayMetrics, names_of
 
 BODY_BYTES_MAX = 256 * 1024
 QUERY_BYTES_MAX = 2000
+HEADERS_MAX = 100
+_TOO_LARGE = f"the body is larger than {BODY_BYTES_MAX} bytes"
 # How long the readiness that was found is believed.
 READY_SECONDS = 2.0
 # An event id that the gateway asks for to see whether the ledger answers it.
@@ -48,7 +50,6 @@ class Bounds:
     """What a process takes. `answer_seconds` is shorter than any processor waits."""
 
     posts_max: int = 1000
-    body_seconds: float = 10.0
     answer_seconds: float = 8.0
     # The seconds of Retry-After.
     retry_after: int = 5
@@ -66,7 +67,11 @@ class Gateway:
     is_draining: bool = False
     _is_ready: bool = False
     _ready_until: float = 0.0
-    _refusals: "RefusalLog" = field(default_factory=lambda: RefusalLog())
+    refusals: "RefusalLog" = field(default_factory=lambda: RefusalLog())
+    # Bound once: finding out how to log takes longer than a line.
+    log: structlog.typing.FilteringBoundLogger = field(
+        default_factory=lambda: structlog.get_logger("ledger.gateway").bind()
+    )
 
     async def is_ready(self) -> bool:
         """Whether the ledger answers this gateway, asked at most every two seconds."""
@@ -153,32 +158,36 @@ async def _post(gateway: Gateway, request: Request) -> Response:
 
 
 async def _answered(gateway: Gateway, route: Route | None, request: Request) -> Response:
-    request_id = _request_id(request)
-    log = _log.bind(request_id=request_id)
+    headers = _headers(request)
+    given = headers.get("x-request-id", "")
+    request_id = given if _REQUEST_ID.match(given) else _new_id()
+    log = gateway.log
+    about = {"request_id": request_id, "endpoint": route.endpoint.name if route else None}
     try:
         if route is None:
             raise _Answer(404, "no such endpoint", closes=True)
-        log = log.bind(endpoint=route.endpoint.name)
+        if len(request.scope["headers"]) > HEADERS_MAX:
+            raise _Answer(431, f"there are more than {HEADERS_MAX} headers", closes=True)
         if gateway.under_way > gateway.bounds.posts_max:
             raise _Answer(503, "too many posts at once", retry_after=1, closes=True)
-        delivery = await _delivery(gateway, request)
+        delivery = await _delivery(request, headers)
         trial = await _taken(gateway, route, delivery, request_id)
     except _Answer as answer:
-        if gateway._refusals.takes(answer.status):
-            log.warning("post refused", status=answer.status, why=answer.text)
+        if gateway.refusals.takes(answer.status):
+            log.warning("post refused", status=answer.status, why=answer.text, **about)
         return _text(
             answer.status, answer.text, retry_after=answer.retry_after, closes=answer.closes
         )
     except SignatureRefused as refusal:
-        if gateway._refusals.takes(refusal.status):
-            log.warning("signature refused", status=refusal.status, why=str(refusal))
+        if gateway.refusals.takes(refusal.status):
+            log.warning("signature refused", status=refusal.status, why=str(refusal), **about)
         return _text(refusal.status, "the signature is not accepted")
     except ClientDisconnect:
-        log.warning("the post broke off")
+        log.warning("the post broke off", **about)
         return _text(400, "the body broke off", closes=True)
     except LedgerError as error:
-        return _failed(gateway, error, log)
-    _log_delivery(log, trial)
+        return _failed(gateway, error, about)
+    _log_delivery(log, trial, about)
     return Response(route.processor.acknowledgement, media_type=route.processor.content_type)
 
 
@@ -188,20 +197,23 @@ async def _taken(gateway: Gateway, route: Route, delivery: Delivery, request_id:
     secret = route.processor.verify(delivery)
     gateway.metrics.verified(name, secret, delivery.received_at)
     seconds = gateway.bounds.answer_seconds
-    try:
-        async with asyncio.timeout(seconds):
-            trial = await receive(route, delivery, gateway.books, Allowance.of(request_id, seconds))
-    except TimeoutError as error:
-        raise _Answer(
-            503, "no answer from the ledger in time", retry_after=gateway.bounds.retry_after
-        ) from error
+    allowance = Allowance.of(request_id, seconds)
+    if route.fetches:
+        # The ledger's calls have the deadline of the allowance; those of others have not.
+        try:
+            async with asyncio.timeout(seconds):
+                trial = await receive(route, delivery, gateway.books, allowance)
+        except TimeoutError as error:
+            raise _Answer(
+                503, "no answer in time", retry_after=gateway.bounds.retry_after
+            ) from error
+    else:
+        trial = await receive(route, delivery, gateway.books, allowance)
     gateway.metrics.booked(name, trial, datetime.now(UTC))
     return trial
 
 
-def _failed(
-    gateway: Gateway, error: LedgerError, log: structlog.typing.FilteringBoundLogger
-) -> Response:
+def _failed(gateway: Gateway, error: LedgerError, about: Mapping[str, str | None]) -> Response:
     retry_after = max(gateway.bounds.retry_after, round(error.retry_after or 0))
     if error.code in _LATER_CODES:
         status, text = 503, "the ledger is away"
@@ -209,18 +221,29 @@ def _failed(
         status, text = 429, "the ledger has too much to do"
     else:
         # Ours to mend: credentials, an older server, a defect. The processor keeps trying.
-        log.error("the ledger failed", code=error.code.name, reason=error.reason, why=error.message)
+        gateway.log.error(
+            "the ledger failed",
+            code=error.code.name,
+            reason=error.reason,
+            why=error.message,
+            **about,
+        )
         return _text(500, "the ledger cannot book it")
-    log.warning(text, code=error.code.name, reason=error.reason, status=status)
+    gateway.log.warning(text, code=error.code.name, reason=error.reason, status=status, **about)
     return _text(status, text, retry_after=retry_after)
 
 
-async def _delivery(gateway: Gateway, request: Request) -> Delivery:
-    """The post within its bounds. Raises _Answer and ClientDisconnect."""
+def _headers(request: Request) -> dict[str, str]:
+    """The headers by their names in lower case; repeated ones are joined."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in request.scope["headers"]:
-        header, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[header] = f"{headers[header]},{value}" if header in headers else value
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+async def _delivery(request: Request, headers: Mapping[str, str]) -> Delivery:
+    """The post within its bounds. Raises _Answer and ClientDisconnect."""
     content_type = headers.get("content-type", "")
     if content_type and _JSON.match(content_type.strip()) is None:
         raise _Answer(415, "the content type must be application/json", closes=True)
@@ -228,26 +251,23 @@ async def _delivery(gateway: Gateway, request: Request) -> Delivery:
         raise _Answer(415, "the body must not be compressed", closes=True)
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > BODY_BYTES_MAX:
-        raise _Answer(413, f"the body is larger than {BODY_BYTES_MAX} bytes", closes=True)
+        raise _Answer(413, _TOO_LARGE, closes=True)
     query = request.scope["query_string"]
     if len(query) > QUERY_BYTES_MAX:
         raise _Answer(414, f"the query is longer than {QUERY_BYTES_MAX} bytes", closes=True)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(gateway.bounds.body_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_BYTES_MAX:
-                    raise _Answer(
-                        413, f"the body is larger than {BODY_BYTES_MAX} bytes", closes=True
-                    )
-    except TimeoutError as error:
-        raise _Answer(408, "the body came too slowly", closes=True) from error
-    return Delivery(bytes(body), headers, query.decode("latin-1"), datetime.now(UTC))
+    # Without a deadline: the connection has one.
+    body = b""
+    async for chunk in request.stream():
+        body = body + chunk if body else chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise _Answer(413, _TOO_LARGE, closes=True)
+    return Delivery(body, headers, query.decode("latin-1"), datetime.now(UTC))
 
 
-def _log_delivery(log: structlog.typing.FilteringBoundLogger, trial: Trial) -> None:
-    particulars: dict[str, object] = {}
+def _log_delivery(
+    log: structlog.typing.FilteringBoundLogger, trial: Trial, about: Mapping[str, str | None]
+) -> None:
+    particulars: dict[str, object] = {**about}
     if trial.event_ids:
         particulars["event_ids"] = trial.event_ids[:20]
     if trial.ignored:
@@ -290,13 +310,8 @@ class RefusalLog:
         return self._lines <= self._lines_per_second or status >= 500
 
 
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.match(given) else _new_id()
-
-
 def _new_id() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def _text(

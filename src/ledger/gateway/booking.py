@@ -79,6 +79,8 @@ class Route:
     # The value of `processor` in the file.
     processor_name: str
     processor: Processor
+    # Whether it asks its processor's API, so that a delivery may take longer.
+    fetches: bool = False
 
 
 class Outcome(Enum):

@@ -136,7 +136,12 @@ def load(path: Path) -> Configuration:
         except (ValueError, OSError) as error:
             problems.append(f"{place}: secrets: {error}")
             continue
-        routes[endpoint.name] = Route(endpoint, processor_name(endpoint), processor)
+        routes[endpoint.name] = Route(
+            endpoint,
+            processor_name(endpoint),
+            processor,
+            fetches=getattr(endpoint, "api", None) is not None,
+        )
         files += [secret.file for secret in secrets_in(endpoint) if secret.file is not None]
     if problems:
         raise ConfigurationError(path, problems)

@@ -6,6 +6,7 @@ ledger would not accept is shortened or left out.
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -62,6 +63,7 @@ _PASSED_ON = {
 }
 
 
+@cache
 def kind_of(event_type: "ledger_pb2.EventType.ValueType") -> str:
     """A type of event as people write it: charge_succeeded."""
     return ledger_pb2.EventType.Name(event_type).removeprefix("EVENT_TYPE_").lower()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -123,6 +124,7 @@ class GatewayMetrics:
         )
         self._reloads.set(1)
         self._names: dict[tuple[str, str], set[str]] = {}
+        self._children: dict[tuple[object, ...], Any] = {}
 
     def page(self) -> bytes:
         """The page that Prometheus reads."""
@@ -130,11 +132,11 @@ class GatewayMetrics:
 
     def begin_endpoint(self, endpoint: str, now: datetime) -> None:
         """Gives an endpoint its series, so that silence from the beginning shows."""
-        gauge = self._last_delivery.labels(endpoint)
+        gauge = self._of(self._last_delivery, endpoint)
         if not gauge._value.get():
             gauge.set(now.timestamp())
         for outcome in Outcome:
-            self._deliveries.labels(endpoint, outcome.value)
+            self._of(self._deliveries, endpoint, outcome.value)
 
     def post_began(self) -> None:
         self._under_way.inc()
@@ -142,17 +144,17 @@ class GatewayMetrics:
     def post_ended(self, endpoint: str, status: int, seconds: float) -> None:
         """Counts an answer. `endpoint` is empty for a route that does not exist."""
         self._under_way.dec()
-        self._answers.labels(endpoint, str(status)).inc()
+        self._of(self._answers, endpoint, str(status)).inc()
         if endpoint:
-            self._answer_seconds.labels(endpoint).observe(seconds)
+            self._of(self._answer_seconds, endpoint).observe(seconds)
 
     def verified(self, endpoint: str, secret: str, now: datetime) -> None:
-        self._verified.labels(endpoint, secret).inc()
-        self._last_delivery.labels(endpoint).set(now.timestamp())
+        self._of(self._verified, endpoint, secret).inc()
+        self._of(self._last_delivery, endpoint).set(now.timestamp())
 
     def booked(self, endpoint: str, trial: Trial, now: datetime) -> None:
         """Counts what became of a delivery that was answered with 200."""
-        self._deliveries.labels(endpoint, trial.outcome.value).inc()
+        self._of(self._deliveries, endpoint, trial.outcome.value).inc()
         self._count_events(endpoint, trial, now)
         for message in trial.ignored:
             kind = self._bounded(endpoint, "kind", message.kind)
@@ -185,11 +187,19 @@ class GatewayMetrics:
 
     def _count_events(self, endpoint: str, trial: Trial, now: datetime) -> None:
         for event in trial.created:
-            self._booked.labels(endpoint, kind_of(event.type)).inc()
+            self._of(self._booked, endpoint, kind_of(event.type)).inc()
             lag = now.timestamp() - event.occurred_at.seconds
-            self._lag.labels(endpoint).observe(max(0.0, lag))
+            self._of(self._lag, endpoint).observe(max(0.0, lag))
         if trial.duplicates:
-            self._duplicates.labels(endpoint).inc(trial.duplicates)
+            self._of(self._duplicates, endpoint).inc(trial.duplicates)
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """The metric with these labels: the library takes ten times as long to find it."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def _bounded(self, endpoint: str, label: str, name: str) -> str:
         names = self._names.setdefault((endpoint, label), set())

@@ -18,7 +18,7 @@ from ledger.client import LedgerError
 from ledger.gateway.app import Bounds, Gateway, make_app, make_private_app
 from ledger.gateway.books import RemoteBooks
 from ledger.gateway.configuration import Configuration, ConfigurationError, Http
-from ledger.gateway.connections import BoundedProtocol
+from ledger.gateway.connections import bounded_protocol
 from ledger.gateway.metrics import GatewayMetrics
 from ledger.gateway.reloading import FileInForce
 from ledger.gateway.retries import RetryWorker
@@ -78,7 +78,7 @@ async def running_gateway(
         configuration.routes,
         books,
         metrics,
-        Bounds(http.posts_max, http.body_seconds, http.answer_seconds),
+        Bounds(http.posts_max, http.answer_seconds),
     )
     file = FileInForce(path, configuration, gateway)
     apps = [(http.address, make_app(gateway, with_metrics=not http.private_address), True)]
@@ -199,7 +199,7 @@ def _bound(address: str) -> socket.socket:
 def _server(app: Starlette, http: Http, path: Path) -> _Server:
     config = uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=bounded_protocol(http.body_seconds),
         ws="none",
         lifespan="off",
         log_config=None,
