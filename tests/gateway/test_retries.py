@@ -14,7 +14,8 @@ from support.running import RunningLedger
 from support.waiting import until
 
 from ledger.client import AsyncLedger, LedgerError
-from ledger.gateway.books import Allowance, RemoteBooks
+from ledger.gateway.allowances import Allowance
+from ledger.gateway.books import RemoteBooks
 from ledger.gateway.metrics import GatewayMetrics
 from ledger.gateway.retries import RetryWorker
 from ledger.v1 import ledger_pb2

@@ -20,8 +20,9 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
 from ledger.client import LedgerError
+from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Route, Trial, receive
-from ledger.gateway.books import Allowance, Books
+from ledger.gateway.books import Books
 from ledger.gateway.deliveries import Delivery, SignatureRefused
 from ledger.gateway.metrics import PAGE_TYPE, GatewayMetrics, names_of
 

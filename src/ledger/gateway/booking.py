@@ -15,7 +15,8 @@ import grpc
 import structlog
 
 from ledger.client import LedgerError
-from ledger.gateway.books import Allowance, BookedFacts, Books
+from ledger.gateway.allowances import Allowance
+from ledger.gateway.books import BookedFacts, Books
 from ledger.gateway.deliveries import (
     Delivery,
     Fact,

@@ -1,38 +1,19 @@
 """The calls of the ledger that the gateway makes, each within the time that a delivery has left."""
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ledger.client import InvalidRequest, NotFound
 from ledger.client.errors import REQUEST_ID_KEY
+from ledger.gateway.allowances import Allowance
+from ledger.gateway.gathering import GatheredEvents
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
 Response = TypeVar("Response")
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What the calls for one delivery have in common: its id in logs, and when it must be answered.
-
-    `ends_at` is on the clock of `time.monotonic`.
-    """
-
-    request_id: str
-    ends_at: float
-
-    @classmethod
-    def of(cls, request_id: str, seconds: float) -> "Allowance":
-        return cls(request_id, time.monotonic() + seconds)
-
-    @property
-    def seconds_left(self) -> float:
-        return max(0.0, self.ends_at - time.monotonic())
 
 
 class BookedFacts(Protocol):
@@ -88,14 +69,13 @@ class RemoteBooks:
 
     def __init__(self, stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
         self._stub = stub
+        self._gathered = GatheredEvents(stub)
 
     async def ingest(
         self, event: ledger_pb2.ProcessorEvent, allowance: Allowance
     ) -> ledger_pb2.IngestEventResponse:
         """See Books."""
-        return await _call(
-            self._stub.IngestEvent, ledger_pb2.IngestEventRequest(event=event), allowance
-        )
+        return await self._gathered.ingest(event, allowance)
 
     async def event(self, event_id: str, allowance: Allowance) -> ledger_pb2.ProcessorEvent | None:
         """See Books."""

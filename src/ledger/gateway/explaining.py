@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Problem, Route, events_of
-from ledger.gateway.books import Allowance
 from ledger.gateway.deliveries import (
     Delivery,
     FetchFailed,

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Problem, Route, Trial, book, receive
-from ledger.gateway.books import Allowance, RemoteBooks
+from ledger.gateway.books import RemoteBooks
 from ledger.gateway.deliveries import Delivery
 from ledger.gateway.retries import TRY_SECONDS, delivery_of, try_again
 

@@ -13,8 +13,9 @@ import grpc
 import structlog
 
 from ledger.client import LedgerError
+from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Problem, Route, Trial, book
-from ledger.gateway.books import Allowance, Books, Quarantine
+from ledger.gateway.books import Books, Quarantine
 from ledger.gateway.deliveries import Delivery
 from ledger.gateway.metrics import GatewayMetrics
 from ledger.v1 import ledger_pb2
