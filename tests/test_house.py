@@ -126,6 +126,7 @@ THEMES = {
         "application/list_entries.py",
         "infrastructure/postgres/statement_marks.py",
     ],
+    "client/test_page.py": ["client"],
     "client/test_package.py": ["client/__init__.py"],
     "cli/payouts/test_commands.py": ["cli/payouts"],
     "cli/quarantine/test_commands.py": ["cli/quarantine"],
