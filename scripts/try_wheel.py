@@ -3,8 +3,8 @@
 The environment is a temporary folder outside the checkout, so that no file of the checkout replaces
 one that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
 the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
-imports the stubs, and finds the contract's files. Prints each step; exits with 1 at the first that
-fails.
+imports the stubs, and finds the contract's files; and with the server in memory, for tests. Prints
+each step; exits with 1 at the first that fails.
 
     python scripts/try_wheel.py UV [--locked]
 
@@ -31,6 +31,13 @@ protos = sorted(proto_folder().glob("ledger/v1/*.proto"))
 assert protos and {f"ledger/v1/{path.name}" for path in protos} <= files, (protos, files)
 assert service_config().startswith("{")
 print(*(path.name for path in protos))
+"""
+# Callers' tests take neither the database nor the command.
+SERVE_FROM_MEMORY = """
+from ledger.client import Ledger
+from ledger.testing import LedgerServer
+with LedgerServer() as server, Ledger(server.address) as ledger:
+    print(ledger.put_restaurant("res_1").restaurant_id)
 """
 
 
@@ -61,7 +68,7 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
         constraints = ("--constraint", str(scratch / "constraints.txt"))
     run(uv, "build", "--wheel", "--quiet", "--out-dir", scratch / "dist", ROOT, cwd=scratch)
     (wheel,) = (scratch / "dist").glob("*.whl")
-    for name, extras in (("server", "[server,embedded]"), ("client", "")):
+    for name, extras in (("server", "[server,embedded]"), ("client", ""), ("tests", "[testing]")):
         run(uv, "venv", "--quiet", "--python", sys.executable, scratch / name, cwd=scratch)
         python = scratch / name / "bin" / "python"
         install = (uv, "pip", "install", "--quiet", "--python", str(python), *constraints)
@@ -70,6 +77,7 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
     run(scratch / "server" / "bin" / "ledger", "demo", cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", IMPORT_STUBS, cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", FIND_CONTRACT, cwd=scratch)
+    run(scratch / "tests" / "bin" / "python", "-c", SERVE_FROM_MEMORY, cwd=scratch)
 
 
 def main() -> int:

@@ -35,6 +35,8 @@ DAY_SECONDS = 86_400
 PAGES_MAX = 1_000
 # What servers name in words of their own.
 _OPAQUE = ("etag", "next_page_token")
+# What later calls name again.
+_KEPT = ("payout_id", "payout_run_id", "quarantine_id", "recorded_at", "etag")
 _DETAILS: tuple[type[Message], ...] = (
     error_details_pb2.ErrorInfo,
     error_details_pb2.BadRequest,
@@ -154,7 +156,7 @@ class Side:
         for descriptor, content in message.ListFields():
             name = descriptor.name
             if descriptor.message_type is None or isinstance(content, Timestamp):
-                if name in ("payout_id", "payout_run_id", "recorded_at", "etag") and content:
+                if name in _KEPT and content:
                     self._keep(name, content)
             elif isinstance(content, Message):
                 self._collect(content)

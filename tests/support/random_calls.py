@@ -6,6 +6,7 @@ can be told from what it was sent.
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,8 @@ RESTAURANTS = ("res_1", "res_2", "res_3", "res_10")
 CURRENCIES = ("PEN", "PEN", "PEN", "JPY")
 ACCOUNTS = ("acc_1", "acc_2", "acc_3", "acc_4")
 AMOUNTS = (1, 700, 1_250, 9_999, 10_000, 250_000)
+ENDPOINTS = ("stripe-live", "adyen-live")
+REASONS = ("NO_RESTAURANT", "NO_RULE")
 REFERENCES = ("", "", "ref_a", "ref_b")
 _PAYOUT_EVENTS = [
     ledger_pb2.EVENT_TYPE_PAYOUT_PAID,
@@ -51,7 +54,8 @@ class RandomCalls:
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
         self._now = time.time()
-        self._numbers = 0
+        # How many ids there are of each prefix.
+        self._numbers: Counter[str] = Counter()
 
     def calls(self, count: int) -> Iterator[Call]:
         """So many calls."""
@@ -84,6 +88,8 @@ class RandomCalls:
             self._transfers: 3,
             self._operation: 14,
             self._payments: 7,
+            self._quarantine: 5,
+            self._quarantined: 8,
         }
         for maker in self._chance.choices([*makers], [*makers.values()], k=count):
             yield maker()
@@ -100,9 +106,9 @@ class RandomCalls:
     def _id(self, prefix: str, repeats: float = 0.15) -> str:
         """Mostly a new id."""
         if self._is(repeats):
-            return f"{prefix}_{self._chance.randrange(max(1, self._numbers))}"
-        self._numbers += 1
-        return f"{prefix}_{self._numbers}"
+            return f"{prefix}_{self._chance.randint(1, self._numbers[prefix] + 1)}"
+        self._numbers[prefix] += 1
+        return f"{prefix}_{self._numbers[prefix]}"
 
     def _instant(self, days_min: int, days_max: int) -> Timestamp:
         """Hours from now and from whole days before or after it."""
@@ -547,6 +553,85 @@ class RandomCalls:
         )
         setattr(request, name, self._one(*holders, "unknown"))
         return "ListPayments", lambda _side: _copy(request)
+
+    def _quarantine(self) -> Call:
+        request = ledger_pb2.QuarantinePayloadRequest(
+            endpoint=self._one(*ENDPOINTS),
+            processor=self._one("stripe", "adyen"),
+            kind=self._one("charge.succeeded", ""),
+            body=self._id("body", repeats=0.3).encode(),
+            headers=self._one({}, {"stripe-signature": "t=1"}),
+            query=self._one("", "", "data.id=1"),
+            reason=self._one(*REASONS, "not a reason"),
+            detail=self._one("", "no rule fits"),
+            received_at=self._instant(-3, -1),
+            retry_at=self._one(None, self._instant(-2, 3)),
+        )
+        return "QuarantinePayload", lambda _side: request
+
+    def _quarantined(self) -> Call:
+        number, size, due_at = self._number(), self._page_size(), self._moment()
+        outcome: Any = self._one(2, 3, 4, 4)
+        fields: dict[str, Any] = {
+            "event_ids": self._one([], [self._id("evt", repeats=1)]),
+            "reason": self._one("", *REASONS),
+            "retry_at": self._one(None, self._instant(1, 3)),
+        }
+        endpoint, is_dry = self._one("", *ENDPOINTS), self._is(0.3)
+        listed = self._one({}, {"oldest_first": True}, {"with_bodies": True})
+
+        def of_one(side: Side) -> str:
+            identifier: str = side.nth("quarantine_id", number)
+            return identifier
+
+        kinds: list[Call] = [
+            (
+                "ListQuarantined",
+                lambda side: ledger_pb2.ListQuarantinedRequest(
+                    endpoint=endpoint, due_at=due_at(side), page_size=size
+                ),
+            ),
+            (
+                "ListQuarantined",
+                lambda _side: ledger_pb2.ListQuarantinedRequest(
+                    endpoint=endpoint, page_size=size, **listed
+                ),
+            ),
+            (
+                "GetQuarantined",
+                lambda side: ledger_pb2.GetQuarantinedRequest(quarantine_id=of_one(side)),
+            ),
+            (
+                "GetQuarantineSummary",
+                lambda _side: ledger_pb2.GetQuarantineSummaryRequest(endpoint=endpoint),
+            ),
+            (
+                "RetryQuarantined",
+                lambda side: ledger_pb2.RetryQuarantinedRequest(
+                    quarantine_ids=[of_one(side)], dry_run=is_dry
+                ),
+            ),
+            (
+                "RetryQuarantined",
+                lambda _side: ledger_pb2.RetryQuarantinedRequest(endpoint=endpoint, dry_run=is_dry),
+            ),
+            (
+                "ResolveQuarantined",
+                lambda side: ledger_pb2.ResolveQuarantinedRequest(
+                    quarantine_id=of_one(side),
+                    move_number=1 + number % 3,
+                    outcome=outcome,
+                    **fields,
+                ),
+            ),
+            (
+                "DiscardQuarantined",
+                lambda side: ledger_pb2.DiscardQuarantinedRequest(
+                    quarantine_id=of_one(side), reason=fields["reason"]
+                ),
+            ),
+        ]
+        return kinds[self._chance.randrange(len(kinds))]
 
 
 def _copy(request: Any) -> Message:
