@@ -10,13 +10,13 @@ ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN pip install --no-cache-dir uv==0.13.8
 WORKDIR /app
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --extra server --no-install-project
+RUN uv sync --locked --no-dev --extra server --extra gateway --no-install-project
 COPY LICENSE README.md alembic.ini ./
 COPY alembic alembic
 COPY proto proto
 COPY sql sql
 COPY src src
-RUN uv sync --locked --no-dev --extra server --no-editable
+RUN uv sync --locked --no-dev --extra server --extra gateway --no-editable
 
 FROM python:3.13-slim-trixie
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin ledger
