@@ -105,11 +105,12 @@ async def test_token_that_the_server_forgot_is_renewed_in_the_call(
 
 
 async def test_stream_fetches_its_token(secured: RunningLedger, folder: Path) -> None:
-    """The first call of a client may be a stream."""
+    """The first call of a client may be a stream; a token that was replaced is fetched anew."""
+    texts = iter(["forgotten-secret", "second-secret"])
 
     async def fetch() -> str:
         await asyncio.sleep(0)
-        return "second-secret"
+        return next(texts)
 
     async with client(secured, tls_ca=folder / "ca.pem", token=fetch) as ledger:
         outcomes = [outcome async for outcome in ledger.stream_events([event_message()])]

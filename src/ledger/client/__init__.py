@@ -1,7 +1,7 @@
 """The client of a ledger, for callers in Python.
 
 Needs gRPC and protobuf alone: none of the packages of the server or of the command. A name is
-loaded when it is first used: who needs Money alone does not wait for gRPC.
+loaded when it is first used: a program that needs Money alone does not load gRPC.
 """
 
 from importlib import import_module

@@ -149,6 +149,6 @@ class AsyncStream(_Begun):
             if _FAILED_WRITE in (error.debug_error_string() or ""):
                 raise broken_off("the stream broke off while a request was sent") from error
             failure = error_of_call(error, request_id_of(self._metadata))
-            if isinstance(failure, NotAuthenticated):
-                self._frame.may_repeat(self._token)
+            if isinstance(failure, NotAuthenticated) and self._frame.may_repeat(self._token):
+                failure.retry_after = 0.0
             raise failure from error

@@ -24,7 +24,8 @@ class LedgerError(Exception):
     `code` is the gRPC status and `reason` the name in `error_reason.proto`, such as
     EVENT_ID_REUSED; go by these, never by `message`. The reason is empty if the error does not come
     from a server of the ledger. `metadata` belongs to the reason, `violations` to InvalidRequest.
-    `retry_after` is the wait in seconds that the server asks for, None if it names none.
+    `retry_after` is the wait in seconds that the server asks for, None if it names none; a stream
+    that was refused as not authenticated has 0 if there is another token.
     `request_id` finds the call in the server's log; it is empty for items of batches.
     """
 

@@ -143,8 +143,10 @@ class StreamState:
             if is_server_missing
             else self._limits.attempts_max
         )
-        # The token of a long stream has expired; the next stream has another one.
-        has_expired = isinstance(error, NotAuthenticated) and self._has_had_response
+        # The token has expired, perhaps during a long stream; the next stream has another one.
+        has_expired = isinstance(error, NotAuthenticated) and (
+            self._has_had_response or error.retry_after is not None
+        )
         if has_expired and self._attempt == 1:
             self._attempt += 1
             return 0.0

@@ -138,8 +138,8 @@ class _Stream:
             return next(self._call)
         except grpc.RpcError as error:
             failure = error_of_call(error, request_id_of(self._metadata))
-            if isinstance(failure, NotAuthenticated):
-                self._frame.may_repeat(self._token)
+            if isinstance(failure, NotAuthenticated) and self._frame.may_repeat(self._token):
+                failure.retry_after = 0.0
             raise failure from error
 
     def __getattr__(self, name: str) -> Any:
