@@ -78,7 +78,7 @@ def test_holds_end_when_the_clock_moves() -> None:
 
 
 def test_payments_expire_when_the_clock_moves() -> None:
-    """What they held is there again for the next call, whichever it is."""
+    """What they held is there again, from the instant at which they expired."""
     with LedgerServer() as server, grpc.insecure_channel(server.address) as channel:
         accounts = account_pb2_grpc.AccountServiceStub(channel)
         payments = payment_pb2_grpc.PaymentServiceStub(channel)
@@ -103,8 +103,12 @@ def test_payments_expire_when_the_clock_moves() -> None:
         )
         asked = account_pb2.GetAccountBalanceRequest(account_id="payer")
         assert accounts.GetAccountBalance(asked).held_minor == 500
-        server.clock.advance(hours=1)
+        before = server.clock.now() + timedelta(minutes=50)
+        server.clock.advance(days=1)
         assert accounts.GetAccountBalance(asked).held_minor == 0
+        for minutes, held_minor in ((0, 500), (20, 0)):
+            asked.as_of.CopyFrom(timestamp(before + timedelta(minutes=minutes)))
+            assert accounts.GetAccountBalance(asked).held_minor == held_minor
         found = payments.GetPayment(payment_pb2.GetPaymentRequest(payment_id="pay_1"))
         assert found.payment.state == payment_pb2.PAYMENT_STATE_EXPIRED
 

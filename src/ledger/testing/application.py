@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+import uuid_utils.compat
+
 from ledger.api.account_service import AccountService
 from ledger.api.ledger_service import LedgerService
 from ledger.api.pages import Pages
@@ -15,13 +17,12 @@ from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.payments.decide_operations import DecideOperations
 from ledger.application.payments.decide_payments import DecidePayments
-from ledger.application.payments.expire_payments import ExpiryWorker
 from ledger.application.payments.pay import Pay
 from ledger.application.preview_event import PreviewEvent
+from ledger.domain.payments import OperationKind, OperationOrder
 from ledger.domain.payouts import PayoutRunState
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.limits import PAYOUT_RUNS_OPEN_DEFAULT
-from ledger.repeating import log_failure
 from ledger.testing.memory.accounts import MemoryAccountReader
 from ledger.testing.memory.balances import (
     MemoryAccountBalanceReader,
@@ -83,7 +84,8 @@ class MemoryApplication:
         payouts = MemoryPayouts(books)
         pages = Pages(_PageTokenKeys())
         operations = DecideOperations(begin)
-        self._expiries = ExpiryWorker(payments, operations, on_failure=log_failure)
+        self._operations = operations
+        self._payments = payments
         self._ingest_events = IngestEvents(
             ledger, begin, unknown_restaurants=unknown_restaurants, limits=_LIMITS
         )
@@ -130,8 +132,17 @@ class MemoryApplication:
         self.payments = PaymentService(pay=self._pay, payments=payments, pages=pages)
 
     async def release_expired(self) -> None:
-        """Releases what is held for payments that have expired."""
-        await self._expiries.release()
+        """Releases what is held for payments that have expired, each at the instant of its expiry.
+
+        Called before every call: so nothing was recorded between that instant and now.
+        """
+        while page := await self._payments.expired(None, 1):
+            (place,) = page
+            with self.books.at(place.expires_at):
+                await self._operations(
+                    [OperationOrder(None, OperationKind.EXPIRE, place.payment_id)],
+                    uuid_utils.compat.uuid7(),
+                )
 
     def hold_runs(self) -> None:
         """Leaves payout runs that start from now on under way."""

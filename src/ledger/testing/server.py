@@ -62,7 +62,6 @@ class LedgerServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = asyncio.Event()
-        self._has_configured_log = False
         self._faults = Faults()
 
     @property
@@ -85,12 +84,16 @@ class LedgerServer:
         if self._thread is not None:
             raise RuntimeError("the server has served: make a new one, with empty books")
         serving: Future[None] = Future()
-        self._has_configured_log = _log_to_the_standard_library()
+        _LOG.take()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(serving)), name="ledger.testing", daemon=True
         )
         self._thread.start()
-        serving.result(_WAIT_SECONDS)
+        try:
+            serving.result(_WAIT_SECONDS)
+        except BaseException:
+            _LOG.leave()
+            raise
 
     def stop(self) -> None:
         """Ends the server and cancels open calls. A repeat does nothing."""
@@ -99,8 +102,7 @@ class LedgerServer:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_WAIT_SECONDS)
         self._loop = None
-        if self._has_configured_log:
-            structlog.reset_defaults()
+        _LOG.leave()
 
     @property
     def books(self) -> Books:
@@ -205,16 +207,34 @@ async def _ping() -> None:
     """Books in memory can always be used."""
 
 
-def _log_to_the_standard_library() -> bool:
-    """Sends our log lines to `logging`, where tests capture them, unless the process has configured
-    structlog. Returns whether it did.
+class _Log:
+    """Sends our log lines to `logging`, where tests capture them, while any server runs; unless the
+    process has configured structlog.
     """
-    if structlog.is_configured():
-        return False
-    structlog.configure(
-        processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-    return True
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._servers = 0
+        self._is_ours = False
+
+    def take(self) -> None:
+        with self._lock:
+            self._servers += 1
+            if not structlog.is_configured():
+                self._is_ours = True
+                structlog.configure(
+                    processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+                    wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+                    logger_factory=structlog.stdlib.LoggerFactory(),
+                    cache_logger_on_first_use=False,
+                )
+
+    def leave(self) -> None:
+        with self._lock:
+            self._servers -= 1
+            if self._is_ours and not self._servers:
+                self._is_ours = False
+                structlog.reset_defaults()
+
+
+_LOG = _Log()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -29,6 +29,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _ABSENT: Any = object()
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Table(dict[K, V]):
@@ -147,6 +148,7 @@ class Books:
     maturity_days: int
     _undo: list[Callable[[], object]] = field(default_factory=list)
     _is_open: bool = False
+    _at: datetime | None = None
     # Of the transaction under way, or else the latest.
     txid: int = 0
     recorded_at: datetime = field(init=False)
@@ -182,7 +184,19 @@ class Books:
         self._is_open = True
         self._undo.clear()
         self.txid += 1
-        self.recorded_at = self.clock()
+        now = self.clock() if self._at is None else self._at
+        self.recorded_at = max(now, self.recorded_at + _MICROSECOND)
+
+    @contextmanager
+    def at(self, instant: datetime) -> Iterator[None]:
+        """Transactions of the block are recorded at a past instant, or as soon after it as no other
+        was.
+        """
+        self._at = instant
+        try:
+            yield
+        finally:
+            self._at = None
 
     def commit(self) -> None:
         """Keeps what the transaction under way has changed."""
