@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ledger.cli.client_settings import ClientSettings
-from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.client import AsyncLedger, Credentials, CredentialsError, LedgerError
+from ledger.cli.connection import credentials_of
+from ledger.cli.refusals import failure_of
+from ledger.client import AsyncLedger, LedgerError
 from ledger.gateway.books import PreviewBooks, RemoteBooks
 
 Result = TypeVar("Result")
@@ -14,18 +15,7 @@ Result = TypeVar("Result")
 
 def open_ledger(settings: ClientSettings) -> AsyncLedger:
     """A client by the settings. Raises CommandFailure if the credentials cannot be used."""
-    try:
-        return AsyncLedger(
-            settings.grpc_address,
-            credentials=Credentials(
-                tls_ca=settings.client_tls_ca_file,
-                certificate=settings.client_tls_certificate_file,
-                key=settings.client_tls_key_file,
-                token=settings.client_token_file,
-            ),
-        )
-    except (CredentialsError, ValueError, OSError) as error:
-        raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
+    return AsyncLedger(settings.grpc_address, credentials=credentials_of(settings))
 
 
 def run_with_books(
@@ -44,7 +34,4 @@ def run_with_books(
     try:
         return asyncio.run(run())
     except LedgerError as error:
-        raise CommandFailure(
-            f"{settings.grpc_address}: {error}",
-            exit_status=ExitStatus.UNREACHABLE if error.is_retryable else ExitStatus.REFUSED,
-        ) from error
+        raise failure_of(error, settings.grpc_address) from error

@@ -177,7 +177,8 @@ def _lines_of(payload: str, explanation: "Explanation", is_signed: bool) -> Iter
             yield f"  books {shown.pop('type')} {amount} {currency}"
             for name in _FIELDS:
                 value = shown.get(name)
-                if value not in (None, "", "0", {}):
+                is_zero = shown.get(f"{name}_minor") == "0" and name != "fee"
+                if value not in (None, "") and not is_zero:
                     yield f"    {name}: {value}"
         elif isinstance(part, Ignored):
             alert = ", which people should see" if part.is_alert else ""
