@@ -2,8 +2,8 @@
 
 The environment is a temporary folder outside the checkout, so that no file of the checkout replaces
 one that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
-the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
-imports the stubs, and finds the contract's files; and with the server in memory, for tests. Prints
+the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a caller does,
+makes a client, and finds the contract's files; and with the server in memory, for tests. Prints
 each step; exits with 1 at the first that fails.
 
     python scripts/try_wheel.py UV [--locked]
@@ -19,9 +19,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPORT_STUBS = (
-    "from ledger.v1 import ledger_pb2_grpc; print(ledger_pb2_grpc.LedgerServiceStub.__name__)"
-)
+USE_CLIENT = """
+from ledger.client import *
+with Ledger("127.0.0.1:1") as ledger:
+    print(Money("12.50", "PEN"), type(ledger.service).__name__)
+"""
 # The files from which other languages generate their code.
 FIND_CONTRACT = """
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -75,7 +77,7 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
         run(*install, f"{wheel}{extras}", cwd=scratch)
     run(scratch / "server" / "bin" / "ledger", "--version", cwd=scratch)
     run(scratch / "server" / "bin" / "ledger", "demo", cwd=scratch)
-    run(scratch / "client" / "bin" / "python", "-c", IMPORT_STUBS, cwd=scratch)
+    run(scratch / "client" / "bin" / "python", "-c", USE_CLIENT, cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", FIND_CONTRACT, cwd=scratch)
     run(scratch / "tests" / "bin" / "python", "-c", SERVE_FROM_MEMORY, cwd=scratch)
 

@@ -135,6 +135,9 @@ def test_type_checkers_and_programs_see_the_same_names() -> None:
     assert sorted(names()) == sorted(ledger.client._MODULE_BY_NAME)
     assert all(hasattr(ledger.client, name) for name in names())
     assert not hasattr(ledger.client, "Legder")
+    imported: dict[str, object] = {}
+    exec("from ledger.client import *", imported)
+    assert imported.keys() > set(names())
 
 
 def test_client_needs_the_plain_dependencies_alone() -> None:

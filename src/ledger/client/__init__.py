@@ -79,6 +79,7 @@ _NAMES = {
     "tokens": ("CredentialsError", "Token"),
 }
 _MODULE_BY_NAME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = list(_MODULE_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
