@@ -43,7 +43,7 @@ $(TOOLS)/bin/uv:
 # The part of the environment that runs the service. It does not remove the rest.
 .venv/.installed-service: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment of the service into .venv, once; this takes a moment' >&2
-	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact \
+	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --extra gateway --inexact \
 	  --compile-bytecode --quiet
 	@$(RUN) python -m compileall -q src
 	@touch $@
@@ -175,7 +175,7 @@ release: install ## Commit and tag a release: make release VERSION=0.2.0
 
 install: .venv/.installed ## Install the locked environment into .venv
 
-install-service: .venv/.installed-service ## Install what `make run` needs, and no more
+install-service: .venv/.installed-service ## Install what `make run` and `ledger` need, and no more
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

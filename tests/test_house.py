@@ -142,6 +142,7 @@ THEMES = {
     "cli/test_numbers.py": ["cli/parameters.py"],
     "cli/test_payments_page.py": ["cli/accounts", "cli/payments"],
     "cli/test_reconciliation_page.py": ["cli/reconcile", "reconciliation"],
+    "cli/test_tutorial_page.py": ["cli/ingest", "cli/gateway", "cli/quarantine", "cli/payouts"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
     "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
     "gateway/test_crashes.py": ["gateway/booking.py", "gateway/app.py", "gateway/retries.py"],

@@ -16,7 +16,7 @@ from ledger.cli.ingest.fields import InvalidLine
 from ledger.cli.ingest.lines import parse_event_line
 from ledger.cli.ingest.sender import EventBatch, Outcomes, Pace, send_batches
 from ledger.cli.ingest.source import LineErrors, line_errors_option, open_source, progress_bar
-from ledger.cli.output import JsonValue, print_json, print_line
+from ledger.cli.output import JsonValue, counted, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
@@ -233,7 +233,7 @@ def _pace_text(pace: Pace) -> str:
 
 
 def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
-    print_line(f"{name}: {summary.lines} lines")
+    print_line(f"{name}: {counted(summary.lines, 'line')}")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
     kinds = [
