@@ -93,7 +93,12 @@ def test_pages_say_how_many_checks_the_audit_has() -> None:
         for page in PAGES
         for number in re.findall(r"\b([0-9]{2,}) checks\b", page.read_text())
     ]
-    assert {name for name, _ in found} == {"README.md", "questions.md", "settlement.md"}
+    assert {name for name, _ in found} == {
+        "README.md",
+        "questions.md",
+        "settlement.md",
+        "tutorial.md",
+    }
     assert {number for _, number in found} == {len(load_checks())}
 
 
