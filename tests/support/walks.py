@@ -20,12 +20,11 @@ from typing import Any
 
 from google.protobuf import descriptor_pool, json_format, message_factory
 
+from ledger.cli.serve.ready_line import READY_PREFIX
 from support.commands import TIMEOUT_SECONDS, run_command, start_process
 from support.dates import today
 from support.running import RunningLedger
 from support.waiting import until
-
-from ledger.cli.serve.ready_line import READY_PREFIX
 
 DOCS = Path(__file__).parents[2] / "docs"
 LEFT_OUT = "…"
