@@ -128,8 +128,8 @@ async def _walk(
                 status = seen.status
                 _learn(ids, step.shown, seen.lines)
             case "python":
-                printed = await _run_python(arguments)
-                assert is_shown(step.shown, printed, varying), (step.command, printed)
+                written = await _run_python(arguments)
+                assert is_shown(step.shown, written, varying), (step.command, written)
             case "grpcurl":
                 response = await grpcurl(ledger, arguments)
                 assert is_shown(step.shown, response), (step.command, response)
