@@ -145,6 +145,7 @@ THEMES = {
     "cli/test_tutorial_page.py": ["cli/ingest", "cli/gateway", "cli/quarantine", "cli/payouts"],
     "cli/test_start.py": ["__main__.py", "cli/command_tree.py"],
     "cli/test_workers.py": ["cli/serve/supervisor.py", "cli/serve/worker.py"],
+    "gateway/test_any_order.py": ["gateway/booking.py", "gateway/fees.py", "gateway/retries.py"],
     "gateway/test_crashes.py": ["gateway/booking.py", "gateway/app.py", "gateway/retries.py"],
     "gateway/processors/test_pages.py": ["gateway/processors"],
     "infrastructure/postgres/test_append_only.py": [
