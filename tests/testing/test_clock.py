@@ -45,6 +45,14 @@ def test_it_never_goes_back() -> None:
         clock.advance_to(NOON - timedelta(days=1))
 
 
+def test_an_instant_that_python_lacks_is_refused() -> None:
+    """The clock goes on as it was."""
+    clock = MovableClock(NOON)
+    with pytest.raises(OverflowError):
+        clock.advance(days=10**7)
+    assert clock.now() - NOON < timedelta(minutes=1)
+
+
 def test_instants_need_a_zone() -> None:
     """A naive instant would be read in the zone of one host."""
     with pytest.raises(ValueError, match="time zone"):

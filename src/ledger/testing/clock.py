@@ -38,13 +38,15 @@ class MovableClock:
     def advance(self, duration: timedelta = timedelta(0), **parts: float) -> datetime:
         """Jumps ahead by `duration` and by parts that `timedelta` takes, such as `days=7`.
 
-        Returns the instant then. Raises ValueError for less than nothing: the books of a ledger
-        never go back.
+        Returns the instant then. Raises ValueError for less than nothing, as the books of a ledger
+        never go back; OverflowError for an instant that Python does not have.
         """
         step = duration + timedelta(**parts)
         if step < timedelta(0):
             raise ValueError("the clock of the books never goes back")
         with self._lock:
+            # Raises OverflowError before anything changes.
+            self._latest += step
             self._ahead += step
         return self.now()
 
