@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.commands import Outcome, run_command
+from google.protobuf.timestamp_pb2 import Timestamp
+from support.commands import Outcome, run_command, run_process
 from support.events import unique
 from support.gateway import body_of, charge, endpoint_table, gateway_file, gateway_on
 from support.running import RunningLedger
@@ -12,6 +13,15 @@ from support.running import RunningLedger
 from ledger.client import AsyncLedger
 from ledger.gateway.books import RemoteBooks
 from ledger.v1 import ledger_pb2
+
+STRIPE = """
+[[endpoints]]
+name = "{name}"
+processor = "stripe"
+mode = "test"
+secrets = [{{ name = "a", value = "whsec_a" }}]
+restaurant = {{ by = "account" }}
+"""
 
 
 def mapped(restaurant: str) -> str:
@@ -54,7 +64,7 @@ async def test_what_was_mended_is_booked_and_released(
     assert f"plain: booked {event_id}" in dry.stdout
     assert not await is_booked(shared_ledger, event_id)
     done = await replay(shared_ledger, file, "--reason", "UNKNOWN_RESTAURANT", "--json")
-    assert done.status == 0
+    assert (done.status, done.stderr) == (0, "")
     shown = json.loads(done.stdout)
     assert (shown["outcome"], shown["event_ids"]) == ("released", [event_id])
     assert await is_booked(shared_ledger, event_id)
@@ -63,7 +73,28 @@ async def test_what_was_mended_is_booked_and_released(
     )
     assert payload.payload.state == ledger_pb2.QUARANTINE_STATE_RELEASED
     again = await replay(shared_ledger, file, "--reason", "UNKNOWN_RESTAURANT")
-    assert (again.status, again.stdout) == (0, "")
+    assert (again.status, again.stdout) == (0, "no deliveries to replay\n")
+
+
+async def test_output_has_no_lines_of_the_log(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+    """In a process of its own, whose log is not that of the tests."""
+    name = unique("stripe").replace("_", "-").lower()
+    file = gateway_file(tmp_path, STRIPE.format(name=name))
+    await shared_ledger.stub.QuarantinePayload(
+        ledger_pb2.QuarantinePayloadRequest(
+            endpoint=name,
+            processor="stripe",
+            body=b"{}",
+            reason="UNKNOWN_SHAPE",
+            received_at=Timestamp(seconds=1764604800),
+        )
+    )
+    outcome = await run_process(
+        *("gateway", "replay", "--address", shared_ledger.address, "--config", str(file)),
+        *("--endpoint", name, "--json"),
+    )
+    assert (outcome.status, outcome.stderr) == (1, "error: 1 delivery could not be booked\n")
+    assert json.loads(outcome.stdout)["outcome"] == "quarantined"
 
 
 async def test_a_payload_from_a_file_is_booked_once(

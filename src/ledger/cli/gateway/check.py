@@ -43,9 +43,9 @@ quarantined, or a signature is refused; 2 for a bad file.
 @click.command(help=HELP)
 @click.argument(
     "payloads",
-    metavar="PAYLOAD",
+    metavar="[PAYLOAD]...",
     nargs=-1,
-    help="A file with the body of a post; may be repeated.",
+    help="Files, each with the body of a post.",
 )
 @config_option
 @click.option(

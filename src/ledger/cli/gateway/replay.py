@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ledger.cli.client_settings import load_client_settings
+from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.gateway.parameters import (
     config_option,
@@ -41,7 +42,7 @@ server of the ledger does not answer.
 
 @click.command(help=HELP)
 @click.argument(
-    "quarantine_ids", metavar="ID", nargs=-1, help="A payload of the quarantine; may be repeated."
+    "quarantine_ids", metavar="[ID]...", nargs=-1, help="The ids of payloads of the quarantine."
 )
 @config_option
 @click.option("--reason", metavar="WORDS", default="", help="Those with this reason.")
@@ -94,13 +95,17 @@ def replay(
 
         from ledger.cli.gateway.books import run_with_books
         from ledger.gateway.deliveries import Delivery
+        from ledger.observability import configure_logging
+        from ledger.settings import LogLevel
 
+    # What became of each delivery is printed: the log has no more than what went wrong.
+    configure_logging(load_settings(address).log_format, LogLevel.WARNING)
     deliveries = [
         (str(path), Delivery(read_payload(path), {}, query, datetime.now(UTC))) for path in payloads
     ]
 
     async def run(books: "RemoteBooks") -> int:
-        left = 0
+        count = left = 0
         async for replayed in _replayed(
             configuration,
             books,
@@ -110,8 +115,11 @@ def replay(
             endpoint=endpoint,
             is_dry=dry_run,
         ):
+            count += 1
             left += not replayed.is_settled
             _print(replayed, json=json)
+        if not count and not json:
+            print_line("no deliveries to replay")
         return left
 
     left = run_with_books(load_client_settings(address), run, is_dry=dry_run)
