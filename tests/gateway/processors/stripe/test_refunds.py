@@ -7,14 +7,18 @@ from support.stripe_messages import (
     Json,
     charge,
     event,
+    readings_of,
     refund,
     text_of,
     transaction,
 )
 
+from ledger.gateway.deliveries import Fact
+
 REFUND = "REFUND_SUCCEEDED 1000 EUR · stripe:re_1Soup · pi_1Dinner"
 WINE = REFUND.replace("1000", "700").replace("Soup", "Wine")
-FAILED = "REFUND_FAILED 1000 EUR · stripe:re_1Soup:failed · pi_1Dinner"
+# With the refund: the two together are nothing, whichever messages came before.
+FAILED = f"{REFUND}\nREFUND_FAILED 1000 EUR · stripe:re_1Soup:failed · pi_1Dinner"
 NONE: Json = {}
 SOUP = refund()
 OTHER = refund(id="re_1Wine", amount=700, created=PAID_AT + 2400)
@@ -226,6 +230,7 @@ IN_PEN = transaction(-4200, 0, id="txn_1Soup", currency="pen", exchange_rate=4.2
         ),
         (
             event("refund.failed", refund(status="failed", failure_balance_transaction="txn_2")),
+            "REFUND_SUCCEEDED 4200 PEN · stripe:re_1Soup · pi_1Dinner\n"
             "REFUND_FAILED 4150 PEN · stripe:re_1Soup:failed · pi_1Dinner",
         ),
     ],
@@ -249,3 +254,24 @@ async def test_refunds_that_are_known_are_booked_while_a_fee_waits() -> None:
     message = refunded(0, SOUP, OTHER)
     found = await text_of(message, FakeApi(), settlement_currencies=["EUR"])
     assert found == f"{WINE}\n{REFUND}\nPARKED"
+
+
+async def test_a_refund_that_failed_before_anybody_looked_is_nothing() -> None:
+    """charge.refunded names no refund, and the API has it as failed by the time it is asked."""
+    failed = refund(
+        status="failed",
+        balance_transaction=transaction(-1000, id="txn_1Soup"),
+        failure_balance_transaction="txn_1Back",
+        charge=charge(),
+    )
+    api = FakeApi({"/v1/refunds": listed(failed)})
+    assert await text_of(refunded(0, refunds=None), api) == "IGNORED charge.refunded"
+    message = event("refund.failed", failed)
+    assert await text_of(message, api, settlement_currencies=["EUR"]) == FAILED
+
+
+async def test_a_fee_that_came_with_a_refund_is_of_its_charges_restaurant() -> None:
+    """The refund names none."""
+    moved = transaction(-1000, 25, id="txn_1Soup")
+    facts = await readings_of(event("refund.created", refund(balance_transaction=moved)))
+    assert [fact.charge for fact in facts if isinstance(fact, Fact)] == ["stripe:ch_1Dinner"] * 2

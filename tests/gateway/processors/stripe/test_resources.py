@@ -75,16 +75,22 @@ async def test_what_a_refund_does_not_say_is_fetched() -> None:
     assert api.asked == ["/v1/balance_transactions/txn_1Soup acct_1Own"]
 
 
+FOR_AN_ANSWER = transaction(0, 1500, id="txn_1Answer")
+
+
 async def test_without_an_api_the_booked_charge_names_the_restaurant() -> None:
     """Refunds and disputes name their charge, whose restaurant the ledger has."""
     for message in (
         event("refund.created", refund()),
         event("charge.dispute.created", dispute(WITHDRAWN)),
+        event("charge.dispute.funds_withdrawn", dispute(WITHDRAWN, FOR_AN_ANSWER)),
     ):
-        (fact,) = await readings_of(message)
-        assert isinstance(fact, Fact)
-        assert fact.charge == "stripe:ch_1Dinner"
-        assert not fact.owner.metadata
+        facts = await readings_of(message)
+        assert facts
+        for fact in facts:
+            assert isinstance(fact, Fact)
+            assert fact.charge == "stripe:ch_1Dinner"
+            assert not fact.owner.metadata
 
 
 async def test_metadata_tells_what_the_customer_saw() -> None:

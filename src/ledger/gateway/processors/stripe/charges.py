@@ -128,6 +128,7 @@ def fee_readings(
     name: str,
     owner: Owner,
     reference: str,
+    charge: str = "",
     commission_minor: int | None = None,
 ) -> list[Reading]:
     """Stripe's fee of a balance transaction, or what it gives back of one; none if it is 0.
@@ -161,6 +162,7 @@ def fee_readings(
             occurred_at=transaction.created_at,
             owner=owner,
             reference=reference,
+            charge=charge,
             metadata={"stripe_balance_transaction": transaction.id},
         )
     ]

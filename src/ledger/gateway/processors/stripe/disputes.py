@@ -130,6 +130,7 @@ class _Dispute:
                     name=event_id(moved.id, "fee"),
                     owner=self.owner,
                     reference=self.message.resource.text("id"),
+                    charge=self._charge,
                 )
             elif moved in self.only_fees and self._fee_minor(moved) < 0:
                 facts.append(self._fee_refund(f"fee_refunded:{moved.id}", moved))
@@ -146,7 +147,6 @@ class _Dispute:
     ) -> Fact:
         dispute = self.message.resource
         moved = (*self.withdrawn, *self.reinstated, *self.only_fees)
-        charge_id = id_in(dispute, "charge")
         return Fact(
             event_id=event_id(dispute.text("id"), step),
             type=kind,
@@ -156,13 +156,19 @@ class _Dispute:
             owner=self.owner,
             reference=dispute.text("id"),
             dispute_fee_minor=dispute_fee_minor,
-            charge=event_id(charge_id) if charge_id else "",
+            charge=self._charge,
             metadata={
-                "stripe_charge": charge_id,
+                "stripe_charge": id_in(dispute, "charge"),
                 "stripe_event": self.message.stripe_event_id,
                 "stripe_reason": dispute.text("reason", ""),
             },
         )
+
+    @property
+    def _charge(self) -> str:
+        """The event id of its charge; empty if it names none."""
+        charge_id = id_in(self.message.resource, "charge")
+        return event_id(charge_id) if charge_id else ""
 
     def _fee_minor(self, moved: BalanceTransaction) -> int:
         return self.resources.fees(moved).processor_minor

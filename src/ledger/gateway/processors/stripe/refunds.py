@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Reading
+from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading
 from ledger.gateway.payloads import Payload
 from ledger.gateway.processors.stripe.charges import (
     fee_readings,
@@ -11,9 +11,13 @@ from ledger.gateway.processors.stripe.charges import (
     settled,
 )
 from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in, instant
-from ledger.gateway.processors.stripe.resources import BalanceTransaction, Resources
+from ledger.gateway.processors.stripe.resources import BalanceTransaction, Money, Resources
 from ledger.gateway.processors.stripe.sums import ENDED_WITHOUT, newest_refunds
 from ledger.v1 import ledger_pb2
+
+# The balance transactions of a refund, and of its end if it failed.
+_LEFT = "balance_transaction"
+_CAME_BACK = "failure_balance_transaction"
 
 
 async def read_refund(message: Message, resources: Resources) -> Sequence[Reading]:
@@ -76,42 +80,25 @@ async def _refund(
     refund = moved
     money = resources.money(refund, "amount")
     owner = await resources.owner(message, refund, charge)
-    # The refund's own payment, not the charge's: other messages have the refund alone.
-    reference = reference_of(refund)
-
-    def booked(transaction: BalanceTransaction | None) -> Fact:
-        amount_minor, currency = settled(money, transaction)
-        return Fact(
-            event_id=event_id(refund.text("id")),
-            type=ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
-            amount_minor=amount_minor,
-            currency=currency,
-            occurred_at=instant(refund, "created"),
-            owner=owner,
-            reference=reference,
-            charge=_charge_event_id(refund),
-            metadata={
-                "stripe_refund": refund.text("id"),
-                "stripe_event": message.stripe_event_id,
-                **presentment(money, transaction),
-            },
-        )
 
     try:
         transaction = await resources.transaction_of(message, refund)
     except FetchFailed as failure:
         if not resources.settles_as_it_is(money[1]):
             raise
-        raise _failure_with(failure, [booked(None)]) from failure
+        known = _fact(message, refund, money, None, owner)
+        raise _failure_with(failure, [known]) from failure
+    booked = _fact(message, refund, money, transaction, owner)
     return [
-        booked(transaction),
+        booked,
         *fee_readings(
             message,
             resources,
             transaction,
             name=event_id(refund.text("id"), "fee"),
             owner=owner,
-            reference=reference,
+            reference=booked.reference,
+            charge=booked.charge,
         ),
     ]
 
@@ -155,7 +142,11 @@ async def _moved(
 
 
 async def _failed_refund(message: Message, resources: Resources, status: str) -> Sequence[Reading]:
-    """A refund that failed or was canceled: its money came back, if it had moved."""
+    """A refund that failed or was canceled: its money came back, if it had moved.
+
+    The refund is reported, too. No other message has to: charge.refunded leaves out what failed
+    before the gateway asked for it, and money that never left must not come back.
+    """
     refund = message.resource
     before = message.previous.text("status", "")
     had_moved = (
@@ -168,32 +159,60 @@ async def _failed_refund(message: Message, resources: Resources, status: str) ->
     if not had_moved:
         return [Ignored(message.kind, f"the refund is {status}, and had moved nothing")]
     money = resources.money(refund, "amount")
-    transaction = None
+    moved = came_back = None
     if not resources.settles_as_it_is(money[1]):
-        came_back = "failure_balance_transaction"
-        field = came_back if refund.has(came_back) else "balance_transaction"
-        transaction = await resources.transaction_of(message, refund, field)
+        known = [name for name in (_LEFT, _CAME_BACK) if refund.has(name)] or [_LEFT]
+        moved = came_back = await resources.transaction_of(message, refund, known[0])
+        if len(known) > 1:
+            came_back = await resources.transaction_of(message, refund, known[1])
+    owner = await resources.owner(message, refund)
+    amount_minor, currency = settled(money, came_back)
+    booked = _fact(message, refund, money, moved, owner)
+    failed = Fact(
+        event_id=event_id(refund.text("id"), "failed"),
+        type=ledger_pb2.EVENT_TYPE_REFUND_FAILED,
+        amount_minor=amount_minor,
+        currency=currency,
+        # refund.failed, refund.updated and charge.refund.updated all report it, each at another
+        # instant; the refund does not keep when it failed.
+        occurred_at=booked.occurred_at,
+        owner=owner,
+        reference=booked.reference,
+        charge=booked.charge,
+        metadata={
+            "stripe_refund": refund.text("id"),
+            "stripe_event": message.stripe_event_id,
+            "stripe_failure_reason": refund.text("failure_reason", status),
+            **presentment(money, came_back),
+        },
+    )
+    return [booked, failed]
+
+
+def _fact(
+    message: Message,
+    refund: Payload,
+    money: Money,
+    transaction: BalanceTransaction | None,
+    owner: Owner,
+) -> Fact:
     amount_minor, currency = settled(money, transaction)
-    return [
-        Fact(
-            event_id=event_id(refund.text("id"), "failed"),
-            type=ledger_pb2.EVENT_TYPE_REFUND_FAILED,
-            amount_minor=amount_minor,
-            currency=currency,
-            # refund.failed, refund.updated and charge.refund.updated all report it, each at
-            # another instant; the refund does not keep when it failed.
-            occurred_at=instant(refund, "created"),
-            owner=await resources.owner(message, refund),
-            reference=reference_of(refund),
-            charge=_charge_event_id(refund),
-            metadata={
-                "stripe_refund": refund.text("id"),
-                "stripe_event": message.stripe_event_id,
-                "stripe_failure_reason": refund.text("failure_reason", status),
-                **presentment(money, transaction),
-            },
-        )
-    ]
+    return Fact(
+        event_id=event_id(refund.text("id")),
+        type=ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+        amount_minor=amount_minor,
+        currency=currency,
+        occurred_at=instant(refund, "created"),
+        owner=owner,
+        # The refund's own payment, not the charge's: other messages have the refund alone.
+        reference=reference_of(refund),
+        charge=_charge_event_id(refund),
+        metadata={
+            "stripe_refund": refund.text("id"),
+            "stripe_event": message.stripe_event_id,
+            **presentment(money, transaction),
+        },
+    )
 
 
 def _charge_event_id(refund: Payload) -> str:
