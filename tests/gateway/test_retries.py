@@ -14,9 +14,11 @@ from support.running import RunningLedger
 from support.waiting import until
 
 from ledger.client import AsyncLedger, LedgerError
+from ledger.gateway import retries
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.books import RemoteBooks
 from ledger.gateway.metrics import GatewayMetrics
+from ledger.gateway.payloads import parse
 from ledger.gateway.retries import RetryWorker
 from ledger.v1 import ledger_pb2
 
@@ -134,6 +136,44 @@ async def test_several_workers_at_once_release_a_delivery_once(
         "SELECT count(*) FROM processor_events WHERE event_id = :id", id=event_id
     )
     assert rows == [(1,)]
+
+
+async def test_a_delivery_at_which_the_ledger_fails_holds_up_no_other(
+    gateway: RunningGateway, shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the first to fall due, and waits again."""
+    bodies = [body_of({"unbookable": "ODD"}, charge(unique("ch"))) for _ in range(2)]
+    for body in bodies:
+        await gateway.post(body)
+        await request_retry(shared_ledger, await kept(shared_ledger, body))
+    bad_id = parse(bodies[0]).values["facts"][1]["event_id"]
+    ingest = gateway.gateway.books.ingest
+
+    async def fail(event: ledger_pb2.ProcessorEvent, allowance: Allowance) -> Any:
+        if event.event_id == bad_id:
+            raise LedgerError("it\nfailed", code=grpc.StatusCode.INTERNAL, reason="INTERNAL")
+        return await ingest(event, allowance)
+
+    monkeypatch.setattr(gateway.gateway.books, "ingest", fail)
+    monkeypatch.setattr(gateway.gateway.routes["plain"].processor, "forgives", True)
+    await worker_of(gateway).work()
+    bad, good = [await kept(shared_ledger, body) for body in bodies]
+    assert (bad.state, bad.reason) == (PARKED, "INTERNAL")
+    assert good.state == RELEASED
+
+
+async def test_a_delivery_of_more_events_than_a_move_names_is_released(
+    gateway: RunningGateway, shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "EVENT_IDS_MAX", 2)
+    body = body_of({"unbookable": "ODD"}, *(charge(unique("ch")) for _ in range(3)))
+    await gateway.post(body)
+    await request_retry(shared_ledger, await kept(shared_ledger, body))
+    monkeypatch.setattr(gateway.gateway.routes["plain"].processor, "forgives", True)
+    await worker_of(gateway).work()
+    released = await kept(shared_ledger, body)
+    assert released.state == RELEASED
+    assert len(released.moves[-1].event_ids) == 2
 
 
 async def test_a_discarded_delivery_stays_so(

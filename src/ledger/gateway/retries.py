@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from ledger.client import LedgerError
+from ledger.domain.quarantine import EVENT_IDS_MAX
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Problem, Route, Trial, book
 from ledger.gateway.books import Books, Quarantine
@@ -33,6 +34,15 @@ _PARKED = ledger_pb2.QUARANTINE_STATE_PARKED
 _QUARANTINED = ledger_pb2.QUARANTINE_STATE_QUARANTINED
 _TO_BE_TRIED = (_PARKED, ledger_pb2.QUARANTINE_STATE_RETRY_REQUESTED)
 _WORDS = {_RELEASED: "released", _PARKED: "parked", _QUARANTINED: "quarantined"}
+# The ledger takes nothing now, from nobody: the round ends.
+_WAITING_CODES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
 
 _log = structlog.get_logger("ledger.gateway")
 
@@ -111,13 +121,20 @@ async def try_again(
     LedgerError.
     """
     now = datetime.now(UTC)
-    trial = await book(route, delivery_of(payload), books, _allowance())
+    try:
+        trial = await book(route, delivery_of(payload), books, _allowance())
+    except LedgerError as error:
+        if error.code in _WAITING_CODES:
+            raise
+        # If it is this delivery alone, it must not hold up the others; if the ledger cannot do
+        # anything, it cannot record this either.
+        trial = Trial(problems=[_failure(error)])
     problem = trial.problem
     request = ledger_pb2.ResolveQuarantinedRequest(
         quarantine_id=payload.quarantine_id, move_number=payload.move_number, outcome=_RELEASED
     )
     if problem is None:
-        request.event_ids.extend(dict.fromkeys(trial.event_ids))
+        request.event_ids.extend(list(dict.fromkeys(trial.event_ids))[:EVENT_IDS_MAX])
     else:
         may_wait = problem.may_come and now - _stored_at(payload) < give_up_after
         request.outcome = _PARKED if may_wait else _QUARANTINED
@@ -149,6 +166,17 @@ def delivery_of(payload: ledger_pb2.QuarantinedPayload) -> Delivery:
         dict(payload.headers),
         payload.query,
         payload.received_at.ToDatetime(tzinfo=UTC),
+    )
+
+
+def _failure(error: LedgerError) -> Problem:
+    """That the ledger failed, as a reason to wait: a person may have to mend it."""
+    return Problem(
+        "",
+        error.reason or error.code.name,
+        f"the ledger failed with {error.code.name}: {error.message}",
+        may_come=True,
+        retry_after_seconds=error.retry_after,
     )
 
 
