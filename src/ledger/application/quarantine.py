@@ -41,6 +41,10 @@ async def quarantine_payload(
     Returns whether this call did, and the payload as it stands. Raises DatabaseUnavailable,
     DatabaseContention, DatabaseTimeout.
     """
+    delivery = (payload.endpoint, payload.body, payload.query)
+    # First, as processors repeat what they do not see acknowledged: a look-up writes nothing.
+    if (stored := await quarantine.find(*delivery)) is not None:
+        return False, stored
     added = await quarantine.add(payload, uuid_utils.compat.uuid7(), actor)
     if added is not None:
         _log.info(
@@ -51,8 +55,8 @@ async def quarantine_payload(
             reason=added.reason,
         )
         return True, added
-    stored = await quarantine.find(payload.endpoint, payload.body, payload.query)
-    if stored is None:
+    # Another call stored it meanwhile.
+    if (stored := await quarantine.find(*delivery)) is None:
         # It was lost with the primary that had it. A repeat stores it.
         raise DatabaseUnavailable("the payload is gone")
     return False, stored

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from hashlib import sha256
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -72,7 +73,7 @@ SELECT_OF_DELIVERY = f"""
 SELECT {_STANDING}
 FROM quarantined_payloads AS p
 {_LATEST_MOVE}
-WHERE p.endpoint = $1 AND p.body_sha256 = sha256($2) AND p.query = $3
+WHERE p.endpoint = $1 AND p.body_sha256 = $2 AND p.query = $3
 """
 
 SELECT_PAYLOAD = f"""
@@ -248,7 +249,7 @@ class PostgresQuarantine:
         return None if row is None else _payload(row)
 
     async def find(self, endpoint: str, body: bytes, query: str) -> QuarantinedPayload | None:
-        return await self._one(SELECT_OF_DELIVERY, endpoint, body, query)
+        return await self._one(SELECT_OF_DELIVERY, endpoint, sha256(body).digest(), query)
 
     async def standing(self, quarantine_id: UUID) -> QuarantinedPayload | None:
         return await self._one(SELECT_STANDING, quarantine_id)
