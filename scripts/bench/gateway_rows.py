@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from ledger.cli.gateway.serving import READY_PREFIX
 from scripts.bench import empty_starlette
 from scripts.bench.bench import INGEST_CURRENCY, RESTAURANTS, Bench
 from scripts.bench.books import WrongBooks
@@ -23,6 +22,8 @@ from scripts.bench.rows import Rows
 from scripts.bench.servers import ROOT, running
 
 CALLERS = 16
+# The line by which a gateway that logs JSON is ready; the address follows, and a quote.
+READY_PREFIX = '{"event": "ready", "url": "http://'
 # What the gateway may add to a post, in milliseconds of a processor.
 ADDED_MS_MAX = 0.4
 # The first posts of a process cost more, and processor time is counted in hundredths.
@@ -145,16 +146,14 @@ def gateway_of(bench: Bench) -> Iterator[tuple[str, int]]:
         path = Path(folder, "gateway.toml")
         path.write_text(FILE, encoding="utf-8")
         env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
-        env |= {"LEDGER_GRPC_ADDRESS": bench.service.address}
+        # A line of the log for each post, in the format of installations.
+        env |= {"LEDGER_GRPC_ADDRESS": bench.service.address, "LEDGER_LOG_FORMAT": "json"}
         command = [sys.executable, "-m", "ledger", "gateway", "--config", str(path)]
         with (
             Path(folder, "log").open("w") as log,
-            running(command, f"{READY_PREFIX}http://", env, Path(folder), stderr=log) as (
-                address,
-                pid,
-            ),
+            running(command, READY_PREFIX, env, Path(folder), stderr=log) as (line, pid),
         ):
-            yield address, pid
+            yield line.partition('"')[0], pid
 
 
 async def gateway(bench: Bench) -> Rows:
