@@ -9,6 +9,7 @@ import pytest
 from support.events import event_message, unique
 from support.gateway import (
     OCCURRED_AT,
+    PlainEndpoint,
     RunningGateway,
     body_of,
     charge,
@@ -159,6 +160,19 @@ async def test_answers_to_what_is_no_delivery(
     answer = await gateway.client.request(method, f"{gateway.url}{path}", headers=headers)
     assert answer.status_code == status
     assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("query", [b"q=\xc3\xa9", b"q=\x85", b"q=\x7f"])
+async def test_a_query_that_the_quarantine_could_not_keep_is_refused(
+    gateway: RunningGateway, query: bytes
+) -> None:
+    """Whatever the delivery is, no later answer would be another one."""
+    request = request_of(body_of({"unbookable": "ODD"})).replace(b"/plain ", b"/plain?%s " % query)
+    host, port = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
 
 
 async def chunks(count: int, size: int = 64 * 1024) -> AsyncIterator[bytes]:
@@ -314,6 +328,20 @@ async def test_no_signed_delivery_stalls_the_queue(
     assert kept.detail
 
 
+async def test_headers_that_the_quarantine_does_not_keep_stall_no_queue(
+    gateway: RunningGateway, shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long ones, and the header of a signature that may also hold credentials."""
+    monkeypatch.setattr(
+        PlainEndpoint, "kept_headers", frozenset({"authorization", "user-agent", "x-signature"})
+    )
+    body = body_of({"unbookable": "ODD"}, {"ignored": unique("x")})
+    odd = {"authorization": "HMAC abc", "user-agent": "x" * 9000}
+    assert (await gateway.post(body, **odd)).status_code == 200
+    kept = (await quarantined(shared_ledger))[0]
+    assert (kept.body, set(kept.headers)) == (body, {"x-signature"})
+
+
 async def test_a_body_that_is_no_json_is_kept_too(
     gateway: RunningGateway, shared_ledger: RunningLedger
 ) -> None:
@@ -355,6 +383,18 @@ async def test_a_rate_is_the_commission_and_a_changed_rate_no_conflict(
     assert (await booked(shared_ledger, event_id)).fee_minor == 77
     assert (await booked(shared_ledger, other["event_id"])).fee_minor == 156
     assert len(await quarantined(shared_ledger, "rated")) == before
+
+
+async def test_a_changed_rate_excuses_no_other_fee(
+    gateway: RunningGateway, shared_ledger: RunningLedger
+) -> None:
+    """The fee of a dispute is the processor's: two reports of it that differ are a conflict."""
+    dispute = charge(unique("du"), type="dispute_opened", dispute_fee_minor=1500)
+    assert (await gateway.post(body_of(dispute), name="rated")).status_code == 200
+    body = body_of({**dispute, "dispute_fee_minor": 2000})
+    assert (await gateway.post(body, name="rated")).status_code == 200
+    kept = (await quarantined(shared_ledger, "rated"))[0]
+    assert (kept.body, kept.reason) == (body, "EVENT_ID_REUSED")
 
 
 async def test_a_reversed_charge_gives_its_commission_back_in_proportion(

@@ -97,6 +97,7 @@ class PlainProcessor:
             charge=part.text("charge", ""),
             reverses=part.text("reverses", ""),
             payout_id=part.text("payout_id", ""),
+            said_by_owner=part.flag("said_by_owner", False),
         )
 
 

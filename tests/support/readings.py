@@ -25,6 +25,7 @@ _EXTRAS = (
     "available_at",
     "reverses",
     "payout_id",
+    "said_by_owner",
     "bank_reference",
     "failure_code",
     "failure_text",

@@ -256,6 +256,8 @@ async def _delivery(request: Request, headers: Mapping[str, str]) -> Delivery:
     query = request.scope["query_string"]
     if len(query) > QUERY_BYTES_MAX:
         raise _Answer(414, f"the query is longer than {QUERY_BYTES_MAX} bytes", closes=True)
+    if not (query.isascii() and query.decode("ascii").isprintable()):
+        raise _Answer(400, "the query must be percent-encoded", closes=True)
     # Without a deadline: the connection has one.
     body = b""
     async for chunk in request.stream():

@@ -15,6 +15,7 @@ import grpc
 import structlog
 
 from ledger.client import LedgerError
+from ledger.domain.quarantine import CREDENTIAL_HEADERS
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.books import BookedFacts, Books
 from ledger.gateway.deliveries import (
@@ -36,6 +37,7 @@ from ledger.gateway.events import (
     kind_of,
     passed_on,
     printable_text,
+    within_limits,
 )
 from ledger.gateway.fees import commission_minor, returned_commission_minor
 from ledger.gateway.reasons import (
@@ -43,6 +45,7 @@ from ledger.gateway.reasons import (
     FETCH_FAILED,
     GATEWAY_DEFECT,
     PAYOUT_NOT_FOUND,
+    PAYOUT_OF_ANOTHER,
     REVERSAL_MISMATCH,
     UNKNOWN_RESTAURANT,
     CannotBook,
@@ -272,6 +275,16 @@ async def _restaurant(
             raise CannotBook(
                 PAYOUT_NOT_FOUND, f"there is no payout {fact.payout_id[:128]!r}", may_come=True
             )
+        if (
+            fact.said_by_owner
+            and endpoint.restaurant.by == "account"
+            and restaurant_of(fact, endpoint.restaurant) != paid
+        ):
+            raise CannotBook(
+                PAYOUT_OF_ANOTHER,
+                f"the account {fact.owner.account[:128]!r} names the payout {fact.payout_id[:128]!r}"
+                " of another restaurant",
+            )
         return paid
     if restaurant_id := restaurant_of(fact, endpoint.restaurant):
         return restaurant_id
@@ -317,8 +330,8 @@ async def _ingest(
 
 def _may_differ(endpoint: EndpointBase, fact: Fact) -> frozenset[str]:
     """The fields of a booked event that a later report of the fact may tell otherwise."""
-    # A rate that was changed holds for charges from then on.
-    by_rate = endpoint.fees.commission == "rate"
+    # A rate that was changed holds for charges from then on. Of a dispute it is the processor's fee.
+    by_rate = endpoint.fees.commission == "rate" and fact.type == CHARGE
     return fact.may_change | {"fee_minor"} if by_rate else fact.may_change
 
 
@@ -343,11 +356,14 @@ def _payload(
         processor=route.processor_name,
         kind=problem.kind,
         body=delivery.body,
-        headers={
-            name: value
-            for name, value in delivery.headers.items()
-            if name in route.endpoint.kept_headers
-        },
+        # What the ledger would refuse is left out: the body is what counts.
+        headers=within_limits(
+            {
+                name: value
+                for name, value in delivery.headers.items()
+                if name in route.endpoint.kept_headers and name not in CREDENTIAL_HEADERS
+            }
+        ),
         query=delivery.query,
         reason=problem.reason,
         detail=problem.detail,

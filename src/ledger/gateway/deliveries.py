@@ -46,7 +46,8 @@ class Fact:
     charge's. `reverses` is the event id of the charge that this fact takes back: the commission of
     that charge goes back in proportion. A fact `of_platform` belongs to no restaurant. `may_change`
     names fields that the processor may tell otherwise later: the first report stands, and a report
-    that differs in nothing else is a duplicate.
+    that differs in nothing else is a duplicate. A fact about a payout that is `said_by_owner` is
+    booked only if the payout is of the owner's restaurant: the account itself chose the payout id.
     """
 
     event_id: str
@@ -66,6 +67,7 @@ class Fact:
     charge: str = ""
     reverses: str = ""
     payout_id: str = ""
+    said_by_owner: bool = False
     bank_reference: str = ""
     failure_code: str = ""
     failure_text: str = ""

@@ -104,7 +104,7 @@ def event_of(
         extra["reverses"] = fact.reverses
     if fact.type in PAYOUT_TYPES:
         _add_bank_answer(event, fact)
-    event.metadata.update(_within_limits({**extra, **fact.metadata}))
+    event.metadata.update(within_limits({**extra, **fact.metadata}))
     return event
 
 
@@ -143,8 +143,10 @@ def printable_text(text: str, length_max: int) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text[:length_max])
 
 
-def _within_limits(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The first entries that fit together; metadata is kept for people and never compared."""
+def within_limits(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The first entries that fit together, as the ledger keeps metadata and headers: for people,
+    and never compared.
+    """
     kept: dict[str, str] = {}
     left = METADATA_BYTES_MAX
     for key, value in metadata.items():

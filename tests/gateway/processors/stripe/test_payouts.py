@@ -52,6 +52,11 @@ CASES: dict[str, tuple[Json, Json, str]] = {
         TABLE,
         FAILED,
     ),
+    "of a connected account, which names it itself": (
+        event("payout.failed", BROKEN, account="acct_1Osteria"),
+        NONE,
+        FAILED.replace(" · failure_code", " · said_by_owner=True · failure_code"),
+    ),
     "by another key": (
         event("payout.paid", payout(metadata={"run": PAYOUT_ID})),
         {"payouts": {"metadata_key": "run"}},

@@ -151,9 +151,16 @@ def _settlement(message: Message, resources: Resources) -> Sequence[Reading]:
 
 
 def _payout_id(message: Message, resources: Resources) -> str:
+    """The ledger's payout: by the table, which the platform wrote, else by the metadata."""
     payouts = resources.endpoint.payouts
+    if _is_listed(message, resources):
+        return payouts.table[message.resource.text("id")]
     named = message.resource.texts("metadata").get(payouts.metadata_key, "")
-    return named if is_payout_id(named) else payouts.table.get(message.resource.text("id"), "")
+    return named if is_payout_id(named) else ""
+
+
+def _is_listed(message: Message, resources: Resources) -> bool:
+    return message.resource.text("id") in resources.endpoint.payouts.table
 
 
 def _fact(
@@ -181,6 +188,8 @@ def _fact(
         of_platform=of_platform,
         reference=moved.text("id"),
         payout_id=payout_id,
+        # A connected account may write what it likes into the metadata of its own payouts.
+        said_by_owner=bool(message.account and payout_id) and not _is_listed(message, resources),
         bank_reference=bank_reference,
         failure_code=failure_code,
         failure_text=failure_text,
