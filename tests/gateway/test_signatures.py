@@ -1,6 +1,8 @@
 """Secrets in rotation and the age of signatures."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,16 @@ def test_secrets_are_read_with_their_names_and_ends() -> None:
     assert read_secrets(
         [Secret(name="old", value="s1", not_after=NOW), Secret(name="new", value="s2")]
     ) == (OLD, NEW)
+
+
+def test_blanks_around_a_secret_are_not_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and variables easily end with a line feed. One of blanks alone would let all in."""
+    (tmp_path / "secret").write_text("s1\n", encoding="utf-8")
+    monkeypatch.setenv("A_SECRET", " s1\r\n")
+    sources: list[dict[str, Any]] = [{"file": tmp_path / "secret"}, {"variable": "A_SECRET"}]
+    for source in sources:
+        assert Secret(name="x", **source).read() == "s1"
+    with pytest.raises(ValueError, match="secret x is empty"):
+        Secret(name="x", value=" \n").read()

@@ -59,10 +59,10 @@ class Secret(Table):
         return self
 
     def read(self) -> str:
-        """The secret. Raises ValueError if there is none."""
+        """The secret, without blanks around it. Raises ValueError if there is none."""
         if self.file is not None:
             try:
-                text = self.file.read_text(encoding="utf-8").strip()
+                text = self.file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or "it is no text"
                 raise ValueError(f"secret {self.name}: cannot read {self.file}: {why}") from error
@@ -70,6 +70,8 @@ class Secret(Table):
             text = os.environ.get(self.variable, "")
         else:
             text = self.value or ""
+        # A file or a variable easily gets a line feed at its end, which nobody signs with.
+        text = text.strip()
         if not text:
             raise ValueError(f"secret {self.name} is empty")
         return text

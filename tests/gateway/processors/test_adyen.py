@@ -139,7 +139,7 @@ EACH: dict[str, tuple[Json, Json, list[str]]] = {
     "a refund came back": (
         {},
         item("REFUNDED_REVERSED"),
-        ["REFUND_FAILED 1250 EUR · adyen:MOD1:REFUNDED_REVERSED · PAY1"],
+        ["REFUND_FAILED 1250 EUR · adyen:MOD1:REFUND_FAILED · PAY1"],
     ),
     "refunded or canceled, who knows": (
         {},

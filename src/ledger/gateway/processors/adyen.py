@@ -343,8 +343,11 @@ class Adyen:
     def _read_refund(self, item: "_Item") -> Reading:
         code = item.code
         if code in ("REFUND_FAILED", "REFUNDED_REVERSED"):
-            # The code says that the money came back: senders disagree on the flag.
-            return item.fact(ledger_pb2.EVENT_TYPE_REFUND_FAILED, reference=item.payment)
+            # The code says that the money came back: senders disagree on the flag. A refund comes
+            # back once, before it left Adyen or from the bank: both codes are one fact.
+            return item.fact(
+                ledger_pb2.EVENT_TYPE_REFUND_FAILED, code="REFUND_FAILED", reference=item.payment
+            )
         if not item.succeeded:
             return Ignored(code, "Adyen refused the refund", is_alert=True)
         if code == "CANCEL_OR_REFUND":

@@ -320,6 +320,15 @@ CASES: dict[str, tuple[Json, Json, FakeApi | None, str]] = {
         f"{CHARGE}\nCHARGE_REVERSED 4500 EUR · stripe:ch_1Dinner:failed · pi_1Dinner"
         " · reverses=stripe:ch_1Dinner",
     ),
+    "a payment that failed after its balance moved, without capture": (
+        event(
+            "charge.failed",
+            charge(status="failed", failure_balance_transaction="txn_1Gone", amount_captured=0),
+        ),
+        NONE,
+        None,
+        "IGNORED charge.failed alert",
+    ),
     "a payment that failed after it succeeded": (
         event("charge.failed", charge(status="failed"), previous={"status": "succeeded"}),
         NONE,

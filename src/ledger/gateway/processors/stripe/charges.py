@@ -56,7 +56,8 @@ async def read_failed_charge(message: Message, resources: Resources) -> Sequence
         return [Ignored(message.kind, "the payment did not succeed")]
     captured = captured_money(message, resources)
     if captured[0] == 0 or not charge.flag("captured", True):
-        return [Ignored(message.kind, "nothing was captured")]
+        # If the charge is booked all the same, a person has to take it back.
+        return [Ignored(message.kind, "a balance moved, and nothing was captured", is_alert=True)]
     transaction = None
     if not resources.settles_as_it_is(captured[1]):
         transaction = await resources.transaction_of(message, charge)
