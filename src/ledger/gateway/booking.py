@@ -282,8 +282,8 @@ async def _restaurant(
         ):
             raise CannotBook(
                 PAYOUT_OF_ANOTHER,
-                f"the account {fact.owner.account[:128]!r} names the payout {fact.payout_id[:128]!r}"
-                " of another restaurant",
+                f"the account {fact.owner.account[:128]!r} names a payout of another restaurant:"
+                f" {fact.payout_id[:128]!r}",
             )
         return paid
     if restaurant_id := restaurant_of(fact, endpoint.restaurant):
@@ -330,7 +330,7 @@ async def _ingest(
 
 def _may_differ(endpoint: EndpointBase, fact: Fact) -> frozenset[str]:
     """The fields of a booked event that a later report of the fact may tell otherwise."""
-    # A rate that was changed holds for charges from then on. Of a dispute it is the processor's fee.
+    # A rate that was changed holds for charges from then on. A dispute's fee is the processor's.
     by_rate = endpoint.fees.commission == "rate" and fact.type == CHARGE
     return fact.may_change | {"fee_minor"} if by_rate else fact.may_change
 
