@@ -9,7 +9,7 @@ from google.rpc import status_pb2
 from support.events import event_message
 from support.waiting import run_ready_tasks
 
-from ledger.client import LedgerError, Unavailable
+from ledger.client import LedgerError, TooSlow, Unavailable
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.gathering import CALLS_MAX, EVENTS_MAX, GatheredEvents
 from ledger.v1 import ledger_pb2
@@ -22,6 +22,7 @@ class HeldStub:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.timeouts: list[float] = []
         self.gate = asyncio.Event()
         self.failure: LedgerError | None = None
         self.wrong: set[str] = set()
@@ -31,8 +32,9 @@ class HeldStub:
         return ledger_pb2.IngestEventResponse(status=CREATED)
 
     async def BatchIngestEvents(
-        self, request: Any, **_: Any
+        self, request: Any, *, timeout: float, **_: Any
     ) -> ledger_pb2.BatchIngestEventsResponse:
+        self.timeouts.append(timeout)
         ids = [event.event_id for event in request.events]
         await self._called(ids)
         results = [
@@ -118,3 +120,34 @@ async def test_a_post_that_is_given_up_takes_no_other_with_it() -> None:
     stub.gate.set()
     assert (await tasks[3]).status == CREATED
     assert ["4"] in stub.calls
+
+
+async def test_a_post_with_little_time_left_fails_alone() -> None:
+    """The call waits for the others as long as they may."""
+    stub = HeldStub()
+    gathered = gathered_by(stub)
+    await ingest_all(gathered, ["1", "2"])
+    late = asyncio.create_task(
+        gathered.ingest(event_message(event_id="3"), Allowance.of("late", 0))
+    )
+    (other,) = await ingest_all(gathered, ["4"])
+    with pytest.raises(TooSlow) as failure:
+        await late
+    assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    stub.gate.set()
+    assert (await other).status == CREATED
+    assert stub.timeouts[-1] > 1
+
+
+async def test_a_call_that_is_cut_off_is_no_defect_of_its_events() -> None:
+    """The gateway stops: their processors send them again."""
+    stub = HeldStub()
+    gathered = gathered_by(stub)
+    tasks = await ingest_all(gathered, ["1", "2", "3"])
+    for task in tasks[:CALLS_MAX]:
+        task.cancel()
+    await run_ready_tasks()
+    for batch in list(gathered._batches):
+        batch.cancel()
+    with pytest.raises(Unavailable):
+        await tasks[2]

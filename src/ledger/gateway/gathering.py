@@ -11,7 +11,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ledger.client import error_of_status
+import grpc
+
+from ledger.client import TooSlow, Unavailable, error_of_status
 from ledger.client.errors import REQUEST_ID_KEY
 from ledger.gateway.allowances import Allowance
 from ledger.v1 import ledger_pb2
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 # With more, events would be gathered less; with fewer, a slow call would hold up the next ones.
 CALLS_MAX = 2
 EVENTS_MAX = 100
-# A batch whose first event has almost no time left is tried all the same.
+# An event that has almost no time left is tried all the same.
 SECONDS_MIN = 0.05
+
+_Code = grpc.StatusCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,11 @@ class GatheredEvents:
                 asyncio.get_running_loop().create_future()
             )
             self._waiting.append(_Waiting(event, allowance, future))
-            return await future
+            try:
+                async with asyncio.timeout(max(SECONDS_MIN, allowance.seconds_left)):
+                    return await future
+            except TimeoutError as error:
+                raise TooSlow("no answer in time", code=_Code.DEADLINE_EXCEEDED) from error
         self._calls += 1
         try:
             return await self._stub.IngestEvent(
@@ -78,7 +86,8 @@ class GatheredEvents:
         try:
             response = await self._stub.BatchIngestEvents(
                 ledger_pb2.BatchIngestEventsRequest(events=[one.event for one in batch]),
-                timeout=max(SECONDS_MIN, min(one.allowance.seconds_left for one in batch)),
+                # Each waits as long as it may. One with almost no time left must not fail them all.
+                timeout=max(SECONDS_MIN, *(one.allowance.seconds_left for one in batch)),
                 metadata=((REQUEST_ID_KEY, _request_id(batch)),),
             )
             results = list(response.results)
@@ -108,7 +117,7 @@ def _failure(error: BaseException) -> BaseException:
     """The error for one of those that wait: a cancellation must not look like theirs."""
     if isinstance(error, Exception):
         return error
-    return ConnectionAbortedError("the gateway is stopping")
+    return Unavailable("the gateway is stopping", code=_Code.UNAVAILABLE)
 
 
 def _request_id(batch: list[_Waiting]) -> str:
