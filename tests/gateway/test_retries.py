@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,32 @@ async def test_a_delivery_of_more_events_than_a_move_names_is_released(
     released = await kept(shared_ledger, body)
     assert released.state == RELEASED
     assert len(released.moves[-1].event_ids) == 2
+
+
+async def test_a_released_delivery_that_says_what_to_fetch_is_kept_again(
+    gateway: RunningGateway, shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is fetched may have changed since, so what is answered must be stored."""
+    routes = gateway.gateway.routes
+    fetching = {name: replace(route, fetches=True) for name, route in routes.items()}
+    monkeypatch.setattr(gateway.gateway, "routes", fetching)
+    body = body_of({"unbookable": "ODD"}, {"ignored": unique("x")})
+
+    async def stored() -> list[ledger_pb2.QuarantinedPayload]:
+        request = ledger_pb2.ListQuarantinedRequest(with_bodies=True)
+        listed = await shared_ledger.stub.ListQuarantined(request)
+        return [one for one in listed.payloads if one.body == body]
+
+    for number in range(1, 4):
+        assert (await gateway.post(body)).status_code == 200
+        assert (await gateway.post(body)).status_code == 200
+        payloads = await stored()
+        assert len(payloads) == number
+        assert [one.state for one in payloads] == [QUARANTINED, *[RELEASED] * (number - 1)]
+        await request_retry(shared_ledger, payloads[0])
+        with monkeypatch.context() as mended:
+            mended.setattr(routes["plain"].processor, "forgives", True)
+            await worker_of(gateway).work()
 
 
 async def test_a_discarded_delivery_stays_so(

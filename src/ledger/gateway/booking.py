@@ -14,7 +14,7 @@ from enum import Enum
 import grpc
 import structlog
 
-from ledger.client import LedgerError
+from ledger.client import LedgerError, Unavailable
 from ledger.domain.quarantine import CREDENTIAL_HEADERS
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.books import BookedFacts, Books
@@ -59,6 +59,10 @@ KIND_LENGTH_MAX = 200
 
 # How long a parked delivery waits before it is tried first. Later waits grow with its age.
 FIRST_RETRY = timedelta(seconds=30)
+# How often the same delivery is kept again after it was released. Then it must come again later.
+REPEATS_MAX = 20
+
+_RELEASED = ledger_pb2.QUARANTINE_STATE_RELEASED
 
 _log = structlog.get_logger("ledger.gateway")
 
@@ -154,8 +158,30 @@ async def receive(route: Route, delivery: Delivery, books: Books, allowance: All
     """
     trial = await book(route, delivery, books, allowance)
     if (problem := trial.problem) is not None:
-        await books.quarantine(_payload(route, delivery, problem), allowance)
+        await _keep(route, _payload(route, delivery, problem), books, allowance)
     return trial
+
+
+async def _keep(
+    route: Route,
+    request: ledger_pb2.QuarantinePayloadRequest,
+    books: Books,
+    allowance: Allowance,
+) -> None:
+    """Puts a delivery into the quarantine, once for as long as it is open there.
+
+    Where it only says what to fetch, one that was released may report something new when it comes
+    again. The quarantine knows it by its contents, so its query then names the one before.
+    """
+    query = request.query
+    for _ in range(REPEATS_MAX):
+        response = await books.quarantine(request, allowance)
+        is_kept = response.status != ledger_pb2.QUARANTINE_STATUS_DUPLICATE
+        if is_kept or not route.fetches or response.payload.state != _RELEASED:
+            return
+        again = f"again={response.payload.quarantine_id}"
+        request.query = f"{query}&{again}" if query else again
+    raise Unavailable("it was released too often", code=_Code.UNAVAILABLE)
 
 
 async def book(route: Route, delivery: Delivery, books: Books, allowance: Allowance) -> Trial:
