@@ -141,6 +141,15 @@ CASES: dict[str, tuple[object, Json, str]] = {
 }
 
 
+@pytest.mark.parametrize("unit", ["minor", "major"])
+def test_no_amount_is_rounded(unit: str) -> None:
+    """Arithmetic on decimals rounds after 28 digits."""
+    number = f"-1249.{'9' * 40}"
+    body = json.dumps(payment(amount=0)).replace('"amount": 0', f'"amount": {number}').encode()
+    found = read_mapped(body, endpoint({"absolute": True, "amount_unit": unit}))
+    assert lines_of(found) == [SHAPE]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_mapping(case: str) -> None:
     """What is mapped is exact or unbookable: no amount is rounded, no instant guessed."""

@@ -268,7 +268,8 @@ def _amount(fact: Payload, path: str, currency: str, endpoint: MappedEndpoint) -
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise Malformed(f"{path} must be an amount in {endpoint.fields.amount_unit} units")
     if endpoint.fields.absolute:
-        value = abs(value)
+        # abs() would round a decimal.
+        value = value.copy_abs() if isinstance(value, Decimal) else abs(value)
     if not is_minor:
         return minor_units_of_major(Decimal(value), currency)
     # A whole number may be written with a point: 1250.0. Nothing longer is an amount.
