@@ -15,18 +15,23 @@ def stored(
     state: str, *moves: str, reason: str = "X", retry_at: str = "NULL", created_at: str = "now()"
 ) -> str:
     """SQL that stores a payload, and its moves to `moves`, one after the other."""
-    rows = "".join(
-        f"INSERT INTO quarantine_moves ({COLUMNS}) VALUES ('{ID}', {number}, '{move}',"
-        f" CASE WHEN '{move}' IN ('QUARANTINED', 'PARKED') THEN 'X' ELSE '' END, '', '{{}}',"
-        f" CASE WHEN '{move}' IN ('PARKED', 'RETRY_REQUESTED') THEN now() END, '', {created_at});"
+    rows = ", ".join(
+        f"('{ID}'::uuid, {number}, '{move}',"
+        f" '{'X' if move in ('QUARANTINED', 'PARKED') else ''}', '', '{{}}'::text[],"
+        f" {'now()' if move in ('PARKED', 'RETRY_REQUESTED') else 'NULL::timestamptz'}, '',"
+        f" {created_at})"
         for number, move in enumerate(moves, 1)
     )
-    return (
+    payload = (
         "INSERT INTO quarantined_payloads (quarantine_id, endpoint, processor, kind, body, headers,"
         " query, received_at, created_at, state, move_number, reason, detail, retry_at)"
         f" VALUES ('{ID}', 'shop_x', 'p', '', '', '{{}}', '', now(), {created_at}, '{state}',"
-        f" {len(moves)}, '{reason}', '', {retry_at});{rows}"
+        f" {max(len(moves), 1)}, '{reason}', '', {retry_at})"
     )
+    if not moves:
+        return f"{payload};"
+    # One statement: no payload is without the move that led to its state.
+    return f"WITH p AS ({payload}) INSERT INTO quarantine_moves ({COLUMNS}) VALUES {rows};"
 
 
 def moved(sql: str) -> Damage:

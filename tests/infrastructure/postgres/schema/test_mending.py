@@ -12,6 +12,7 @@ from support.audit import assert_books_in_order, audit_of
 from support.books import libpq_url
 from support.events import event_message, unique
 from support.payout_runs import finished_run
+from support.quarantine import discard, quarantined
 from support.running import execute_alone, query, running_ledger
 
 from ledger.bootstrap.database import Database
@@ -33,7 +34,8 @@ from ledger.resources import resource
 COUNTS = """
 SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
        (SELECT count(*) FROM payouts), (SELECT sum(amount_minor) FROM payout_items),
-       (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM restaurants)
+       (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM restaurants),
+       (SELECT count(*) FROM quarantined_payloads), (SELECT count(*) FROM quarantine_moves)
 """
 TRIGGERS = """
 SELECT c.relname::text, t.tgname::text, t.tgenabled::text
@@ -70,12 +72,13 @@ async def program(name: str, *arguments: str | Path, lenient: bool = False) -> s
 
 @pytest.fixture
 async def books(database: Database) -> Database:
-    """Books with charges, a run and payouts, and without sessions."""
+    """Books with charges, a run, payouts and a discarded payload, and without sessions."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             *(event_message(restaurant_id=f"res_{n}", amount_minor=900 + n) for n in range(3))
         )
         await finished_run(ledger)
+        await discard(ledger, (await quarantined(ledger)).quarantine_id)
     return database
 
 

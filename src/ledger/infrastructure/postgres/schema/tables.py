@@ -513,16 +513,6 @@ quarantined_payloads = Table(
         "query",
         name="quarantined_payloads_endpoint_body_sha256_query_key",
     ),
-    # Each table refers to the other: the latest move of a payload exists, and has its state.
-    ForeignKeyConstraint(
-        ["quarantine_id", "move_number", "state"],
-        ["quarantine_moves.quarantine_id", "quarantine_moves.number", "quarantine_moves.state"],
-        name="quarantined_payloads_quarantine_id_move_number_state_fkey",
-        ondelete="RESTRICT",
-        deferrable=True,
-        initially="DEFERRED",
-        use_alter=True,
-    ),
     Index("quarantined_payloads_created_at_idx", "created_at", "quarantine_id"),
     Index(
         "quarantined_payloads_open_idx",
@@ -552,9 +542,6 @@ quarantine_moves = Table(
     Column("actor", _bytewise(), nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("quarantine_id", "number", name="quarantine_moves_pkey"),
-    UniqueConstraint(
-        "quarantine_id", "number", "state", name="quarantine_moves_quarantine_id_number_state_key"
-    ),
     ForeignKeyConstraint(
         ["quarantine_id"],
         ["quarantined_payloads.quarantine_id"],
