@@ -30,6 +30,8 @@ from support.scripted import (
 
 from ledger.client import (
     AsyncLedger,
+    ClosedError,
+    Credentials,
     EventOutcome,
     InvalidRequest,
     Ledger,
@@ -435,6 +437,53 @@ async def test_error_of_the_source_ends_the_stream(send: Send) -> None:
 
     with scripted_server(respond) as address, pytest.raises(OSError, match="the file is gone"):
         await send(address, events())
+
+
+async def test_error_of_the_token_function_ends_the_stream() -> None:
+    """The caller sees it at once, whichever thread has called the function."""
+
+    def fail() -> str:
+        raise ConnectionError("no token")
+
+    def stream() -> None:
+        with Ledger("127.0.0.1:1", credentials=credentials) as ledger:
+            list(ledger.stream_events(events_of("a"), limits=LIMITS))
+
+    credentials = Credentials(token=fail)
+    with pytest.raises(ConnectionError, match="no token"):
+        await asyncio.to_thread(stream)
+    async with AsyncLedger("127.0.0.1:1", credentials=credentials) as asynchronous:
+        with pytest.raises(ConnectionError, match="no token"):
+            await anext(asynchronous.stream_events(events_of("a"), limits=LIMITS))
+
+
+def test_client_that_is_closed_opens_no_stream() -> None:
+    with Ledger("127.0.0.1:1") as ledger:
+        assert ledger.service
+        outcomes = ledger.stream_events(events_of("a"), limits=LIMITS)
+    with pytest.raises(ClosedError):
+        next(outcomes)
+
+
+def test_stream_that_is_left_is_cancelled() -> None:
+    """Though the server is silent, and the client stays open: no thread waits for it for good."""
+    is_over = threading.Event()
+
+    def respond(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
+        context.add_callback(is_over.set)
+        yield all_created(next(requests))
+        is_over.wait(SILENCE_SECONDS)
+
+    with scripted_server(respond) as address, Ledger(address) as ledger:
+        outcomes = ledger.stream_events(events_of("ab"), batch_size=1, limits=LIMITS)
+        assert next(outcomes).event_id == "a"
+        (carrying,) = (
+            each for each in threading.enumerate() if each.name == "ledger.client stream"
+        )
+        outcomes.close()
+        assert is_over.wait(SILENCE_SECONDS)
+        carrying.join(SILENCE_SECONDS)
+        assert not carrying.is_alive()
 
 
 def test_stream_that_is_not_iterated_warns() -> None:

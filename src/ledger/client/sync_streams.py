@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ledger.client.batches import batches_of
 from ledger.client.errors import LedgerError
@@ -23,7 +23,7 @@ END_TIMEOUT_SECONDS = 2.0
 # that another thread receives, does not end the wait. So no wait is longer than this.
 WAIT_SECONDS = 0.25
 
-_Response = ledger_pb2.StreamEventsResponse | LedgerError | None
+_Response = ledger_pb2.StreamEventsResponse | Exception | None
 
 
 class Outcomes(Iterator[EventOutcome]):
@@ -87,6 +87,9 @@ def stream_batches(
             sender.take(wait=True)
             yield from sender.state.ready()
         sender.wait_for_end()
+    except (Exception, GeneratorExit):
+        sender.cancel()
+        raise
     finally:
         sender.end()
 
@@ -104,10 +107,14 @@ class _Stream:
         default_factory=queue.SimpleQueue
     )
     responses: "queue.SimpleQueue[_Response]" = field(default_factory=queue.SimpleQueue)
+    # The call once it has begun; None if it could not.
+    _calls: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
 
     def start(self, service: "ledger_pb2_grpc.LedgerServiceStub") -> None:
         """Opens the stream, on a daemon thread: the program may end before the server responds."""
-        threading.Thread(target=self._carry, args=(service,), daemon=True).start()
+        threading.Thread(
+            target=self._carry, args=(service,), name="ledger.client stream", daemon=True
+        ).start()
 
     def next_response(self, timeout_seconds: float) -> _Response:
         """Waits for a response; Ctrl-C ends the wait. Raises queue.Empty if none comes in time."""
@@ -120,11 +127,25 @@ class _Stream:
                 if left_seconds <= WAIT_SECONDS:
                     raise
 
+    def cancel(self) -> None:
+        """Cancels the call, on a thread of its own: the server may be silent for good."""
+        # No thread begins while the program ends, which ends the call too.
+        with suppress(RuntimeError):
+            threading.Thread(target=self._cancel, daemon=True).start()
+
+    def _cancel(self) -> None:
+        call = self._calls.get()
+        if call is not None:
+            call.cancel()
+
     def _carry(self, service: "ledger_pb2_grpc.LedgerServiceStub") -> None:
         try:
-            for response in service.StreamEvents(iter(self.requests.get, None)):
+            call = service.StreamEvents(iter(self.requests.get, None))
+            self._calls.put(call)
+            for response in call:
                 self.responses.put(response)
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001  # perhaps of the token function; `take` raises it
+            self._calls.put(None)
             self.responses.put(error)
         else:
             self.responses.put(None)
@@ -174,6 +195,8 @@ class _Sender:
         if response is None:
             self._stream = None
             self.state.check_end()
+        elif not isinstance(response, LedgerError):
+            raise response
         else:
             pause_seconds = self.state.recover(response)
             self.end()
@@ -188,6 +211,11 @@ class _Sender:
             with suppress(queue.Empty):
                 self._stream.next_response(END_TIMEOUT_SECONDS)
             self._stream = None
+
+    def cancel(self) -> None:
+        """Cancels the call, if there is one."""
+        if self._stream is not None:
+            self._stream.cancel()
 
     def end(self) -> None:
         """Leaves the stream."""
