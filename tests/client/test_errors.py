@@ -123,6 +123,16 @@ def test_error_of_grpc_itself_has_no_reason() -> None:
     assert (error.reason, error.reached_no_server, error.request_id) == ("", True, "mine")
 
 
+@pytest.mark.parametrize("side", ["CLIENT: Sent", "SERVER: Received"])
+def test_message_that_is_too_large_is_never_sent_again(side: str) -> None:
+    """gRPC gives it the status of a busy server, and no reason."""
+    text = f"{side} message larger than max (5000046 vs. 4194304)"
+    error = error_of_call(aio_error(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+    assert isinstance(error, InvalidRequest)
+    assert not error.is_retryable
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_details_and_request_id_come_from_the_trailing_metadata() -> None:
     trailing: tuple[tuple[str, str | bytes], ...] = (
         ("x-request-id", "theirs"),

@@ -8,6 +8,8 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 REQUEST_ID_KEY = "x-request-id"
+# What gRPC says of a message beyond the limit of a side, with the status of a busy server.
+_TOO_LARGE = "message larger than max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class LedgerError(Exception):
 
 
 class InvalidRequest(LedgerError):
-    """INVALID_ARGUMENT: correct the request; `violations` names every field that is wrong."""
+    """INVALID_ARGUMENT: correct the request; `violations` names every field that is wrong.
+
+    Also a request or a response that is too large for gRPC, with RESOURCE_EXHAUSTED as its code.
+    """
 
 
 class Conflict(LedgerError):
@@ -191,7 +196,10 @@ def error_of_call(error: grpc.RpcError, request_id: str = "") -> LedgerError:
         status = None
     if status is not None:
         return error_of_status(status, request_id)
-    return _error(call.code(), call.details() or "", request_id=request_id)
+    code, message = call.code(), call.details() or ""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message:
+        return InvalidRequest(message, code=code, request_id=request_id)
+    return _error(code, message, request_id=request_id)
 
 
 def too_slow(message: str) -> TooSlow:
