@@ -10,6 +10,7 @@ from ledger.client.batches import (
     PAUSE_SECONDS,
     PAUSE_SECONDS_MAX,
     RETRY_AFTER_SECONDS_MAX,
+    TimeLeft,
     batches_of,
     pause_seconds,
 )
@@ -85,3 +86,21 @@ def test_pauses_grow_and_are_bounded() -> None:
         assert longest / 2 <= pause_seconds(attempt, None) <= longest
     assert pause_seconds(1, 7.0) == 7.0
     assert pause_seconds(1, 7000.0) == RETRY_AFTER_SECONDS_MAX
+
+
+@pytest.mark.parametrize("count_max", [0, -1])
+def test_batch_of_nothing_is_refused(count_max: int) -> None:
+    with pytest.raises(ValueError, match="at least 1 item"):
+        list(batches_of(transfers("ab"), count_max))
+
+
+def test_repeats_end_with_the_timeout_of_the_caller() -> None:
+    left = TimeLeft(60)
+    assert left.seconds is not None
+    assert 0 < left.seconds <= 60
+    assert left.allows(1)
+    assert not left.allows(61)
+    assert TimeLeft(0).seconds == 0
+    assert not TimeLeft(0).allows(0)
+    assert TimeLeft(None).seconds is None
+    assert TimeLeft(None).allows(3600)

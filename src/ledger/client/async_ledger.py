@@ -14,7 +14,7 @@ from ledger.client.async_channel import AsyncChannel
 from ledger.client.async_pages import AsyncPages
 from ledger.client.async_streams import AsyncOutcomes, stream_events
 from ledger.client.balances import AccountBalance, Balance
-from ledger.client.batches import ATTEMPTS_MAX, batches_of, pause_seconds
+from ledger.client.batches import ATTEMPTS_MAX, TimeLeft, batches_of, pause_seconds
 from ledger.client.channels import Usable, check_address
 from ledger.client.credentials import Credentials
 from ledger.client.errors import TryLater, too_slow
@@ -189,7 +189,8 @@ class AsyncLedger:
 
         One event's error affects no other. What a busy server puts off is sent again, a few times.
         Raises LedgerError if a batch cannot be sent: then repeat the call, as booked events are
-        duplicates. `stream_events` holds fewer outcomes at a time.
+        duplicates. `timeout` is for each batch, with its repeats. `stream_events` holds fewer
+        outcomes at a time.
         """
         outcomes: list[EventOutcome] = []
         for batch in batches_of(events, batch_size):
@@ -918,11 +919,13 @@ class AsyncLedger:
 
         A chain of `linked` transfers stays in one batch. A batch that does not get through is sent
         again, a few times; then raises LedgerError. Repeat the call then: what is decided stays so.
+        `timeout` is for each batch, with its repeats.
         """
         outcomes: list[PaymentOutcome] = []
         for batch in batches_of(transfers, batch_size):
             request = payment_pb2.BatchTransfersRequest(transfers=batch)
-            response = await self._insist(self.payments.BatchTransfers, request, timeout)
+            left = TimeLeft(timeout)
+            response = await self._insist(self.payments.BatchTransfers, request, left)
             outcomes += PaymentOutcome.of_all(batch, response.results)
         return outcomes
 
@@ -937,7 +940,8 @@ class AsyncLedger:
         outcomes: list[PaymentOutcome] = []
         for batch in batches_of(payments, batch_size):
             request = payment_pb2.BatchAuthorizePaymentsRequest(payments=batch)
-            response = await self._insist(self.payments.BatchAuthorizePayments, request, timeout)
+            left = TimeLeft(timeout)
+            response = await self._insist(self.payments.BatchAuthorizePayments, request, left)
             outcomes += PaymentOutcome.of_all(batch, response.results)
         return outcomes
 
@@ -1026,25 +1030,28 @@ class AsyncLedger:
         """The outcomes of a batch, when those that the server put off were sent again."""
         outcomes: dict[int, EventOutcome] = {}
         places = list(range(len(events)))
+        left = TimeLeft(timeout)
         for attempt in range(1, ATTEMPTS_MAX + 1):
             request = ledger_pb2.BatchIngestEventsRequest(events=[events[at] for at in places])
-            response = await self._insist(self.service.BatchIngestEvents, request, timeout)
+            response = await self._insist(self.service.BatchIngestEvents, request, left)
             found = EventOutcome.of_all(request.events, response.results)
             outcomes.update(zip(places, found, strict=True))
             put_off = [at for at in places if isinstance(outcomes[at].error, TryLater)]
-            if not put_off or attempt == ATTEMPTS_MAX:
+            pause = pause_seconds(attempt, None)
+            if not put_off or attempt == ATTEMPTS_MAX or not left.allows(pause):
                 break
             places = put_off
-            await asyncio.sleep(pause_seconds(attempt, None))
+            await asyncio.sleep(pause)
         return [outcomes[at] for at in range(len(events))]
 
-    async def _insist(self, method: Any, request: Any, timeout: float | None) -> Any:
+    async def _insist(self, method: Any, request: Any, left: TimeLeft) -> Any:
         """The response of a call that is repeated while the server is busy or away."""
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                return await method(request, timeout=timeout)
+                return await method(request, timeout=left.seconds)
             except TryLater as error:
-                if attempt == ATTEMPTS_MAX:
+                pause = pause_seconds(attempt, error.retry_after)
+                if attempt == ATTEMPTS_MAX or not left.allows(pause):
                     raise
-                await asyncio.sleep(pause_seconds(attempt, error.retry_after))
+                await asyncio.sleep(pause)
         raise RuntimeError("no attempt was made")

@@ -1,4 +1,4 @@
-"""Lists of any length, with asyncio: read page by page while they are looked at."""
+"""Lists of any length with asyncio: read page by page while they are looked at."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from time import monotonic
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -27,8 +28,11 @@ MessageT = TypeVar("MessageT", bound=Message)
 def batches_of(messages: Iterable[MessageT], count_max: int) -> Iterator[list[MessageT]]:
     """The messages in their order, in batches that fit a request; reads ahead one message.
 
-    What is `linked` stays together with what follows it, as far as `count_max` allows.
+    What is `linked` stays together with what follows it, as far as `count_max` allows. Raises
+    ValueError for a `count_max` below 1.
     """
+    if count_max < 1:
+        raise ValueError(f"a batch has at least 1 item, not {count_max}")
     batch: list[MessageT] = []
     # The end of the last chain in the batch, where it may be cut.
     cut_at = 0
@@ -76,3 +80,19 @@ def pause_seconds(attempt: int, retry_after: float | None) -> float:
         longest * random.uniform(0.5, 1.0),  # noqa: S311
         min(retry_after or 0.0, RETRY_AFTER_SECONDS_MAX),
     )
+
+
+class TimeLeft:
+    """What is left of a caller's `timeout`, in seconds, for a batch with all its repeats."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._ends_at = None if timeout is None else monotonic() + timeout
+
+    @property
+    def seconds(self) -> float | None:
+        """None: the caller has set no limit."""
+        return None if self._ends_at is None else max(self._ends_at - monotonic(), 0.0)
+
+    def allows(self, pause: float) -> bool:
+        """Whether there is time for another call after a pause of so many seconds."""
+        return self._ends_at is None or monotonic() + pause < self._ends_at

@@ -1,5 +1,5 @@
 # Generated from async_pages.py by `make client`, never edited.
-"""Lists of any length,: read page by page while they are looked at."""
+"""Lists of any length: read page by page while they are looked at."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
