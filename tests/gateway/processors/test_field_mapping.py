@@ -108,6 +108,21 @@ CASES: dict[str, tuple[object, Json, str]] = {
         {"charge": ["data.charge"]},
         "REFUND_SUCCEEDED 1250 PEN · acme:pay_17:refund.done · order-9",
     ),
+    "a payment, where refunds name their charge": (
+        payment(),
+        {"charge": ["data.charge", "data.before"]},
+        PAID,
+    ),
+    "a refund that names half of its charge": (
+        payment("refund.done", charge="pay_16"),
+        {"charge": ["data.charge", "data.before"]},
+        SHAPE.replace("payment.paid", "refund.done"),
+    ),
+    "a charge that is taken back, of which nothing is named": (
+        payment("payment.reversed"),
+        {"charge": "data.charge"},
+        SHAPE.replace("payment.paid", "payment.reversed"),
+    ),
     "a charge that is taken back": (
         payment("payment.reversed", charge="pay_16"),
         {"charge": "data.charge"},

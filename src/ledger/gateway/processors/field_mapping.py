@@ -214,7 +214,7 @@ def _fact(fact: Payload, endpoint: MappedEndpoint, event_type: str) -> Reading:
         raise Malformed(f"{fields.amount} is below zero; see `absolute`")
     whose = _optional(fact, fields.restaurant)
     metadata = _at(fact, fields.metadata) if fields.metadata is not None else None
-    charge = _joined(fact, fields.charge, endpoint) if fields.charge is not None else ""
+    charge = _charge(fact, endpoint, is_needed=event_type == "charge_reversed")
     return Fact(
         event_id=_joined(fact, fields.event_id, endpoint),
         type=EVENT_TYPES[event_type],
@@ -244,6 +244,14 @@ def _fact(fact: Payload, endpoint: MappedEndpoint, event_type: str) -> Reading:
         failure_code=_optional(fact, fields.failure_code),
         failure_text=_optional(fact, fields.failure_text),
     )
+
+
+def _charge(fact: Payload, endpoint: MappedEndpoint, *, is_needed: bool) -> str:
+    """The event id of the fact's charge; empty for a fact that names none, as a charge itself."""
+    paths = endpoint.fields.charge
+    if paths is None or (not is_needed and all(_at(fact, path) is None for path in paths)):
+        return ""
+    return _joined(fact, paths, endpoint)
 
 
 def _required(path: str | None) -> str:
