@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,14 @@ async def test_a_wrong_signature_is_refused_and_nothing_kept(
     [
         ("POST", "/hooks/nobody", {}, 404),
         ("POST", "/", {}, 404),
+        ("POST", "/hooks/plain/", {}, 404),
         ("GET", "/hooks/plain", {}, 405),
         ("PUT", "/hooks/plain", {}, 405),
         ("POST", "/hooks/plain", {"content-type": "text/plain"}, 415),
         ("POST", "/hooks/plain", {"content-type": "multipart/form-data; boundary=x"}, 415),
         ("POST", "/hooks/plain", {"content-encoding": "gzip"}, 415),
+        ("POST", "/hooks/plain", {"content-encoding": "Identity"}, 401),
+        ("POST", "/hooks/plain", {"x-large": "x" * HEADER_BYTES_MAX}, 431),
         ("POST", f"/hooks/plain?{'q' * (QUERY_BYTES_MAX + 1)}", {}, 414),
         ("GET", "/healthz", {}, 200),
         ("GET", "/readyz", {}, 200),
@@ -183,12 +187,42 @@ async def chunks(count: int, size: int = 64 * 1024) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_body_above_the_limit_is_refused(gateway: RunningGateway, is_chunked: bool) -> None:
-    """By its length before it is read, and as it comes if it has none."""
+    """Whether it has a length or none; a client that reads late gets the answer all the same."""
     content = chunks(5) if is_chunked else b"x" * (BODY_BYTES_MAX + 1)
     answer = await gateway.client.post(
         f"{gateway.url}/hooks/plain", content=content, headers={"x-signature": "x"}
     )
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+
+
+async def test_a_body_that_never_ends_is_given_up(gateway: RunningGateway) -> None:
+    reader, writer = await raw(
+        gateway, b"POST /hooks/plain HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    with suppress(ConnectionError):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not reader.at_eof():
+                writer.write(b"10000\r\n%s\r\n" % (b"x" * 0x10000))
+                await writer.drain()
+    writer.close()
+
+
+async def test_no_body_is_taken_for_another_request(
+    gateway: RunningGateway, shared_ledger: RunningLedger
+) -> None:
+    """A connection that asks for an upgrade ends with its first answer, whatever follows."""
+    event_id = unique("ch")
+    body = body_of(charge(event_id))
+    asked = b"POST /hooks/plain HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n"
+    reader, writer = await raw(gateway, asked + b"content-length: 900\r\n\r\n")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        with suppress(ConnectionError):
+            writer.write(request_of(body))
+            await writer.drain()
+            assert await reader.read() == b""
+    writer.close()
+    assert await count_of(shared_ledger, event_id) == 0
 
 
 async def test_a_body_of_the_limit_is_taken(

@@ -23,12 +23,16 @@ from ledger.client import LedgerError
 from ledger.gateway.allowances import Allowance
 from ledger.gateway.booking import Route, Trial, receive
 from ledger.gateway.books import Books
+from ledger.gateway.connections import HEADER_BYTES_MAX
 from ledger.gateway.deliveries import Delivery, SignatureRefused
 from ledger.gateway.metrics import PAGE_TYPE, GatewayMetrics, names_of
 
 BODY_BYTES_MAX = 256 * 1024
 QUERY_BYTES_MAX = 2000
 HEADERS_MAX = 100
+# What is read of a body that is too large, so that the answer does not get lost: a connection that
+# is closed before all was read may be reset.
+_DRAINED_BYTES_MAX = 1024 * 1024
 _TOO_LARGE = f"the body is larger than {BODY_BYTES_MAX} bytes"
 # How long the readiness that was found is believed.
 READY_SECONDS = 2.0
@@ -96,12 +100,15 @@ def make_app(gateway: Gateway, *, with_metrics: bool = True) -> Starlette:
         return await _post(gateway, request)
 
     looks = _looks(gateway)
-    return Starlette(
+    app = Starlette(
         routes=[
             HttpRoute("/hooks/{name}", post, methods=["POST"]),
             *(looks if with_metrics else looks[:2]),
         ]
     )
+    # A redirect would name the host that the client names, and no processor follows it.
+    app.router.redirect_slashes = False
+    return app
 
 
 def make_private_app(gateway: Gateway) -> Starlette:
@@ -169,6 +176,9 @@ async def _answered(gateway: Gateway, route: Route | None, request: Request) -> 
             raise _Answer(404, "no such endpoint", closes=True)
         if len(request.scope["headers"]) > HEADERS_MAX:
             raise _Answer(431, f"there are more than {HEADERS_MAX} headers", closes=True)
+        if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
+            # Those that come bit by bit are bounded by the connection.
+            raise _Answer(431, f"the headers have more than {HEADER_BYTES_MAX} bytes", closes=True)
         if gateway.under_way > gateway.bounds.posts_max:
             raise _Answer(503, "too many posts at once", retry_after=1, closes=True)
         delivery = await _delivery(request, headers)
@@ -248,10 +258,10 @@ async def _delivery(request: Request, headers: Mapping[str, str]) -> Delivery:
     content_type = headers.get("content-type", "")
     if content_type and _JSON.match(content_type.strip()) is None:
         raise _Answer(415, "the content type must be application/json", closes=True)
-    if headers.get("content-encoding", "identity") != "identity":
+    if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise _Answer(415, "the body must not be compressed", closes=True)
     length = headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > BODY_BYTES_MAX:
+    if length.isdecimal() and int(length[:20]) > _DRAINED_BYTES_MAX:
         raise _Answer(413, _TOO_LARGE, closes=True)
     query = request.scope["query_string"]
     if len(query) > QUERY_BYTES_MAX:
@@ -260,10 +270,17 @@ async def _delivery(request: Request, headers: Mapping[str, str]) -> Delivery:
         raise _Answer(400, "the query must be percent-encoded", closes=True)
     # Without a deadline: the connection has one.
     body = b""
+    too_much = 0
     async for chunk in request.stream():
-        body = body + chunk if body else chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise _Answer(413, _TOO_LARGE, closes=True)
+        if too_much or len(body) + len(chunk) > BODY_BYTES_MAX:
+            too_much += len(body) + len(chunk)
+            body = b""
+            if too_much > _DRAINED_BYTES_MAX:
+                break
+        else:
+            body = body + chunk if body else chunk
+    if too_much:
+        raise _Answer(413, _TOO_LARGE, closes=True)
     return Delivery(body, headers, query.decode("latin-1"), datetime.now(UTC))
 
 

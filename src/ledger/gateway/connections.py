@@ -14,6 +14,7 @@ HEADER_BYTES_MAX = 32 * 1024
 HEADER_SECONDS = 10.0
 _TOO_SLOW = b"408 Request Timeout"
 _TOO_LARGE = b"431 Request Header Fields Too Large"
+_NO_UPGRADE = b"400 Bad Request"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -57,6 +58,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_headers = False
         self._is_in_body = True
         self._stop_timer()
+        if self.parser.should_upgrade():
+            # The parser would drop the body, or take what is left of it for another request.
+            self._refuse(_NO_UPGRADE, b"the gateway speaks HTTP/1.1 and upgrades to nothing else\n")
+            return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -72,13 +77,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, status: bytes, text: bytes = b"") -> None:
         transport: Any = self.transport
         if transport is None or transport.is_closing():
             return
         # An answer to the headers may be under way already.
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n")
+            transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n" + text)
         transport.close()
 
 
