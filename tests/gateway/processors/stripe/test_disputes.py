@@ -17,6 +17,8 @@ OPENED = "DISPUTE_OPENED 4500 EUR · stripe:du_1Cold:opened · du_1Cold · dispu
 WON = "DISPUTE_WON 4500 EUR · stripe:du_1Cold:won · du_1Cold"
 LOST = "DISPUTE_LOST 4500 EUR · stripe:du_1Cold:lost · du_1Cold"
 FEE_BACK = "DISPUTE_FEE_REFUNDED 2000 EUR · stripe:du_1Cold:fee_refunded · du_1Cold"
+# What came back was withdrawn before, whichever messages came.
+BOTH = f"{OPENED}\n{WON}"
 ANSWERED = transaction(
     0,
     1500,
@@ -116,21 +118,21 @@ CASES: dict[str, tuple[Json, FakeApi | None, str]] = {
         OPENED,
     ),
     "without them, and the API is away": (opened(balance_transactions=None), FakeApi(), "PARKED"),
-    "reinstated": (reinstated(WITHDRAWN, REINSTATED), None, WON),
+    "reinstated": (reinstated(WITHDRAWN, REINSTATED), None, BOTH),
     "reinstated with its fee": (
         reinstated(WITHDRAWN, transaction(4500, -2000, id="txn_1Back")),
         None,
-        f"{WON}\n{FEE_BACK}",
+        f"{BOTH}\n{FEE_BACK}",
     ),
     "reinstated, and a fee for it": (
         reinstated(WITHDRAWN, transaction(4500, 500, id="txn_1Back")),
         None,
-        f"{WON}\nPROCESSOR_FEE_ASSESSED 500 EUR · stripe:txn_1Back:fee · du_1Cold",
+        f"{BOTH}\nPROCESSOR_FEE_ASSESSED 500 EUR · stripe:txn_1Back:fee · du_1Cold",
     ),
     "a fee that comes back alone": (
         reinstated(WITHDRAWN, REINSTATED, transaction(0, -1500, id="txn_1Grace")),
         None,
-        f"{WON}\nDISPUTE_FEE_REFUNDED 1500 EUR · stripe:du_1Cold:fee_refunded:txn_1Grace"
+        f"{BOTH}\nDISPUTE_FEE_REFUNDED 1500 EUR · stripe:du_1Cold:fee_refunded:txn_1Grace"
         " · du_1Cold",
     ),
     "reinstated, and nothing was": (
@@ -142,21 +144,21 @@ CASES: dict[str, tuple[Json, FakeApi | None, str]] = {
     "lost but for a part": (
         closed("lost", WITHDRAWN, transaction(120, id="txn_1Rate")),
         None,
-        f"{WON}\n{LOST}".replace("WON 4500", "WON 120").replace("LOST 4500", "LOST 4380"),
+        f"{BOTH}\n{LOST}".replace("WON 4500", "WON 120").replace("LOST 4500", "LOST 4380"),
     ),
-    "lost, and all of it came back": (closed("lost", WITHDRAWN, REINSTATED), None, WON),
+    "lost, and all of it came back": (closed("lost", WITHDRAWN, REINSTATED), None, BOTH),
     "lost, without money": (closed("lost"), None, "IGNORED charge.dispute.closed"),
-    "won": (closed("won", WITHDRAWN, REINSTATED), None, WON),
+    "won": (closed("won", WITHDRAWN, REINSTATED), None, BOTH),
     "won with its fee": (
         closed("won", WITHDRAWN, transaction(4500, -2000, id="txn_1Back")),
         None,
-        f"{WON}\n{FEE_BACK}",
+        f"{BOTH}\n{FEE_BACK}",
     ),
     "won, and the money comes in a moment": (closed("won", WITHDRAWN), None, WON),
     "won, and the money is there by now": (
         closed("won", WITHDRAWN),
         FakeApi({"/v1/disputes/du_1Cold": dispute(WITHDRAWN, REINSTATED)}),
-        WON,
+        BOTH,
     ),
     "won, and the money is not there yet": (
         closed("won", WITHDRAWN),
@@ -175,7 +177,7 @@ CASES: dict[str, tuple[Json, FakeApi | None, str]] = {
         None,
         "UNBOOKABLE charge.dispute.closed DISPUTE_UNCLEAR",
     ),
-    "closed, and its money is back": (closed("warning_closed", WITHDRAWN, REINSTATED), None, WON),
+    "closed, and its money is back": (closed("warning_closed", WITHDRAWN, REINSTATED), None, BOTH),
     "balance transactions of two currencies": (
         closed("lost", WITHDRAWN, {**REINSTATED, **IN_PEN}),
         None,

@@ -17,8 +17,8 @@ one would be a conflict. Each fact therefore takes its fields from where all mes
 reports such a fact. An instant that is not exact, such as the creation of a refund that failed a
 week later, is better than a conflict.
 
-A refund that failed is reported with its failure, and a charge that failed after it succeeded too:
-together they are nothing, whatever came before.
+A refund that failed is reported with its failure, a dispute whose money came back with its opening,
+and a charge that failed after it succeeded too: together they are nothing, whatever came before.
 
 A charge never carries Stripe's fee, though a message may know it: others that come first do not.
 The fee is a fact of its own, from whichever message or answer of the API has the balance

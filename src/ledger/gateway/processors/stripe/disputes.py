@@ -31,17 +31,21 @@ async def read_opened_dispute(message: Message, resources: Resources) -> Sequenc
 
 
 async def read_reinstated_dispute(message: Message, resources: Resources) -> Sequence[Reading]:
-    """charge.dispute.funds_reinstated."""
+    """charge.dispute.funds_reinstated.
+
+    It reports what was withdrawn, too: what never was must not come back.
+    """
     moved = await _moved(message, resources)
     if not moved.reinstated:
         raise Malformed("the dispute has no balance transaction that reinstated its funds")
-    return [*moved.won(), *moved.fees()]
+    return [*moved.opened(), *moved.won(), *moved.fees()]
 
 
 async def read_closed_dispute(message: Message, resources: Resources) -> Sequence[Reading]:
     """charge.dispute.closed: lost, won, settled in between, or an inquiry that came to nothing.
 
-    A part of a lost dispute may come back all the same, and is won.
+    If money came back, it reports what was withdrawn, too, as above. A part of a lost dispute may
+    come back all the same, and is won.
     """
     status = message.resource.text("status")
     moved = await _moved(message, resources)
@@ -62,7 +66,7 @@ async def read_closed_dispute(message: Message, resources: Resources) -> Sequenc
         raise Unbooked("DISPUTE_UNCLEAR", f"the dispute is {status}, and its money not back")
     if not readings:
         return [Ignored(message.kind, f"the dispute is {status}, and moved no money")]
-    return [*readings, *moved.fees()]
+    return [*(moved.opened() if moved.reinstated else ()), *readings, *moved.fees()]
 
 
 class _Dispute:
