@@ -1,6 +1,7 @@
 """Deliveries that cannot be booked: kept once, tried again, and settled by one decision."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,9 +24,11 @@ from support.quarantine import (
     resolve,
     retry,
 )
-from support.running import RunningLedger
+from support.running import RunningLedger, query, running_ledger
 from support.statuses import reason_of, refusal, response_or_error
+from support.tokens import token_line
 
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 CREATED = ledger_pb2.QUARANTINE_STATUS_CREATED
@@ -358,3 +361,47 @@ async def test_summary_counts_what_is_open(ledger: RunningLedger) -> None:
     ]
     assert (await summary("a")).open_count == 1
     assert (await summary("c")).open_count == 0
+
+
+async def test_moves_name_who_made_them(database: Database, tmp_path: Path) -> None:
+    """The scope is `quarantine`, also for reads; the call log has the reads, and no body."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(
+        token_line("gateway", "ingest,quarantine,read", "gateway_token")
+        + token_line("ana", "quarantine,read", "ana_token")
+        + token_line("console", "ingest,read,payout,pay,admin", "console_token")
+    )
+
+    def by(caller: str) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {caller}_token"),)
+
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        stub = ledger.stub
+        stored = await stub.QuarantinePayload(delivery(), metadata=by("gateway"))
+        about = {"quarantine_id": stored.payload.quarantine_id}
+        get = ledger_pb2.GetQuarantinedRequest(**about)
+        await stub.DiscardQuarantined(
+            ledger_pb2.DiscardQuarantinedRequest(reason="a test", **about), metadata=by("ana")
+        )
+        shown = (await stub.GetQuarantined(get, metadata=by("ana"))).payload
+        assert [move.actor for move in shown.moves] == ["gateway", "ana"]
+        for call in (
+            stub.GetQuarantined(get, metadata=by("console")),
+            stub.ListQuarantined(ledger_pb2.ListQuarantinedRequest(), metadata=by("console")),
+            stub.QuarantinePayload(delivery(), metadata=by("console")),
+        ):
+            code, reason, metadata = await refusal(call)
+            assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+            assert metadata == {"scope": "quarantine"}
+        summary = ledger_pb2.GetQuarantineSummaryRequest()
+        assert (await stub.GetQuarantineSummary(summary, metadata=by("console"))).open_count == 0
+    rows = await query(
+        database.migration_url,
+        "SELECT identity, substring(method FROM '[^/]+$'), outcome FROM audit_log"
+        " WHERE outcome = 'OK' ORDER BY audit_id",
+    )
+    assert sorted(rows) == [
+        ("ana", "DiscardQuarantined", "OK"),
+        ("ana", "GetQuarantined", "OK"),
+        ("gateway", "QuarantinePayload", "OK"),
+    ]
