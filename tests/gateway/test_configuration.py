@@ -7,7 +7,12 @@ from pathlib import Path
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from support import gateway as plain
+from support import mercado_pago
 from support.gateway import endpoint_table, gateway_file
+from support.http_hosts import host
+from support.readings import delivery_of
+from support.stripe_messages import charge, event
+from support.waiting import until
 
 from ledger import gateway
 from ledger.gateway.catalog import MAKERS
@@ -20,6 +25,7 @@ from ledger.gateway.configuration import (
     schema_text,
     secrets_in,
 )
+from ledger.gateway.deliveries import FetchFailed
 
 EXAMPLE = Path(gateway.__file__).with_name("gateway.example.toml")
 
@@ -128,3 +134,26 @@ def test_a_secrets_file_is_watched_and_its_end_of_line_is_none_of_it(tmp_path: P
     table = endpoint_table().replace(f'value = "{plain.SECRET}"', f'file = "{secret}"')
     path = gateway_file(tmp_path, table)
     assert load(path).files == (path, secret)
+
+
+async def test_a_file_that_is_replaced_leaves_no_connections_to_the_processors(
+    tmp_path: Path,
+) -> None:
+    not_found = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}"
+    async with host(not_found) as api:
+        lines = f'api = {{ url = "{api.origin}", key = {{ name = "api", value = "key_1" }} }}'
+        deliveries = {
+            "stripe": delivery_of(json.dumps(event("charge.refunded", charge())).encode()),
+            "mercado_pago": mercado_pago.post(),
+        }
+        tables = [
+            endpoint_table(name.replace("_", "-"), lines).replace('"plain"', f'"{name}"')
+            for name in deliveries
+        ]
+        configuration = load(gateway_file(tmp_path, *tables))
+        for name, delivery in deliveries.items():
+            with pytest.raises(FetchFailed, match="status 404"):
+                await configuration.routes[name.replace("_", "-")].processor.read(delivery)
+        assert api.connections == 2
+        await configuration.close()
+        await until(lambda: api.connections == 0)

@@ -9,15 +9,20 @@ HANG = b""
 
 
 class CannedHost:
-    """An HTTP host; `answer_to` gives the response to a request line, and it keeps all requests."""
+    """An HTTP host; `answer_to` gives the response to a request line.
+
+    It keeps all requests, and counts its open connections.
+    """
 
     def __init__(self, answer_to: Callable[[str], bytes]) -> None:
         self.answer_to = answer_to
         self.requests: list[str] = []
+        self.connections = 0
         self.origin = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection."""
+        self.connections += 1
         try:
             while True:
                 request = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -30,6 +35,7 @@ class CannedHost:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.connections -= 1
             writer.close()
 
 

@@ -143,6 +143,11 @@ class MercadoPagoWebhooks:
             return [Unbookable("", "UNKNOWN_SHAPE", str(error))]
         return None
 
+    async def aclose(self) -> None:
+        """Closes the connections to Mercado Pago's API."""
+        if isinstance(self._fetcher, HttpFetcher):
+            await self._fetcher.aclose()
+
     async def _owner_of(self, payment_id: str) -> Owner:
         """Whose money a chargeback is about: its payment says so. If that cannot be had, empty:
         then it is that of the booked charge.
