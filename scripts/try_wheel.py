@@ -3,8 +3,8 @@
 The environment is a temporary folder outside the checkout, so that no file of the checkout replaces
 one that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
 the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a caller does,
-makes a client, and finds the contract's files; and with the server in memory, for tests. Prints
-each step; exits with 1 at the first that fails.
+makes a client, and finds the contract's files; with the server in memory, for tests; and with the
+gateway alone, which serves. Prints each step; exits with 1 at the first that fails.
 
     python scripts/try_wheel.py UV [--locked]
 
@@ -19,6 +19,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# The environments that are made, and with which extras.
+EXTRAS_BY_TRIAL = {
+    "server": "[server,embedded]",
+    "client": "",
+    "tests": "[testing]",
+    "gateway": "[gateway]",
+}
 USE_CLIENT = """
 from ledger.client import *
 with Ledger("127.0.0.1:1") as ledger:
@@ -40,6 +47,27 @@ from ledger.client import Ledger
 from ledger.testing import LedgerServer
 with LedgerServer() as server, Ledger(server.address) as ledger:
     print(ledger.put_restaurant("res_1").restaurant_id)
+"""
+# A gateway beside a ledger on another machine has neither the server nor its database. It serves
+# before the ledger answers.
+SERVE_POSTS = """
+import pathlib, subprocess, sys
+pathlib.Path("gateway.toml").write_text('''
+http = { address = "127.0.0.1:0" }
+[[endpoints]]
+name = "pos"
+processor = "adyen"
+mode = "test"
+secrets = [{ name = "first", value = "00112233445566778899aabbccddeeff" }]
+basic_auth = [{ username = "adyen", password = { name = "basic", value = "a password" } }]
+restaurant = { by = "account" }
+''')
+command = [sys.argv[1], "--address", "127.0.0.1:1", "gateway"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
+    line = gateway.stdout.readline()
+    gateway.terminate()
+print(line, end="")
+assert line.startswith("ledger gateway takes posts on "), line
 """
 
 
@@ -70,7 +98,7 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
         constraints = ("--constraint", str(scratch / "constraints.txt"))
     run(uv, "build", "--wheel", "--quiet", "--out-dir", scratch / "dist", ROOT, cwd=scratch)
     (wheel,) = (scratch / "dist").glob("*.whl")
-    for name, extras in (("server", "[server,embedded]"), ("client", ""), ("tests", "[testing]")):
+    for name, extras in EXTRAS_BY_TRIAL.items():
         run(uv, "venv", "--quiet", "--python", sys.executable, scratch / name, cwd=scratch)
         python = scratch / name / "bin" / "python"
         install = (uv, "pip", "install", "--quiet", "--python", str(python), *constraints)
@@ -80,6 +108,8 @@ def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
     run(scratch / "client" / "bin" / "python", "-c", USE_CLIENT, cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", FIND_CONTRACT, cwd=scratch)
     run(scratch / "tests" / "bin" / "python", "-c", SERVE_FROM_MEMORY, cwd=scratch)
+    programs = scratch / "gateway" / "bin"
+    run(programs / "python", "-c", SERVE_POSTS, programs / "ledger", cwd=scratch)
 
 
 def main() -> int:

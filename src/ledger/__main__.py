@@ -17,6 +17,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end_at_once)
     # gRPC's core would write to standard error, in its own format, what our log lines already say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from ledger.cli.failures import missing_package
     from ledger.cli.streams import drop_unwritten_text, prepare_streams
 
     prepare_streams()
@@ -25,10 +26,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "ledger":
             raise  # a defect of ours, not something to install
-        sys.exit(
-            f"error: the `ledger` command needs the Python package {error.name}, which is not"
-            " installed: install this package with its extras server and embedded"
-        )
+        sys.exit(f"error: {missing_package(error.name)}")
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()

@@ -369,16 +369,18 @@ def test_interruption_has_the_status_of_shells(monkeypatch: pytest.MonkeyPatch) 
     assert run(["balance", "res_1", "PEN"]) == ExitStatus.INTERRUPTED
 
 
-async def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
-    """What to install, and status 1."""
-    missing = "click"
+@pytest.mark.parametrize(("missing", "command"), [("click", "--help"), ("sqlalchemy", "migrate")])
+async def test_missing_extra_is_reported_in_one_line(
+    tmp_path: Path, missing: str, command: str
+) -> None:
+    """What to install, and status 1: without any extra, and with that of the gateway alone."""
     # A package in the way that fails to import as a missing one does.
     text = f"No module named {missing}"
     (tmp_path / f"{missing}.py").write_text(
         f"raise ModuleNotFoundError({text!r}, name={missing!r})"
     )
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
-    outcome = await run_process("--help", env={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    outcome = await run_process(command, env={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     assert outcome.status == 1
     assert outcome.stderr.startswith(
         f"error: the `ledger` command needs the Python package {missing}"

@@ -9,7 +9,7 @@ import click
 
 from ledger.cli.command_tree import CONTEXT, Branch, LazyGroup, Leaf, Needs
 from ledger.cli.completion import complete_for_shell
-from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.cli.failures import CommandFailure, ExitStatus, missing_package, report
 from ledger.cli.options_given import take_options
 from ledger.cli.parameters import FileName, address_option
 from ledger.cli.streams import OutputLost
@@ -368,6 +368,11 @@ def _status_of(arguments: Sequence[str] | None) -> int:
         raise
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "ledger":
+            return _report_defect(error)
+        report("error", [missing_package(error.name)])
+        return ExitStatus.REFUSED
     except Exception as error:  # noqa: BLE001  # the outermost edge
         return _report_defect(error)
     return ExitStatus.DONE

@@ -31,6 +31,14 @@ class CommandFailure(Exception):
         self.exit_status = exit_status
 
 
+def missing_package(name: str) -> str:
+    """The error that a package of an extra, which the command needs, is not installed."""
+    return (
+        f"the `ledger` command needs the Python package {name}, which is not installed: install"
+        " this package with its extras server and embedded"
+    )
+
+
 # Whether `report` writes log lines, as in a server that logs JSON.
 _REPORTS_ARE_LOGGED: ContextVar[bool] = ContextVar("_REPORTS_ARE_LOGGED", default=False)
 
