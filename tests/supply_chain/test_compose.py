@@ -142,3 +142,16 @@ def test_postgres_is_healthy_once_the_network_reaches_it() -> None:
     kind, program, *arguments = services()["postgres"]["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "pg_isready")
     assert arguments[:2] == ["--host", "127.0.0.1"]
+
+
+def test_gateway_is_asked_for_and_calls_the_server() -> None:
+    """Without its file it could not start, and its health is not that of the image's server."""
+    gateway = services()["gateway"]
+    assert gateway["profiles"] == ["gateway"]
+    assert gateway["command"][0] == "gateway"
+    (folder,) = (Path(volume.split(":")[1]) for volume in gateway["volumes"])
+    assert Path(gateway["command"][-1]).is_relative_to(folder)
+    name, _, port = gateway["environment"]["LEDGER_GRPC_ADDRESS"].partition(":")
+    assert services()[name]["ports"][0].endswith(f":{port}")
+    assert gateway["ports"][0].rpartition(":")[2] in gateway["healthcheck"]["test"][-1]
+    compile(gateway["healthcheck"]["test"][-1], "health check", "exec")
