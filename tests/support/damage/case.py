@@ -9,42 +9,23 @@ from ledger.infrastructure.postgres.verification.audit import (
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 CHECKS = {check.name: check.statement for check in load_checks()}
-# Takes off everything that would refuse the damage.
+# Takes off everything that would refuse the damage. Hundreds of tests run this: CHECKs and triggers
+# are turned off in the catalog, since to drop each takes PostgreSQL three times as long.
 UNGUARD = """
 DO $$
 DECLARE
   found record;
 BEGIN
+  UPDATE pg_class SET relchecks = 0, relhastriggers = false
+  WHERE relnamespace = 'public'::regnamespace AND relkind = 'r';
+  -- Foreign keys go before the keys that they need.
   FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
-               WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f')
-               AND contypid = 0 LOOP
-    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname);
-  END LOOP;
-  FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
-               WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u') LOOP
+               WHERE connamespace = 'public'::regnamespace AND contype IN ('f', 'p', 'u')
+               ORDER BY contype LOOP
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname);
   END LOOP;
 END
 $$;
-ALTER TABLE accounts DISABLE TRIGGER ALL;
-ALTER TABLE balance_accounts DISABLE TRIGGER ALL;
-ALTER TABLE payments DISABLE TRIGGER ALL;
-ALTER TABLE payment_operations DISABLE TRIGGER ALL;
-ALTER TABLE processor_events DISABLE TRIGGER ALL;
-ALTER TABLE ledger_entries DISABLE TRIGGER ALL;
-ALTER TABLE payouts DISABLE TRIGGER ALL;
-ALTER TABLE payout_items DISABLE TRIGGER ALL;
-ALTER TABLE payout_runs DISABLE TRIGGER ALL;
-ALTER TABLE payout_run_items DISABLE TRIGGER ALL;
-ALTER TABLE payout_run_progress DISABLE TRIGGER ALL;
-ALTER TABLE payout_submissions DISABLE TRIGGER ALL;
-ALTER TABLE payout_submission_items DISABLE TRIGGER ALL;
-ALTER TABLE quarantined_payloads DISABLE TRIGGER ALL;
-ALTER TABLE quarantine_moves DISABLE TRIGGER ALL;
-ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
-ALTER TABLE statement_marks DISABLE TRIGGER ALL;
-ALTER TABLE archived_ranges DISABLE TRIGGER ALL;
-ALTER TABLE archived_run_outcomes DISABLE TRIGGER ALL;
 DROP INDEX balance_accounts_account_id_key, balance_accounts_platform_key, payouts_in_flight_key,
   payouts_live_key;
 """

@@ -1,9 +1,9 @@
 """Every damage, and what a check finds once it is done."""
 
 import re
+from functools import cache
 
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support.damage.events import DAMAGE_TO_DATA
 from support.damage.guards import DAMAGE_TO_CLOCK, DAMAGE_TO_GUARDS, DAMAGE_TO_SEALING
 from support.damage.payments import DAMAGE_TO_ACCOUNTS, DAMAGE_TO_ENTRIES, DAMAGE_TO_PAYMENTS
@@ -36,16 +36,26 @@ def filled_in(text: str, names: dict[str, str]) -> str:
 
 
 async def findings_after(database: Database, damage: str, statement: str) -> list[Row]:
-    """What a statement returns once the damage is done, which is then taken back."""
-    engine = create_async_engine(database.migration_url, poolclass=NullPool)
-    try:
-        async with autocommit(engine) as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                await connection.execute(damage)
-                return list(await connection.fetch(statement))
-            finally:
-                await transaction.rollback()
-    finally:
-        await engine.dispose()
+    """What a statement returns once the damage is done, which is then taken back.
+
+    Keeps its session, which knows the tables already, until `end_sessions`.
+    """
+    async with autocommit(_engine(database.migration_url)) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(damage)
+            return list(await connection.fetch(statement))
+        finally:
+            await transaction.rollback()
+
+
+async def end_sessions(database: Database) -> None:
+    """Ends the session that `findings_after` has kept."""
+    await _engine(database.migration_url).dispose()
+
+
+@cache
+def _engine(url: str) -> AsyncEngine:
+    """Keeps no prepared statement, as damage changes tables."""
+    return create_async_engine(url, pool_size=1, connect_args={"statement_cache_size": 0})

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from sqlalchemy import make_url
 from support.audited_books import book_everything
+from support.damage.every import end_sessions
 from support.running import execute_alone, query, running_ledger
 
 from ledger.bootstrap.database import Database
@@ -13,12 +14,13 @@ from ledger.infrastructure.postgres.schema.migrations import database_url
 
 
 @pytest.fixture(scope="module")
-async def booked(new_database: Callable[[], Awaitable[Database]]) -> Database:
-    """Books with every event, written by the service; unchanged and without sessions."""
+async def booked(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterator[Database]:
+    """Books with every event, written by the service; unchanged."""
     database = await new_database()
     async with running_ledger(database) as ledger:
         await book_everything(ledger)
-    return database
+    yield database
+    await end_sessions(database)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,7 @@ async def copy_of_books(
     copies: list[str] = []
 
     async def copy() -> str:
+        await end_sessions(booked)
         copies.append(f"{name}_{next(numbers)}")
         await execute_alone(server_url, f"CREATE DATABASE {copies[-1]} TEMPLATE {name}")
         return database_url(server_url, database=copies[-1])
