@@ -226,10 +226,15 @@ async def new_database(
         server_url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT"
     )
 
+    # Without fsync, files are copied in two thirds of the time that the log takes.
+    strategy = "wal_log" if _is_given() else "file_copy"
+
     async def create() -> Database:
         name = f"ledger_test_{os.getpid()}_{next(numbers)}"
         async with engine.connect() as connection:
-            await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            await connection.execute(
+                text(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY {strategy}")
+            )
         names.append(name)
         owner_url = database_url(server_url, database=name)
         application_url = owner_url

@@ -18,7 +18,7 @@ from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.hosts import Hosts, abort
 from ledger.v1 import ledger_pb2
 
-ROUNDS = 40
+ROUNDS = 25
 EXPECTED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.UNAVAILABLE,

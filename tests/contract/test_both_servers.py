@@ -8,7 +8,7 @@ from support.in_memory import MemoryLedger
 from support.random_calls import RandomCalls
 from support.running import RunningLedger
 
-CALLS = 500
+CALLS = 300
 FUZZ_CASES = 500
 
 

@@ -50,7 +50,7 @@ from ledger.v1 import (
     payment_pb2_grpc,
 )
 
-CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))
+CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "2500"))
 SEED = int(
     os.environ.get("LEDGER_FUZZ_SEED")
     or (secrets.randbits(32) if "LEDGER_FUZZ_CASES" in os.environ else 20261120)

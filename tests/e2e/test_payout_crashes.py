@@ -182,10 +182,10 @@ async def test_server_killed_at_random_instants_pays_whole_pages(
     """The server is killed at any instant, commits included, and started again in each round."""
     chance = random.Random(seed)
     async with running_ledger(database) as ledger:
-        ids = await charge_all(ledger, 4_000)
+        ids = await charge_all(ledger, 2_000)
     payout_run_id = await start_run_unserved(database)
     progress = []
-    for number in range(4):
+    for number in range(3):
         async with AsyncExitStack() as locks:
             # No server claims locked items: a page is left over after the first round, however late
             # the kill comes.

@@ -35,7 +35,7 @@ from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 CURRENCIES = ("PEN", "USD", "EUR", "JPY", "CLP", "MXN", "BRL", "COP", "GBP", "CHF")
-STEPS = 120
+STEPS = 80
 BUDGET_SECONDS = 15.0
 WANTED_STATES = {"PAID", "FAILED", "RETURNED", "SUBMITTED", "CANCELED"}
 STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4, "SUBMITTED": 5, "CANCELED": 6}
@@ -592,7 +592,7 @@ async def test_random_walks_agree_with_the_model(database: Database, seed: int) 
     await assert_reconciled(database.migration_url)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(chance=st.randoms(use_true_random=False), steps=st.integers(4, 40))
 async def test_any_walk_agrees_with_the_model(
     new_database: Callable[[], Awaitable[Database]], chance: random.Random, steps: int

@@ -391,7 +391,7 @@ async def test_callers_that_leave_before_they_are_refused_write_no_log(
             connection.reset()
 
     async with server_process(database, tmp_path / "server.log") as server:
-        for _ in range(6):
+        for _ in range(3):
             await asyncio.gather(*(leave(server.address) for _ in range(20)))
         await server.assert_well()
     log = server.log.read_text()

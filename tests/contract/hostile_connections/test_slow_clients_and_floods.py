@@ -58,7 +58,7 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
 @pytest.mark.parametrize(
     ("path", "calls", "rss_mib"),
     [
-        pytest.param(INGEST, 100, 224, id="single"),
+        pytest.param(INGEST, 60, 224, id="single"),
         pytest.param(BATCH, 100, 96, id="batch"),
         pytest.param("/grpc.health.v1.Health/Check", 40, 96, id="health"),
         pytest.param("/grpc.health.v1.Health/Watch", 40, 96, id="watch"),

@@ -101,7 +101,7 @@ async def test_lists_have_exactly_the_events_that_pass_the_filters(
             await marks.take(account, 1)
     await book_random_later(ledger, chance)
     instants = [row["recorded_at"] for row in await stored_by(ledger, lambda _: True)]
-    for _ in range(120):
+    for _ in range(60):
         filters: dict[str, Any] = {
             "restaurant_id": chance.choice(("", "res_0", "res_3")),
             "reference": chance.choice(("", "", "pay_1", "pay_7")),

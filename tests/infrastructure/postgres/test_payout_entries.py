@@ -86,6 +86,8 @@ async def test_entries_of_every_payout_add_up_to_its_items(
     async def book() -> None:
         while not ended.is_set():
             await ledger.ingest(*(random_event(chance) for _ in range(chance.randint(1, 8))))
+            # The rest of the machine is for the runs.
+            await asyncio.sleep(0.01)
 
     bookers = [asyncio.create_task(book()) for _ in range(4)]
     await asyncio.sleep(0)
