@@ -40,7 +40,11 @@ class Api(Table):
     )
     key: Secret = Field(description="The key of the processor's API. It only needs to read.")
     timeout_seconds: float = Field(
-        3.0, gt=0, le=20, description="How long a response may take, from the first byte sent."
+        3.0,
+        gt=0,
+        le=5,
+        description="How long a response may take, from the first byte sent: a post, which waits"
+        " for it and for the ledger, is answered within 8.",
     )
 
     @field_validator("url")
