@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.tokens import Issuer
 
+from ledger.client import AsyncLedger, Credentials, TooSlow, Unavailable
 from ledger.client.tokens import (
     FAILED_RENEWAL_SECONDS,
     FILE_SECONDS,
@@ -160,6 +161,28 @@ async def test_tasks_fetch_once_together() -> None:
     assert set(await asyncio.gather(*tasks[1:])) == {"token_1"}
     assert tasks[0].cancelled()
     assert source.fetched == 1
+
+
+async def test_function_that_hangs_holds_no_call_beyond_its_timeout() -> None:
+    """Nor does its task outlive the client."""
+    begun = asyncio.Event()
+
+    async def hang() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    others = asyncio.all_tasks()
+    ledger = AsyncLedger("127.0.0.1:1", credentials=Credentials(token=hang))
+    with pytest.raises(TooSlow, match=r"no token within 0\.01 s"):
+        await ledger.get_balance("res_1", "PEN", timeout=0.01)
+    waiting = asyncio.create_task(ledger.get_balance("res_1", "PEN"))
+    await begun.wait()
+    await asyncio.sleep(0)
+    await ledger.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await waiting
+    assert asyncio.all_tasks() == others
 
 
 def test_awaited_token_is_for_the_asynchronous_client() -> None:

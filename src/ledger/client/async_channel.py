@@ -29,7 +29,9 @@ class AsyncChannel:
         )
 
     async def close(self) -> None:
-        """Ends open calls and connections."""
+        """Ends open calls and connections, and the fetch of a token."""
+        if self._frame.tokens is not None:
+            self._frame.tokens.close()
         await self._channel.close()
 
     def unary_unary(self, method: str, **options: Options) -> "_Method":
@@ -59,18 +61,23 @@ class _Method:
         def begin(token: str | None) -> Any:
             return self._method(request, metadata=with_token(framed, token), **options)
 
-        return self._kind(begin, self._frame, framed)
+        return self._kind(begin, self._frame, framed, options.get("timeout"))
 
 
 class _Begun:
     """A call that begins at once, or when a token has been fetched for it."""
 
     def __init__(
-        self, begin: Callable[[str | None], Any], frame: Frame, metadata: Metadata
+        self,
+        begin: Callable[[str | None], Any],
+        frame: Frame,
+        metadata: Metadata,
+        timeout: float | None,
     ) -> None:
         self._begin = begin
         self._frame = frame
         self._metadata = metadata
+        self._timeout = timeout
         self._token = None if frame.tokens is None else frame.tokens.at_hand()
         self._call: Any = None
         if frame.tokens is None or self._token is not None:
@@ -79,7 +86,7 @@ class _Begun:
     async def _begun(self) -> Any:
         if self._call is None:
             if self._frame.tokens is not None:
-                self._token = await self._frame.tokens.fetch_async()
+                self._token = await self._frame.tokens.fetch_async(self._timeout)
             self._call = self._begin(self._token)
         return self._call
 

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from ledger.client.errors import broken_off, too_slow
+
 # How often a file is looked at.
 FILE_SECONDS = 1.0
 # A token is renewed when a fifth of its life is left, at most this much.
@@ -18,6 +20,8 @@ RENEWAL_SECONDS_MAX = 300.0
 RENEWAL_SHARE = 0.2
 # How long a token is used that does not say when it expires.
 UNKNOWN_LIFE_SECONDS = 300.0
+# How long a task waits for a function that returns the first token, or the next after an expiry.
+FETCH_SECONDS_MAX = 30.0
 # After a renewal that failed while the token before it is still good.
 FAILED_RENEWAL_SECONDS = 5.0
 
@@ -58,12 +62,16 @@ class TokenSource(Protocol):
         """The token; may wait for a fetch. Raises what the fetch raises."""
         ...
 
-    async def fetch_async(self) -> str:
-        """The same for tasks."""
+    async def fetch_async(self, wait_seconds: float | None = None, /) -> str:
+        """The same for tasks. Raises TooSlow after so many seconds, half a minute at most."""
         ...
 
     def refused(self, token: str) -> bool:
         """Notes that a server does not accept `token`. Returns whether there may be another one."""
+        ...
+
+    def close(self) -> None:
+        """Ends a fetch that a task has begun."""
         ...
 
 
@@ -79,11 +87,14 @@ class FixedToken:
     def fetch(self) -> str:
         return self._text
 
-    async def fetch_async(self) -> str:
+    async def fetch_async(self, _wait_seconds: float | None = None, /) -> str:
         return self._text
 
     def refused(self, token: str) -> bool:
         return token != self._text
+
+    def close(self) -> None:
+        pass
 
 
 class TokenFile:
@@ -112,12 +123,15 @@ class TokenFile:
         self.at_hand()
         return self._text
 
-    async def fetch_async(self) -> str:
+    async def fetch_async(self, _wait_seconds: float | None = None, /) -> str:
         return self.fetch()
 
     def refused(self, token: str) -> bool:
         self._look_again_at = 0.0
         return self.fetch() != token
+
+    def close(self) -> None:
+        pass
 
     def _read(self) -> None:
         with self._lock:
@@ -177,20 +191,33 @@ class FetchedToken:
         finally:
             self._lock.release()
 
-    async def fetch_async(self) -> str:
+    async def fetch_async(self, wait_seconds: float | None = None, /) -> str:
         if (text := self.at_hand()) is not None:
             return text
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew())
         if self._clock() < self._expires_at:
             return self._text
-        # A call that is cancelled leaves the fetch to the others.
-        return await asyncio.shield(self._renewal)
+        renewal = self._renewal
+        seconds = (
+            FETCH_SECONDS_MAX if wait_seconds is None else min(wait_seconds, FETCH_SECONDS_MAX)
+        )
+        # A call that is cancelled, or has waited for too long, leaves the fetch to the others.
+        done, _ = await asyncio.wait({renewal}, timeout=seconds)
+        if not done:
+            raise too_slow(f"the token function has returned no token within {seconds:g} s")
+        if renewal.cancelled():
+            raise broken_off("the client was closed while the call waited for a token")
+        return renewal.result()
 
     def refused(self, token: str) -> bool:
         if token == self._text:
             self._renews_at = self._expires_at = 0.0
         return True
+
+    def close(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
 
     async def _renew(self) -> str:
         is_good = self._clock() < self._expires_at
