@@ -11,6 +11,7 @@ from ledger.domain.posting_rules import (
     PAYMENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
 )
+from ledger.gateway import reasons
 from ledger.infrastructure.postgres.verification.audit import load_checks
 from ledger.infrastructure.postgres.verification.doctor import CHECKS
 
@@ -106,6 +107,13 @@ def test_checks_of_the_doctor_are_documented() -> None:
     """All checks of `ledger doctor`, in their order."""
     rows = table("Is the database fit?", "operations/databases.md")
     assert [row[0] for row in rows] == list(CHECKS)
+
+
+def test_reasons_of_the_gateway_are_documented() -> None:
+    """All reasons that any endpoint may have."""
+    rows = table("Why a delivery is not booked", "gateway.md")
+    listed = [reason for row in rows for reason in row[0].split(", ")]
+    assert listed == [value for name, value in vars(reasons).items() if name.isupper()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
