@@ -89,9 +89,7 @@ class Money:
         return self.of_minor(self.minor - self._same_currency(other), self.currency)
 
     def __mul__(self, factor: int) -> Self:
-        """So many times the amount. There is no division: who divides money must say who gets the
-        rest.
-        """
+        """So many times the amount. There is no division: it would need a rule for the rest."""
         if not isinstance(factor, int) or isinstance(factor, bool):
             return NotImplemented
         return self.of_minor(self.minor * factor, self.currency)

@@ -231,7 +231,7 @@ def _failed(gateway: Gateway, error: LedgerError, about: Mapping[str, str | None
     elif error.code is _Code.RESOURCE_EXHAUSTED:
         status, text = 429, "the ledger has too much to do"
     else:
-        # Ours to mend: credentials, an older server, a defect. The processor keeps trying.
+        # The operator must mend it: credentials, an older server, a defect. The processor repeats.
         gateway.log.error(
             "the ledger failed",
             code=error.code.name,

@@ -13,8 +13,8 @@ from ledger.domain.fields import is_id
 from ledger.domain.money import is_currency
 from ledger.gateway.amounts import EXPONENT_MAX
 
-# The headers of a delivery that are kept with it in the quarantine: those that processors sign with
-# or sign, and none that lets anybody in.
+# The headers of a delivery that are kept with it in the quarantine: signatures, what they cover,
+# and what describes the sender. Never credentials.
 KEPT_HEADERS = frozenset(
     {
         "content-type",

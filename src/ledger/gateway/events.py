@@ -34,7 +34,7 @@ PAYOUT_TYPES = frozenset(
         ledger_pb2.EVENT_TYPE_PAYOUT_REFERENCED,
     }
 )
-# Events that the ledger books in the platform's books whoever they are about.
+# Events that the ledger books for the platform, and that name no restaurant.
 PLATFORM_TYPES = frozenset(
     {
         ledger_pb2.EVENT_TYPE_PROCESSOR_SETTLED,

@@ -74,7 +74,7 @@ class GatheredEvents:
         self._calls -= 1
         while self._waiting and self._calls < CALLS_MAX:
             batch = [self._waiting.popleft() for _ in range(min(EVENTS_MAX, len(self._waiting)))]
-            # Of a post that was given up, nobody waits for the response.
+            # A post that was given up needs no event any more: the processor sends it again.
             batch = [one for one in batch if not one.response.done()]
             if batch:
                 self._calls += 1
@@ -91,7 +91,7 @@ class GatheredEvents:
                 metadata=((REQUEST_ID_KEY, _request_id(batch)),),
             )
             results = list(response.results)
-        except BaseException as error:  # those that wait are told of any end
+        except BaseException as error:  # every waiting post must get an answer
             for one in batch:
                 if not one.response.done():
                     one.response.set_exception(_failure(error))
@@ -114,7 +114,7 @@ class GatheredEvents:
 
 
 def _failure(error: BaseException) -> BaseException:
-    """The error for one of those that wait: a cancellation must not look like theirs."""
+    """The error for a waiting post: the cancellation of the batch is not one of the post."""
     if isinstance(error, Exception):
         return error
     return Unavailable("the gateway is stopping", code=_Code.UNAVAILABLE)

@@ -21,9 +21,9 @@ from ledger.gateway.deliveries import Delivery
 from ledger.gateway.metrics import GatewayMetrics
 from ledger.v1 import ledger_pb2
 
-# How long one try may take: longer than a post, as nobody waits for it.
+# How long one try may take: longer than a post, as no processor waits for an answer.
 TRY_SECONDS = 20.0
-# What a delivery has waited, it waits again by half, within these bounds.
+# A delivery waits half as long as it has been stored, within these bounds.
 WAIT_MIN = timedelta(seconds=30)
 WAIT_MAX = timedelta(hours=1)
 # A page may be full of deliveries that other gateways try, so a round has an end.
@@ -34,7 +34,7 @@ _PARKED = ledger_pb2.QUARANTINE_STATE_PARKED
 _QUARANTINED = ledger_pb2.QUARANTINE_STATE_QUARANTINED
 _TO_BE_TRIED = (_PARKED, ledger_pb2.QUARANTINE_STATE_RETRY_REQUESTED)
 _WORDS = {_RELEASED: "released", _PARKED: "parked", _QUARANTINED: "quarantined"}
-# The ledger takes nothing now, from nobody: the round ends.
+# The ledger takes no call at all now, so the round ends.
 _WAITING_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,

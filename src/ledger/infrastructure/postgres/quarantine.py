@@ -169,7 +169,7 @@ moved AS (
   WHERE p.quarantine_id = c.quarantine_id
   RETURNING p.quarantine_id, p.created_at, p.move_number, p.state, p.retry_at
 ),
-told AS (
+recorded AS (
   INSERT INTO quarantine_moves (quarantine_id, number, state, reason, detail, event_ids, retry_at,
     actor)
   SELECT quarantine_id, move_number, state, '', '', '{{{{}}}}', retry_at, $2 FROM moved

@@ -15,7 +15,7 @@ from ledger.domain.events import microseconds
 from ledger.domain.payouts import Payout
 from ledger.testing.memory.books import BookedEvent, Books
 from ledger.testing.memory.event_ledger import entries_of_event
-from ledger.testing.memory.payouts import first_payout_that_counted, told
+from ledger.testing.memory.payouts import first_payout_that_counted, payout_with_events
 
 
 class MemoryEventLists:
@@ -63,7 +63,7 @@ class MemoryEventLists:
             return None
         account = self._books.balance_accounts[event.stored.event.account]
         booked = first_payout_that_counted(self._books, account, entry, event.txid)
-        return None if booked is None else told(self._books, booked)
+        return None if booked is None else payout_with_events(self._books, booked)
 
 
 def _number_of(query: EventQuery) -> Callable[[BookedEvent], int]:

@@ -37,7 +37,7 @@ class MemoryPayouts:
         booked = self._books.payouts.get(payout_id)
         if booked is None:
             return None
-        payout = told(self._books, booked)
+        payout = payout_with_events(self._books, booked)
         events = [
             PayoutEvent(
                 stored.event.type,
@@ -61,7 +61,7 @@ class MemoryPayouts:
         self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
         found = [
-            told(self._books, booked)
+            payout_with_events(self._books, booked)
             for booked in self._books.payouts.values()
             if _is_wanted(self._books, query, booked.payout)
         ]
@@ -150,7 +150,7 @@ class MemoryPayoutEntries:
         return Page([entry for _, entry in page.items], page.next_place)
 
 
-def told(books: Books, booked: BookedPayout) -> Payout:
+def payout_with_events(books: Books, booked: BookedPayout) -> Payout:
     """The payout, with what its events and its submission say."""
     payout = booked.payout
     events = _events_of(books, str(payout.payout_id))
