@@ -10,6 +10,7 @@ from ledger.client import Money, new_event, new_payment_order, new_transfer
 from ledger.client.messages import (
     date_of,
     mask_of,
+    minor_by_currency,
     number_of,
     numbers_of,
     overdraft_of,
@@ -53,6 +54,15 @@ def test_wrong_event_is_refused_before_it_is_sent(
 ) -> None:
     with pytest.raises(error, match=problem.replace("(", r"\(").replace(")", r"\)")):
         new_event(**EVENT | wrong)
+
+
+def test_one_amount_of_each_currency() -> None:
+    """Of two, one would be lost."""
+    assert minor_by_currency([Money("5.00", "PEN"), Money(7, "JPY")]) == {"PEN": 500, "JPY": 7}
+    with pytest.raises(ValueError, match="two amounts in PEN"):
+        minor_by_currency([Money("5.00", "PEN"), Money("6.00", "PEN")])
+    with pytest.raises(TypeError, match="not int"):
+        minor_by_currency([500])  # type: ignore[list-item]
 
 
 def test_instants_keep_their_microseconds_and_their_zone() -> None:

@@ -1,6 +1,6 @@
 """Makes messages of the contract from what Python programs have: money, instants, words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -236,6 +236,16 @@ def minor_of(amount: Money | None, currency: str) -> int:
     if currency_of(amount) != currency:
         raise ValueError(f"{amount} is not in {currency}, as the other amounts are")
     return amount.minor
+
+
+def minor_by_currency(amounts: Iterable[Money]) -> dict[str, int]:
+    """Raises TypeError for what is no Money, and ValueError for two amounts of one currency."""
+    minors: dict[str, int] = {}
+    for amount in amounts:
+        if currency_of(amount) in minors:
+            raise ValueError(f"two amounts in {amount.currency}")
+        minors[amount.currency] = amount.minor
+    return minors
 
 
 def timestamp_of(instant: datetime | None) -> Timestamp | None:

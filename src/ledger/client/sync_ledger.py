@@ -28,6 +28,7 @@ from ledger.client.messages import (
     QuarantineState,
     currency_of,
     mask_of,
+    minor_by_currency,
     minor_of,
     new_event,
     number_of,
@@ -576,7 +577,7 @@ class Ledger:
             active=active,
             metadata=metadata,
             payout_hold=payout_hold,
-            min_balance_minor={currency_of(money): money.minor for money in min_balances},
+            min_balance_minor=minor_by_currency(min_balances),
         )
         if maturity_days is not None:
             request.maturity_days = maturity_days
