@@ -39,16 +39,6 @@ GARBAGE_THRESHOLD = 20_000
 _log = structlog.get_logger("ledger")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """For a server: uvloop's event loop where it is installed, which spends less time on a call."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
 def check_security(settings: Settings) -> None:
     """Raises SecurityMisconfigured if the settings cannot guard a server.
 

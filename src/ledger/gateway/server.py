@@ -33,16 +33,6 @@ BACKLOG = 2048
 _log = structlog.get_logger("ledger.gateway")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's event loop where it is installed, which spends less time on a post."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
 class AddressTaken(Exception):
     """The gateway cannot listen where the file says."""
 

@@ -10,9 +10,10 @@ from ledger.cli.failures import log_reports
 from ledger.cli.gateway.books import open_ledger
 from ledger.cli.gateway.parameters import config_path
 from ledger.cli.output import print_json_lines, print_line
+from ledger.event_loops import new_event_loop
 from ledger.gateway.books import RemoteBooks
 from ledger.gateway.configuration import Configuration, load
-from ledger.gateway.server import Listening, new_event_loop, serve
+from ledger.gateway.server import Listening, serve
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, Settings
 

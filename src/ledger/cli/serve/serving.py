@@ -41,7 +41,8 @@ def serve_until_stopped(address: str | None, workers: int | None) -> None:
 
 def _serve_alone(settings: Settings) -> None:
     from ledger.bootstrap.database import open_database
-    from ledger.bootstrap.server import new_event_loop, run_server
+    from ledger.bootstrap.server import run_server
+    from ledger.event_loops import new_event_loop
     from ledger.metrics import served_metrics
 
     with open_database(settings) as database:

@@ -56,8 +56,9 @@ def serve_worker(number: int, supervisor_fd: int) -> None:
         daemon=True,
     ).start()
     from ledger.bootstrap.database import Database
-    from ledger.bootstrap.server import new_event_loop, run_server
+    from ledger.bootstrap.server import run_server
     from ledger.cli.database_failures import database_failures
+    from ledger.event_loops import new_event_loop
     from ledger.metrics import worker_metrics
 
     configure_logging(settings.log_format, settings.log_level, worker=number)
