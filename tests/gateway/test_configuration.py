@@ -108,6 +108,8 @@ def test_a_faulty_endpoint_is_refused_by_its_place(
     [
         ("posts_max = 0", "http.posts_max: Input should be greater than"),
         ("tls_key = 'key.pem'", "http: tls_certificate and tls_key go together"),
+        ("private_address = '127.0.0.1:99999'", "http.private_address: must be HOST:PORT"),
+        ("private_address = 'unix:/run/x'", "http.private_address: must be HOST:PORT"),
         ("odd = 1", "http.odd: Extra inputs"),
         ("[odd]", "odd: Extra inputs"),
         ("posts_max", "no TOML"),

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Protocol, Union, cast, runtime_checkable
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from ledger.addresses import host_and_port
+from ledger.addresses import is_address
 from ledger.gateway.booking import Route
 from ledger.gateway.catalog import MAKERS, make_processor, processor_name
 from ledger.gateway.endpoints import EndpointBase, Secret, Table
@@ -74,8 +74,8 @@ class Http(Table):
     @field_validator("address", "private_address")
     @classmethod
     def _is_address(cls, address: str) -> str:
-        if address:
-            host_and_port(address)
+        if address and (not is_address(address) or address.startswith(("unix:", "dns:"))):
+            raise ValueError("must be HOST:PORT, with a port up to 65535")
         return address
 
     @model_validator(mode="after")
