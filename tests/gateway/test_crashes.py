@@ -15,7 +15,7 @@ from support.commands import INTERRUPTIBLE, start_process
 from support.events import event_message, unique
 from support.gateway import body_of, charge, gateway_file, gateway_on, request_of
 from support.running import RunningLedger
-from support.waiting import DEADLINE_SECONDS
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.cli.gateway.serving import READY_PREFIX
 from ledger.client import AsyncLedger
@@ -174,12 +174,13 @@ async def test_a_try_that_is_cut_off_anywhere_is_taken_up_by_the_next_gateway(
         gateway_on(gateway_file(tmp_path), RemoteBooks(client.service)),
     ):
         request = ledger_pb2.GetQuarantinedRequest(quarantine_id=parked.quarantine_id)
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while True:
-                payload = (await shared_ledger.stub.GetQuarantined(request)).payload
-                if payload.state == ledger_pb2.QUARANTINE_STATE_RELEASED:
-                    break
-                await asyncio.sleep(0.02)
+
+        async def is_released() -> bool:
+            payload = (await shared_ledger.stub.GetQuarantined(request)).payload
+            return bool(payload.state == ledger_pb2.QUARANTINE_STATE_RELEASED)
+
+        await until(is_released)
+    payload = (await shared_ledger.stub.GetQuarantined(request)).payload
     assert list(payload.moves[-1].event_ids) == [refund]
     assert payload.move_number == 3
     assert await state_of(shared_ledger, refund) == [(1, 1, 1)]
