@@ -87,7 +87,8 @@ def stream_batches(
             sender.take(wait=True)
             yield from sender.state.ready()
         sender.wait_for_end()
-    except (Exception, GeneratorExit):
+    except Exception:
+        # Not when the iteration is left, which may be by Ctrl-C: the program may be ending.
         sender.cancel()
         raise
     finally:
