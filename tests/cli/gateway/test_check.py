@@ -102,3 +102,11 @@ async def test_a_faulty_file_and_a_wrong_endpoint_are_usage_errors(
     faulty = await run_command("gateway", "check", "--config", file)
     assert faulty.status == 2
     assert "cannot be used" in faulty.stderr
+
+
+async def test_a_file_that_never_ends_is_no_payload(file: str) -> None:
+    endless = await run_command(
+        "gateway", "check", "--config", file, "--endpoint", "rated", "/dev/zero"
+    )
+    assert (endless.status, endless.stdout) == (2, "")
+    assert "/dev/zero is larger than 1 MiB" in endless.stderr

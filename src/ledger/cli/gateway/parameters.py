@@ -13,6 +13,8 @@ from ledger.cli.parameters import FileName
 Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 DEFAULT_FILE = "gateway.toml"
+# A payload is smaller; a resource of a processor's API may have as much.
+PAYLOAD_BYTES_MAX = 1024 * 1024
 
 
 def config_option(function: Decorator) -> Decorator:
@@ -56,8 +58,12 @@ def config_path(config: str | Path) -> Path:
 def read_payload(path: Path) -> bytes:
     """The body of a post from a file, byte by byte. Raises CommandFailure."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(PAYLOAD_BYTES_MAX + 1)
     except OSError as error:
         raise CommandFailure(
             f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE
         ) from error
+    if len(content) > PAYLOAD_BYTES_MAX:
+        raise CommandFailure(f"{path} is larger than 1 MiB", exit_status=ExitStatus.USAGE)
+    return content
