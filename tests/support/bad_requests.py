@@ -1,6 +1,6 @@
 """Bad requests for tests, as bytes: a test can also send what no protobuf library would send."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -82,6 +82,11 @@ class Case:
     def sent(self) -> bytes:
         """The bytes of the request."""
         return self.request if isinstance(self.request, bytes) else self.request()
+
+
+# Cases with their names.
+Cases = Sequence[tuple[str, Case]]
+CASES_OF_A_TEST = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +409,21 @@ def params(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
     return [pytest.param(case, id=name) for some in cases for name, case in some]
 
 
+def groups(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
+    """The cases by their methods, as many as a test makes: one test each would take most of its
+    time before and after the call.
+    """
+    by_method: dict[str, list[tuple[str, Case]]] = {}
+    for some in cases:
+        for name, case in some:
+            by_method.setdefault(case.method, []).append((name, case))
+    return [
+        pytest.param(of_method[first : first + CASES_OF_A_TEST], id=f"{method}-{first}")
+        for method, of_method in by_method.items()
+        for first in range(0, len(of_method), CASES_OF_A_TEST)
+    ]
+
+
 async def assert_conflict(
     ledger: RunningLedger, case: Case, reason: str, id_field: str, differing_fields: str
 ) -> None:
@@ -422,14 +442,25 @@ async def assert_conflict(
 
 
 async def assert_refused(
-    ledger: RunningLedger, connection: Connection | MemoryLedger, case: Case
+    ledger: RunningLedger, connection: Connection | MemoryLedger, cases: Cases
 ) -> None:
-    """Asserts that a case gets its status, reason and fields.
+    """Asserts that each case gets its status, reason and fields; an error names the case.
 
-    Asserts too that the call stores nothing, that the error shows nothing internal, and that the
+    Asserts too that no call stores anything, that no error shows anything internal, and that the
     server still serves.
     """
     before = await connection.fetchrow(COUNT_EVERYTHING)
+    for name, case in cases:
+        try:
+            await _assert_refused(ledger, case)
+        except (AssertionError, pytest.fail.Exception) as error:
+            error.add_note(f"the case {name}")
+            raise
+    assert await connection.fetchrow(COUNT_EVERYTHING) == before, [name for name, _ in cases]
+    await assert_serving(ledger)
+
+
+async def _assert_refused(ledger: RunningLedger, case: Case) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await send(ledger, case.method, case.sent())
     refused = refusal(caught.value)
@@ -439,5 +470,3 @@ async def assert_refused(
     if case.reason == "INVALID_REQUEST":
         assert refused.metadata == {"field": refused.fields[0]}
     assert_nothing_internal(refused.everything)
-    assert await connection.fetchrow(COUNT_EVERYTHING) == before
-    await assert_serving(ledger)

@@ -12,14 +12,15 @@ from support.bad_requests import (
     INT64_MAX,
     INT64_MIN,
     Case,
+    Cases,
     account_case,
     assert_conflict,
     assert_refused,
     bad_metadata,
     bad_page_tokens,
     case_of,
+    groups,
     in_an_hour,
-    params,
 )
 from support.running import RunningLedger
 
@@ -198,12 +199,12 @@ def entries_in_an_hour(*paths: str) -> bytes:
     return entries(**{path: in_an_hour() for path in paths}).sent()
 
 
-@pytest.mark.parametrize("case", params(bad_openings(), bad_changes(), bad_queries()))
+@pytest.mark.parametrize("cases", groups(bad_openings(), bad_changes(), bad_queries()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)
 
 
 async def test_account_with_other_contents_is_refused(shared_ledger: RunningLedger) -> None:

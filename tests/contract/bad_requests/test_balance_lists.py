@@ -9,9 +9,10 @@ from support.bad_requests import (
     BAD_UUIDS,
     UUID_TEXT,
     Case,
+    Cases,
     assert_refused,
     bad_page_tokens,
-    params,
+    groups,
 )
 from support.events import event_message
 from support.running import RunningLedger
@@ -98,9 +99,9 @@ def bad_lists() -> Iterator[tuple[str, Case]]:
         )
 
 
-@pytest.mark.parametrize("case", params(bad_lists()))
+@pytest.mark.parametrize("cases", groups(bad_lists()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

@@ -11,12 +11,13 @@ from support.bad_requests import (
     BAD_INSTANTS,
     YEAR_1,
     Case,
+    Cases,
     assert_nothing_internal,
     assert_refused,
     assert_serving,
     balance_request,
+    groups,
     in_an_hour,
-    params,
     refusal,
 )
 from support.events import event_message, unique
@@ -118,9 +119,9 @@ async def test_balance_of_a_known_restaurant_without_entries_is_zero(
 
 
 @pytest.mark.both_servers
-@pytest.mark.parametrize("case", params(bad_balance_queries()))
+@pytest.mark.parametrize("cases", groups(bad_balance_queries()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

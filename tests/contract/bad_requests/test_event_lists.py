@@ -6,7 +6,15 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from support.bad_requests import YEAR_1, YEAR_9999, Case, assert_refused, bad_page_tokens, params
+from support.bad_requests import (
+    YEAR_1,
+    YEAR_9999,
+    Case,
+    Cases,
+    assert_refused,
+    bad_page_tokens,
+    groups,
+)
 from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
@@ -65,12 +73,12 @@ def bad_event_lists() -> Iterator[tuple[str, Case]]:
     )
 
 
-@pytest.mark.parametrize("case", params(bad_event_lists()))
+@pytest.mark.parametrize("cases", groups(bad_event_lists()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)
 
 
 @pytest.mark.parametrize("year", [YEAR_1, YEAR_9999])

@@ -22,6 +22,7 @@ from support.bad_requests import (
     YEAR_2000,
     YEAR_9999,
     Case,
+    Cases,
     accepted,
     assert_nothing_internal,
     assert_refused,
@@ -30,6 +31,7 @@ from support.bad_requests import (
     counts,
     event_case,
     field,
+    groups,
     ingest,
     instant_case,
     params,
@@ -464,9 +466,9 @@ async def test_event_that_only_the_database_rejects_fails_no_other(
 
 
 @pytest.mark.both_servers
-@pytest.mark.parametrize("case", params(bad_events(), bad_terms(), bad_instants()))
+@pytest.mark.parametrize("cases", groups(bad_events(), bad_terms(), bad_instants()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

@@ -8,13 +8,14 @@ from support.bad_requests import (
     OF_NAME,
     PAYOUT_PAID,
     Case,
+    Cases,
     account_case,
     assert_refused,
     balance_request,
     case_of,
     entries_case,
     event_case,
-    params,
+    groups,
     payment_case,
     run_case,
 )
@@ -150,10 +151,10 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
 
 
 @pytest.mark.parametrize(
-    "case", params(bad_ids(), bad_ids_of_accounts_and_payments(), bad_currencies())
+    "cases", groups(bad_ids(), bad_ids_of_accounts_and_payments(), bad_currencies())
 )
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

@@ -16,14 +16,15 @@ from support.bad_requests import (
     REQUEST_TYPES,
     TOO_LARGE,
     Case,
+    Cases,
     assert_nothing_internal,
     assert_refused,
     assert_serving,
     counts,
     field,
+    groups,
     ingest,
     malformed,
-    params,
     path_of,
     refusal,
     send,
@@ -405,9 +406,9 @@ async def test_call_by_hand_is_booked(shared_ledger: RunningLedger) -> None:
     assert (await counts(shared_ledger))[0] == before[0] + 1
 
 
-@pytest.mark.parametrize("case", params(malformed_messages(), whole_requests()))
+@pytest.mark.parametrize("cases", groups(malformed_messages(), whole_requests()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

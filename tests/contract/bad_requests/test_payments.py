@@ -13,6 +13,7 @@ from support.bad_requests import (
     INT64_MIN,
     YEAR_2000,
     Case,
+    Cases,
     assert_conflict,
     assert_nothing_internal,
     assert_refused,
@@ -22,8 +23,8 @@ from support.bad_requests import (
     case_of,
     checked_details_of,
     counts,
+    groups,
     order_of,
-    params,
     payment_case,
     send,
 )
@@ -173,13 +174,13 @@ def of_known(field: str, **contents: Any) -> Case:
 
 
 @pytest.mark.parametrize(
-    "case", params(bad_payments(), bad_operations(), bad_batches(), bad_queries())
+    "cases", groups(bad_payments(), bad_operations(), bad_batches(), bad_queries())
 )
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)
 
 
 # In batches

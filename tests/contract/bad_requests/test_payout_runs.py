@@ -15,11 +15,12 @@ from support.bad_requests import (
     INT64_MIN,
     UUID_TEXT,
     Case,
+    Cases,
     assert_refused,
     bad_page_tokens,
     case_of,
     counts,
-    params,
+    groups,
     run_case,
     run_request,
 )
@@ -320,9 +321,11 @@ async def test_hundred_equal_requests_for_a_run_hold_up_no_other_call(
     assert (await counts(ledger))[4] == 1
 
 
-@pytest.mark.parametrize("case", params(bad_payout_runs(), bad_payout_queries(), bad_submissions()))
+@pytest.mark.parametrize(
+    "cases", groups(bad_payout_runs(), bad_payout_queries(), bad_submissions())
+)
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

@@ -11,10 +11,11 @@ from support.bad_requests import (
     YEAR_2000,
     YEAR_9999,
     Case,
+    Cases,
     assert_refused,
     bad_page_tokens,
     case_of,
-    params,
+    groups,
 )
 from support.quarantine import DISCARDED, PARKED, QUARANTINED, RELEASED, RETRY_REQUESTED, from_now
 from support.running import RunningLedger
@@ -180,10 +181,10 @@ def bad_outcomes() -> Iterator[tuple[str, Case]]:
 
 
 @pytest.mark.parametrize(
-    "case", params(bad_payloads(), bad_lists(), bad_moves(), bad_retries(), bad_outcomes())
+    "cases", groups(bad_payloads(), bad_lists(), bad_moves(), bad_retries(), bad_outcomes())
 )
 async def test_bad_request_is_refused(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
     """Each is refused with the field at fault, and nothing is stored."""
-    await assert_refused(shared_ledger, connection, case)
+    await assert_refused(shared_ledger, connection, cases)

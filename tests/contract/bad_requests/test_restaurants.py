@@ -12,11 +12,12 @@ from grpc import aio
 from support.bad_requests import (
     INVALID,
     Case,
+    Cases,
     assert_refused,
     bad_metadata,
     bad_page_tokens,
     field,
-    params,
+    groups,
     refusal,
 )
 from support.events import unique
@@ -273,9 +274,9 @@ async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> No
 
 
 @pytest.mark.both_servers
-@pytest.mark.parametrize("case", params(bad_restaurants()))
+@pytest.mark.parametrize("cases", groups(bad_restaurants()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)

@@ -13,12 +13,13 @@ from support.bad_requests import (
     YEAR_1,
     YEAR_9999,
     Case,
+    Cases,
     assert_refused,
     bad_page_tokens,
     entries_case,
     entries_request,
+    groups,
     in_an_hour,
-    params,
 )
 from support.running import RunningLedger
 
@@ -88,9 +89,9 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
     )
 
 
-@pytest.mark.parametrize("case", params(bad_statements()))
+@pytest.mark.parametrize("cases", groups(bad_statements()))
 async def test_bad_request_is_refused_and_leaves_nothing_behind(
-    shared_ledger: RunningLedger, connection: Connection, case: Case
+    shared_ledger: RunningLedger, connection: Connection, cases: Cases
 ) -> None:
-    """It gets its status, reason and fields, nothing is stored, and the server still serves."""
-    await assert_refused(shared_ledger, connection, case)
+    """Each gets its status, reason and fields, nothing is stored, and the server still serves."""
+    await assert_refused(shared_ledger, connection, cases)
