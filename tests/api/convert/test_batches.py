@@ -19,8 +19,12 @@ REQUESTS: dict[str, Any] = {
 
 
 def test_exactly_the_methods_with_large_requests_have_items() -> None:
-    """The request of each has them, and each of them has metadata."""
-    assert set(ITEMS_BY_METHOD) == {method.name for method in METHODS.values() if method.is_large}
+    """The request of each has them, and each of them has metadata.
+
+    A payload of the quarantine is one item, whose body is large.
+    """
+    large = {method.name for method in METHODS.values() if method.is_large}
+    assert set(ITEMS_BY_METHOD) == large - {"QuarantinePayload"}
     for method, items in ITEMS_BY_METHOD.items():
         field: FieldDescriptor = REQUESTS[method].DESCRIPTOR.fields_by_name[items.field]
         assert field.is_repeated

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ledger.cli.client_settings import load_client_settings
-from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.gateway.parameters import (
     config_option,
@@ -93,6 +92,7 @@ def replay(
                 f"--endpoint must be one of the file's: {names}", exit_status=ExitStatus.USAGE
             )
 
+        from ledger.cli.configuration import load_settings
         from ledger.cli.gateway.books import run_with_books
         from ledger.gateway.deliveries import Delivery
         from ledger.observability import configure_logging
