@@ -25,7 +25,8 @@ from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-RESTAURANTS = 1_200
+# Two pages, the second of which is not full.
+RESTAURANTS = 700
 
 
 async def start_run_at(server: RunningServer) -> str:
@@ -219,7 +220,7 @@ async def test_worker_continues_after_its_session_was_ended(database: Database) 
     """Its session is terminated several times, and each restaurant is paid once."""
     # One page at a time: another one would time out on the lock, and be made smaller each time.
     async with running_ledger(database, payout_concurrency=1) as ledger:
-        await charge_all(ledger, RESTAURANTS)
+        await charge_all(ledger, 1_200)
         async with AsyncExitStack() as gates:
             gate = None
             for table in ("payouts", "ledger_entries", "payout_items"):
@@ -244,7 +245,7 @@ async def test_worker_continues_after_its_session_was_ended(database: Database) 
                         locked(database, f"{ITEMS} {LOCK} SKIP LOCKED")
                     )
         run = await start_run(ledger)
-        await assert_each_paid_once(ledger, run.payout_run_id)
+        await assert_each_paid_once(ledger, run.payout_run_id, 1_200)
 
 
 async def test_stopped_server_ends_its_page_and_begins_no_other(database: Database) -> None:

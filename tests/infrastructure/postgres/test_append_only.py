@@ -9,8 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support.audit import assert_books_in_order
 from support.events import event_message
 from support.paying import MANUAL, open_account, order, timestamp
@@ -434,6 +433,9 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         "sha256(''))",
     )
     yield database
+    for engine in _engines.values():
+        await engine.dispose()
+    _engines.clear()
     counted = await query(
         database.migration_url,
         "SELECT (SELECT count(*) FROM processor_events), (SELECT sum(amount_minor) FROM "
@@ -485,25 +487,36 @@ async def session(
 ) -> AsyncIterator[Any]:
     """A superuser's session, or that of `role`, with these parameters of PostgreSQL.
 
-    What it does is rolled back.
+    What it does is rolled back. Hundreds of tests share a few sessions, which `books` ends.
     """
     if role is not None:
         parameters["role"] = role
-    engine = create_async_engine(
-        database.migration_url,
-        poolclass=NullPool,
-        connect_args={"server_settings": parameters, "command_timeout": 60},
-    )
-    try:
-        async with autocommit(engine) as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                yield connection
-            finally:
-                await transaction.rollback()
-    finally:
-        await engine.dispose()
+    engine = _engine(database.migration_url, tuple(parameters.items()))
+    async with autocommit(engine) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield connection
+        finally:
+            await transaction.rollback()
+
+
+_engines: dict[tuple[str, tuple[tuple[str, str], ...]], AsyncEngine] = {}
+
+
+def _engine(url: str, parameters: tuple[tuple[str, str], ...]) -> AsyncEngine:
+    """Keeps no prepared statement, as tests change tables."""
+    if (url, parameters) not in _engines:
+        _engines[url, parameters] = create_async_engine(
+            url,
+            pool_size=1,
+            connect_args={
+                "server_settings": dict(parameters),
+                "command_timeout": 60,
+                "statement_cache_size": 0,
+            },
+        )
+    return _engines[url, parameters]
 
 
 def names(case: object) -> str:
