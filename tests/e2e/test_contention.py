@@ -340,6 +340,8 @@ async def test_groups_full_of_locked_events_make_room_too(
 ) -> None:
     """Splitting a group takes long if all of it is locked, so its time is bounded."""
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
+    # On a slow machine the older group would give up before the younger one is there.
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 2 * DEADLINE_SECONDS)
     # To find that all of 100 events are locked takes 99 waits: longer than the other event waits.
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", DEADLINE_SECONDS / 90)
     async with books_on(database, groups_at_once_max=2) as books:
