@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from ledger.gateway.deliveries import Fact, Ignored, Owner, Reading
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in, instant
+from ledger.gateway.processors.stripe.messages import Message, event_id, id_in, instant
 from ledger.gateway.processors.stripe.resources import Resources
 from ledger.gateway.processors.stripe.sums import newest_refunds
+from ledger.gateway.reasons import CannotBook
 from ledger.v1 import ledger_pb2
 
 
@@ -21,7 +22,7 @@ async def read_refunded_application_fee(
         return [Ignored(message.kind, "the commission is not the application fee")]
     new = newest_refunds(fee, message.previous)
     if new is None:
-        raise Unbooked("REFUND_UNKNOWN", "the message does not name the refund of the fee")
+        raise CannotBook("REFUND_UNKNOWN", "the message does not name the refund of the fee")
     charge_id = id_in(fee, "charge")
     readings: list[Reading] = []
     for refund in new:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading, Unbookable
 from ledger.gateway.payloads import Malformed, Payload
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in, instant
+from ledger.gateway.processors.stripe.messages import Message, event_id, id_in, instant
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Money, Resources
+from ledger.gateway.reasons import CannotBook
 from ledger.v1 import ledger_pb2
 
 # Versions before 2014-12 say paid.
@@ -88,7 +89,7 @@ def captured_money(message: Message, resources: Resources) -> Money:
     amount, currency = resources.money(charge, "amount")
     released, _ = resources.counted(charge.integer("amount_refunded", 0), currency)
     if released and message.kind != "charge.captured":
-        raise Unbooked(
+        raise CannotBook(
             "CAPTURE_UNKNOWN",
             "without amount_captured a refund cannot be told from what was not captured",
         )
@@ -143,7 +144,7 @@ def fee_readings(
         fees = resources.fees(transaction)
     except Malformed as malformed:
         return [Unbookable(message.kind, "FEE_UNKNOWN", str(malformed))]
-    except Unbooked as cannot:
+    except CannotBook as cannot:
         return [Unbookable(message.kind, cannot.reason, cannot.detail)]
     if fees.application_minor is None and commission_minor:
         detail = "the fee has no details, and the charge a commission"
@@ -247,7 +248,7 @@ def _commission_minor(
         # What is not transferred to the restaurant stays with the platform.
         commission = captured[0] - resources.counted(transfer.integer("amount"), captured[1])[0]
     elif charge.has("application_fee") and is_wanted:
-        raise Unbooked("COMMISSION_UNKNOWN", "the charge has an application fee without amount")
+        raise CannotBook("COMMISSION_UNKNOWN", "the charge has an application fee without amount")
     else:
         return None
     if commission == 0 or transaction is None or transaction.currency == captured[1]:
@@ -256,7 +257,7 @@ def _commission_minor(
         return None
     if in_balance := resources.fees(transaction).application_minor:
         return in_balance
-    raise Unbooked(
+    raise CannotBook(
         "COMMISSION_UNKNOWN",
         f"the commission is in {captured[1]}, and the charge settled in {transaction.currency}",
     )

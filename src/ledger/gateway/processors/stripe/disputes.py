@@ -10,8 +10,9 @@ from datetime import datetime
 from ledger.gateway.deliveries import Fact, FetchFailed, Ignored, Owner, Reading
 from ledger.gateway.payloads import Malformed, Payload
 from ledger.gateway.processors.stripe.charges import fee_readings
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in
+from ledger.gateway.processors.stripe.messages import Message, event_id, id_in
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Resources
+from ledger.gateway.reasons import CannotBook
 from ledger.v1 import ledger_pb2
 
 _NOT_YET_SECONDS = 60.0
@@ -63,7 +64,7 @@ async def read_closed_dispute(message: Message, resources: Resources) -> Sequenc
             moved.fact("won", ledger_pb2.EVENT_TYPE_DISPUTE_WON, left_minor, message.created_at)
         )
     if not readings and moved.withdrawn:
-        raise Unbooked("DISPUTE_UNCLEAR", f"the dispute is {status}, and its money not back")
+        raise CannotBook("DISPUTE_UNCLEAR", f"the dispute is {status}, and its money not back")
     if not readings:
         return [Ignored(message.kind, f"the dispute is {status}, and moved no money")]
     return [*(moved.opened() if moved.reinstated else ()), *readings, *moved.fees()]

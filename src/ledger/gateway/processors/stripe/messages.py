@@ -9,15 +9,6 @@ from ledger.gateway.payloads import Malformed, Payload
 _SECONDS_MAX = 4_102_444_800  # The year 2100: later instants are no instants of payments.
 
 
-class Unbooked(Exception):
-    """A message cannot become a fact: see Unbookable, whose reason and detail these are."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One Event. `resource` is what it is about; `previous` has what changed, as it was before.

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from ledger.gateway.deliveries import Fact, Ignored, Owner, Reading
 from ledger.gateway.payout_ids import is_payout_id
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, instant
+from ledger.gateway.processors.stripe.messages import Message, event_id, instant
 from ledger.gateway.processors.stripe.resources import Resources
+from ledger.gateway.reasons import CannotBook
 from ledger.v1 import ledger_pb2
 
 _NOT_OURS = "not a payout of the ledger: neither its metadata nor the table names one"
@@ -44,7 +45,7 @@ async def read_transfer(message: Message, resources: Resources) -> Sequence[Read
             )
         ]
     if not transfer.flag("reversed"):
-        raise Unbooked(
+        raise CannotBook(
             "PARTIAL_REVERSAL", "a part of a transfer was reversed, and a payout has no parts"
         )
     return [

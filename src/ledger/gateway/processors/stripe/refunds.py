@@ -10,9 +10,10 @@ from ledger.gateway.processors.stripe.charges import (
     reference_of,
     settled,
 )
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, event_id, id_in, instant
+from ledger.gateway.processors.stripe.messages import Message, event_id, id_in, instant
 from ledger.gateway.processors.stripe.resources import BalanceTransaction, Money, Resources
 from ledger.gateway.processors.stripe.sums import ENDED_WITHOUT, newest_refunds
+from ledger.gateway.reasons import CannotBook
 from ledger.v1 import ledger_pb2
 
 # The balance transactions of a refund, and of its end if it failed.
@@ -33,7 +34,7 @@ async def read_refunded_charge(message: Message, resources: Resources) -> Sequen
     """charge.refunded: its amount is the charge's, and amount_refunded the sum of all refunds.
 
     What this message adds are the newest refunds that make up the difference to the sum before.
-    Versions since 2022-11 leave the refunds out; then the API has them, or the message is Unbooked:
+    Versions since 2022-11 leave the refunds out; then the API has them, or this raises CannotBook:
     an amount without the refund's id would be booked again with it.
     """
     charge = message.resource
@@ -41,7 +42,7 @@ async def read_refunded_charge(message: Message, resources: Resources) -> Sequen
         return [Ignored(message.kind, "an authorisation was released")]
     new = newest_refunds(charge, message.previous)
     if new is None and resources.fetcher is None:
-        raise Unbooked(
+        raise CannotBook(
             "REFUND_UNKNOWN",
             "the message does not name the refund: refund.created does, so take charge.refunded"
             " off the webhook, or give the endpoint its `api`",
@@ -129,7 +130,7 @@ async def _moved(
             return current
         refund, charge = current, current.child("charge")
     if charge is None:
-        raise Unbooked(
+        raise CannotBook(
             "REFUND_UNCLEAR",
             "the refund succeeded without a balance transaction: money may have been refunded, or"
             " an authorisation released. With its `api` the endpoint can look",

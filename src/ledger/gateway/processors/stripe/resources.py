@@ -8,8 +8,9 @@ from ledger.gateway.amounts import STRIPE_EXPONENTS, minor_units, processor_expo
 from ledger.gateway.deliveries import FetchFailed, Owner
 from ledger.gateway.fetching import Fetcher
 from ledger.gateway.payloads import Malformed, Payload
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, id_in, instant
+from ledger.gateway.processors.stripe.messages import Message, id_in, instant
 from ledger.gateway.processors.stripe.settings import StripeEndpoint
+from ledger.gateway.reasons import CannotBook
 
 # A balance transaction of an asynchronous capture takes up to an hour.
 _NOT_YET_SECONDS = 60.0
@@ -58,7 +59,7 @@ class BalanceTransaction:
 
 
 class Resources:
-    """What one endpoint knows beside the message. Its methods raise Malformed and Unbooked."""
+    """What one endpoint knows beside the message. Its methods raise Malformed and CannotBook."""
 
     def __init__(self, endpoint: StripeEndpoint, fetcher: Fetcher | None) -> None:
         self.endpoint = endpoint
@@ -75,7 +76,7 @@ class Resources:
             exponent = processor_exponent(code, STRIPE_EXPONENTS, self.endpoint.exponents)
             return minor_units(amount, code, exponent), code
         except Malformed as error:
-            raise Unbooked("UNKNOWN_AMOUNT", str(error)) from error
+            raise CannotBook("UNKNOWN_AMOUNT", str(error)) from error
 
     def settles_as_it_is(self, currency: str) -> bool:
         """Whether an amount in this currency settles in it, without looking."""
@@ -96,7 +97,7 @@ class Resources:
         if self.fetcher is None:
             if is_known:
                 return None
-            raise Unbooked(
+            raise CannotBook(
                 "SETTLEMENT_UNKNOWN",
                 f"{resource.text('currency')[:16]!r} is not in settlement_currencies, and without"
                 " `api` the balance transaction cannot be fetched",
@@ -162,7 +163,7 @@ class Resources:
         )
 
     async def fetch_refunds(self, message: Message, charge_id: str) -> Iterator[Payload]:
-        """All refunds of a charge. Raises FetchFailed, and Unbooked for more than a page."""
+        """All refunds of a charge. Raises FetchFailed, and CannotBook for more than a page."""
         page = await self._get(
             message,
             "/v1/refunds",
@@ -173,7 +174,7 @@ class Resources:
             ],
         )
         if page.flag("has_more", False):
-            raise Unbooked("TOO_MANY_REFUNDS", f"the charge has more than {REFUNDS_PAGE} refunds")
+            raise CannotBook("TOO_MANY_REFUNDS", f"the charge has more than {REFUNDS_PAGE} refunds")
         return page.children("data")
 
     async def owner(
@@ -207,7 +208,7 @@ class Resources:
         self, message: Message, path: str, query: Sequence[tuple[str, str]] = ()
     ) -> Payload:
         if self.fetcher is None:
-            raise Unbooked("API_NEEDED", f"{path} is needed: give the endpoint its `api`")
+            raise CannotBook("API_NEEDED", f"{path} is needed: give the endpoint its `api`")
         headers = {"stripe-account": message.account} if message.account else None
         return await self.fetcher.get(path, query, headers)
 

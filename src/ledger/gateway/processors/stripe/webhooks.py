@@ -18,11 +18,12 @@ from ledger.gateway.processors.stripe.disputes import (
     read_opened_dispute,
     read_reinstated_dispute,
 )
-from ledger.gateway.processors.stripe.messages import Message, Unbooked, message_of
+from ledger.gateway.processors.stripe.messages import Message, message_of
 from ledger.gateway.processors.stripe.payouts import read_payout, read_top_up, read_transfer
 from ledger.gateway.processors.stripe.refunds import read_refund, read_refunded_charge
 from ledger.gateway.processors.stripe.resources import Resources
 from ledger.gateway.processors.stripe.settings import STRIPE_ORIGIN, StripeEndpoint
+from ledger.gateway.reasons import CannotBook
 from ledger.gateway.signatures import SigningSecret, refuse_stale, signing_secret
 
 HEADER = "stripe-signature"
@@ -100,12 +101,12 @@ class StripeWebhooks:
             kind = message.kind
             if message.is_live != (self._endpoint.mode == "live"):
                 sent = "live" if message.is_live else "test"
-                raise Unbooked("WRONG_MODE", f"a {sent} message at an endpoint that is not")
+                raise CannotBook("WRONG_MODE", f"a {sent} message at an endpoint that is not")
             reader = READERS.get(kind)
             if reader is None:
                 return [Ignored(kind, "moves no money that the ledger books")]
             return await reader(message, self._resources)
-        except Unbooked as cannot:
+        except CannotBook as cannot:
             return [Unbookable(kind, cannot.reason, cannot.detail)]
         except Malformed as malformed:
             return [Unbookable(kind, "UNKNOWN_SHAPE", str(malformed))]
