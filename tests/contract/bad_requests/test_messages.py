@@ -36,7 +36,7 @@ from support.processes import SERVED_SECONDS
 from support.running import RunningLedger
 
 from ledger.infrastructure.postgres.sessions.driver import Connection
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 pytestmark = pytest.mark.both_servers
 
@@ -279,20 +279,25 @@ async def test_invalid_stream_request_ends_the_stream(
         event_message(restaurant_id=unique("res")),
         event_message(restaurant_id=unique("res")),
     )
-    responses = []
-    with pytest.raises(aio.AioRpcError) as caught:
-        async for response in shared_ledger.stub.StreamEvents(
-            iter(
-                [
-                    ledger_pb2.StreamEventsRequest(event=before),
-                    request_,
-                    ledger_pb2.StreamEventsRequest(event=after),
-                ]
-            )
-        ):
-            responses.append(response)
+    requests = [
+        ledger_pb2.StreamEventsRequest(event=before),
+        request_,
+        ledger_pb2.StreamEventsRequest(event=after),
+    ]
+    responses: list[ledger_pb2.StreamEventsResponse] = []
+
+    def read_until_the_end() -> Any:
+        # The asynchronous client reports an internal error if the stream ends while it writes.
+        with grpc.insecure_channel(shared_ledger.address) as channel:
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as ended:
+                for response in stub.StreamEvents(iter(requests), timeout=SERVED_SECONDS):
+                    responses.append(response)
+            return ended.value
+
+    error = await asyncio.to_thread(read_until_the_end)
     assert [response.result.status for response in responses] == [ledger_pb2.INGEST_STATUS_CREATED]
-    got = refusal(caught.value)
+    got = refusal(error)
     assert (got.code, got.reason, got.metadata) == (
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_REQUEST",
